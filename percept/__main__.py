@@ -1,0 +1,3 @@
+from percept.cli import main
+
+raise SystemExit(main())

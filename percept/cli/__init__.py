@@ -1,0 +1,72 @@
+"""The command line: argument parsing and printing only.
+
+One module per command. Each has ``add_arguments(parser)`` and ``run(args) -> int`` (the exit
+code); heavy imports happen inside ``run``. Only the module of the command that was asked for
+is imported, so that ``percept --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+# name: one line of help. The module is percept.cli.<name>.
+COMMANDS: dict[str, str] = {
+    "demo": "one study end to end on bundled photographs, then the rating app",
+    "manifest": "scan, check, sample or age a collection of photographs",
+    "train": "train a colorizer from a TOML config with DistributedDataParallel",
+    "infer": "colorize a manifest with every competing condition",
+    "metrics": "compute metrics of a run",
+    "weights": "fetch or check the weights that LPIPS needs",
+    "study": "create, inspect, simulate and export studies",
+    "app": "serve the rating app",
+    "report": "write the report of one or more studies",
+}
+
+
+def build_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """Build the parser; only the command named first in ``argv`` gets its arguments.
+
+    With ``argv=None`` every command is loaded (documentation and its tests need this).
+    """
+    from percept import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="percept",
+        description="Human perceptual evaluation of photo colorization.",
+        epilog="percept COMMAND --help tells more. Exit codes: 0 done, 1 some items failed, "
+        "2 bad input, 3 stopped midway (the same command resumes), 4 regression found.",
+    )
+    parser.add_argument("--version", action="version", version=f"percept {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    wanted = next((word for word in argv if not word.startswith("-")), "") if argv else ""
+    for name, summary in COMMANDS.items():
+        sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:])
+        if argv is None or name == wanted:
+            module = importlib.import_module(f"percept.cli.{name}")
+            module.add_arguments(sub)
+            sub.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the ``percept`` command; returns the exit code."""
+    from percept.errors import PerceptError
+
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser(argv).parse_args(argv)
+    try:
+        return int(args.run(args))
+    except PerceptError as error:
+        print(f"percept {args.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"percept {args.command}: interrupted; the same command resumes", file=sys.stderr)
+        return 3
+    except BrokenPipeError:  # `percept … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
