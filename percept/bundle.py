@@ -40,5 +40,5 @@ def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def python() -> str:
-    """The interpreter that child processes are started with: this one."""
+    """Return the interpreter that child processes are started with: this one."""
     return sys.executable
