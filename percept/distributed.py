@@ -1,0 +1,408 @@
+"""Process groups, gathers and a shared work counter; one process is an ordinary case.
+
+The same code runs plain, under :func:`launch` (what ``--nproc`` does), under ``torchrun`` and
+under ``srun``. Torch is imported by what uses it, so that a command that only launches workers
+starts them at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from percept import bundle
+from percept.errors import InputError, Interrupted, ItemsFailed, PerceptError
+
+if TYPE_CHECKING:
+    import torch
+    from torch.distributed import Store  # type: ignore[attr-defined]
+
+# Deaths are noticed by whoever started the workers; a long item must not look like one.
+TIMEOUT = timedelta(hours=24)
+# How long the others may take to end by themselves after one worker ended with an error.
+GRACE_SECONDS = 10.0
+
+_RENDEZVOUS = "PERCEPT_RENDEZVOUS"
+_store: Store | None = None
+
+
+# -- starting workers ---------------------------------------------------------------------------
+
+
+def in_world() -> bool:
+    """Whether this process is already one of a group of workers."""
+    return "RANK" in os.environ or _in_slurm_step()
+
+
+def launch(arguments: Sequence[str], nproc: int, *, threads: int = 1) -> int:
+    """Run ``python *arguments`` in ``nproc`` worker processes and wait for them.
+
+    The workers find each other through a file in a private temporary folder, so that any number
+    of launches can share a machine. They die with this process, however it ends.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        What follows the interpreter, such as ``["-m", "percept", "infer", …]``.
+    nproc : int
+        Number of workers.
+    threads : int
+        Compute threads of each (``OMP_NUM_THREADS``).
+
+    Returns
+    -------
+    int
+        Exit code: 0 if every worker ended with 0, else that of the first that did not.
+
+    Raises
+    ------
+    Interrupted
+        If a worker was killed, crashed or left the others waiting, or at Ctrl-C.
+    """
+    if nproc < 1:
+        raise InputError("the number of processes must be at least 1", key="nproc", value=nproc)
+    with tempfile.TemporaryDirectory(prefix="percept-world-") as folder:
+        workers: list[subprocess.Popen[bytes]] = []
+        try:
+            for rank in range(nproc):
+                environment = bundle.child_environment(
+                    {
+                        _RENDEZVOUS: str(Path(folder) / "store"),
+                        "RANK": str(rank),
+                        "LOCAL_RANK": str(rank),
+                        "WORLD_SIZE": str(nproc),
+                        "LOCAL_WORLD_SIZE": str(nproc),
+                        "OMP_NUM_THREADS": str(threads),
+                    }
+                )
+                # A session of its own: Ctrl-C reaches this process alone, which then ends them.
+                # The pipe on stdin tells a worker that this process is gone.
+                workers.append(
+                    subprocess.Popen(
+                        [bundle.python(), *arguments],
+                        env=environment,
+                        stdin=subprocess.PIPE,
+                        start_new_session=True,
+                    )
+                )
+            return _wait(workers)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; the same command resumes") from None
+        finally:
+            _end(workers)
+
+
+def relaunch(args: argparse.Namespace, nproc: int, *, positional: Sequence[str] = ()) -> int:
+    """Run the same percept command in ``nproc`` workers; see :func:`launch`.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        The parsed command; every option in it is passed on except ``nproc``.
+    nproc : int
+        Number of workers.
+    positional : sequence of str
+        The names in ``args`` that are positional arguments, in their order.
+    """
+    words = [args.command, *(str(getattr(args, name)) for name in positional)]
+    for name, value in vars(args).items():
+        if name in {"command", "run", "nproc", *positional} or value is None or value is False:
+            continue
+        words.append("--" + name.replace("_", "-"))
+        if isinstance(value, list | tuple):
+            words += map(str, value)
+        elif value is not True:
+            words.append(str(value))
+    threads = getattr(args, "threads", None) or 1
+    return launch(["-m", "percept", *words], nproc, threads=threads)
+
+
+def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int:
+    first_error: int | None = None
+    deadline = float("inf")
+    while True:
+        codes = [worker.poll() for worker in workers]
+        for rank, code in enumerate(codes):
+            if code is None or code == 0:
+                continue
+            if code < 0:
+                with suppress(ValueError):
+                    name = signal.Signals(-code).name
+                raise Interrupted(f"worker {rank} was killed ({name}); the same command resumes")
+            if code not in {1, 2, 4} or time.monotonic() > deadline:
+                raise Interrupted(
+                    f"worker {rank} stopped with exit code {code}; the same command resumes"
+                )
+            if first_error is None:
+                first_error, deadline = code, time.monotonic() + GRACE_SECONDS
+        if None not in codes:
+            return first_error or 0
+        time.sleep(0.05)
+
+
+def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
+    for worker in workers:
+        if worker.poll() is None:
+            worker.terminate()
+    deadline = time.monotonic() + GRACE_SECONDS
+    for worker in workers:
+        try:
+            worker.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+        if worker.stdin is not None:
+            worker.stdin.close()
+
+
+# -- being a worker -----------------------------------------------------------------------------
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Choose the device: ``auto`` is this worker's CUDA device if there is one, else the CPU.
+
+    Raises
+    ------
+    InputError
+        If ``name`` is unknown or asks for an accelerator that is not there.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in {"cpu", "cuda"}:
+        raise InputError(
+            "unknown device", key="device", value=name, remedy="Use auto, cpu, cuda or cuda:N."
+        )
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise InputError(
+                "no CUDA device is available", key="device", value=name, remedy="Use --device cpu."
+            )
+        if device.index is None:
+            local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+            device = torch.device("cuda", local % torch.cuda.device_count())
+    return device
+
+
+@contextmanager
+def process_group(device: torch.device | str = "cpu") -> Iterator[None]:
+    """Join the world that the environment names, or make a world of one.
+
+    Tensors on the CPU travel by gloo, tensors on CUDA devices by NCCL.
+
+    Parameters
+    ----------
+    device : torch.device or str
+        The device that this worker computes on.
+    """
+    global _store
+    import torch
+    import torch.distributed as dist
+
+    device = torch.device(device)
+    store: Any
+    if _RENDEZVOUS in os.environ:
+        _die_with_launcher()
+        rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        store = dist.FileStore(os.environ[_RENDEZVOUS], world)  # type: ignore[attr-defined]
+    elif in_world():
+        if "RANK" not in os.environ:
+            os.environ.update(_slurm_environment())
+        meeting = dist.rendezvous("env://", timeout=TIMEOUT)  # type: ignore[attr-defined]
+        store, rank, world = next(iter(meeting))
+    else:
+        store, rank, world = dist.HashStore(), 0, 1  # type: ignore[attr-defined]
+    store.set_timeout(TIMEOUT)
+    backend = "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT)
+    _store = dist.PrefixStore("percept", store)  # type: ignore[attr-defined]
+    # After an error the others may be waiting in a collective, and taking leave of them could
+    # block: then the end of this process is what they, or whoever started them, will notice.
+    leave = world == 1
+    try:
+        yield
+        leave = True
+    finally:
+        if leave:
+            dist.destroy_process_group()
+            _store = None
+
+
+def rank() -> int:
+    """Return the number of this worker in its world, from 0."""
+    torch_distributed = sys.modules.get("torch.distributed")
+    if torch_distributed is not None and torch_distributed.is_initialized():
+        return int(torch_distributed.get_rank())
+    return int(os.environ.get("RANK", os.environ["SLURM_PROCID"] if _in_slurm_step() else "0"))
+
+
+def world_size() -> int:
+    """Return the number of workers in the world."""
+    torch_distributed = sys.modules.get("torch.distributed")
+    if torch_distributed is not None and torch_distributed.is_initialized():
+        return int(torch_distributed.get_world_size())
+    steps = os.environ["SLURM_STEP_NUM_TASKS"] if _in_slurm_step() else "1"
+    return int(os.environ.get("WORLD_SIZE", steps))
+
+
+def is_main() -> bool:
+    """Whether this worker prints and writes for all."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait until every worker is here."""
+    import torch
+
+    all_gather_rows(torch.zeros(1, 1))
+
+
+def all_gather_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Concatenate every worker's rows, in order of rank, on every worker.
+
+    Sizes are exchanged first, then equal, padded blocks, which are trimmed: collectives on
+    blocks of unequal size fail or hang (pytorch#156627, nccl#1417). Nothing is pickled.
+
+    Parameters
+    ----------
+    rows : torch.Tensor
+        Shape (n_local, …); n_local may be 0 and may differ between workers, the other
+        dimensions and the dtype may not.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (n_total, …), on the device of ``rows``.
+    """
+    import torch
+    import torch.distributed as dist
+
+    world = world_size()
+    size = torch.tensor([rows.shape[0]], dtype=torch.int64, device=rows.device)
+    sizes = [torch.zeros_like(size) for _ in range(world)]
+    dist.all_gather(sizes, size)
+    counts = [int(n.item()) for n in sizes]
+    block = rows.new_zeros((max(counts), *rows.shape[1:]))
+    block[: rows.shape[0]] = rows
+    if block.numel() == 0:
+        return block
+    blocks = [torch.empty_like(block) for _ in range(world)]
+    dist.all_gather(blocks, block)
+    return torch.cat([part[:n] for part, n in zip(blocks, counts, strict=True)])
+
+
+def all_gather_texts(texts: Sequence[str]) -> list[str]:
+    """Concatenate every worker's texts, in order of rank, as tensors of UTF-8 bytes."""
+    import torch
+
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    lengths = all_gather_rows(torch.tensor([len(part) for part in encoded], dtype=torch.int64))
+    # A copy, since frombuffer wants a writable, non-empty buffer.
+    flat = torch.tensor(list(b"".join(encoded)), dtype=torch.uint8)
+    data = bytes(all_gather_rows(flat).tolist())
+    texts, start = [], 0
+    for length in lengths.tolist():
+        texts.append(data[start : start + length].decode("utf-8", "surrogatepass"))
+        start += length
+    return texts
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Run a block on every worker; if it fails on any, all of them stop in the same way.
+
+    The main worker raises the first failing worker's :class:`~percept.errors.PerceptError`;
+    the others leave quietly with its exit code.
+    """
+    error: PerceptError | None = None
+    try:
+        yield
+    except PerceptError as caught:
+        error = caught
+    messages = all_gather_texts([f"{error.exit_code}\n{error}" if error is not None else ""])
+    first = next((message for message in messages if message), None)
+    if first is None:
+        return
+    code, text = first.split("\n", 1)
+    if not is_main():
+        raise SystemExit(int(code))
+    if error is not None and messages[0]:
+        raise error
+    kinds: dict[int, type[PerceptError]] = {1: ItemsFailed, 2: InputError, 3: Interrupted}
+    raise kinds.get(int(code), PerceptError)(text)
+
+
+class SharedCounter:
+    """A counter that all workers of the world share, kept in the process group's store.
+
+    Parameters
+    ----------
+    name : str
+        Counters of the same name are the same counter.
+    """
+
+    def __init__(self, name: str) -> None:
+        if _store is None:
+            raise RuntimeError("a SharedCounter needs a process_group()")
+        self._store, self._key = _store, f"counter/{name}"
+
+    def next(self) -> int:
+        """Draw the next number, from 0; no two draws in the world are equal."""
+        return self.add(1) - 1
+
+    def add(self, amount: int) -> int:
+        """Add and return the new value."""
+        return int(self._store.add(self._key, amount))
+
+    def value(self) -> int:
+        """Return the present value."""
+        return self.add(0)
+
+
+def _die_with_launcher() -> None:
+    def watch() -> None:
+        with suppress(OSError):
+            while os.read(0, 1):  # not sys.stdin: its lock would be held when Python ends
+                pass
+        os._exit(Interrupted.exit_code)
+
+    threading.Thread(target=watch, name="percept-launcher-watch", daemon=True).start()
+
+
+def _in_slurm_step() -> bool:
+    # A batch script has SLURM_PROCID too; only srun sets the step's number of tasks there.
+    return "SLURM_PROCID" in os.environ and "SLURM_STEP_NUM_TASKS" in os.environ
+
+
+def _slurm_environment() -> dict[str, str]:
+    nodes = os.environ.get("SLURM_STEP_NODELIST", "localhost")
+    first = re.match(r"([^\[,]*)(?:\[(\w+))?", nodes)
+    host = "".join(part or "" for part in first.groups()) if first else "localhost"
+    job = int(os.environ.get("SLURM_JOB_ID", "0")) + int(os.environ.get("SLURM_STEP_ID", "0"))
+    return {
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR", host),
+        "MASTER_PORT": os.environ.get("MASTER_PORT", str(20000 + job % 20000)),
+        "RANK": os.environ["SLURM_PROCID"],
+        "LOCAL_RANK": os.environ.get("SLURM_LOCALID", "0"),
+        "WORLD_SIZE": os.environ["SLURM_STEP_NUM_TASKS"],
+    }

@@ -1,0 +1,267 @@
+"""The run directory: what inference leaves behind, read and written without torch.
+
+``RUN/`` holds ``run.json``, ``manifest.parquet``, ``conditions.json``, ``outputs.parquet``,
+``timings.parquet``, ``metrics.parquet`` (once computed), ``images/`` and ``journal/``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from percept.errors import InputError
+from percept.types import METRIC_COLUMNS
+
+RUN_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is compared: a colorizer with its settings, or results made elsewhere.
+
+    Attributes
+    ----------
+    name : str
+        Name in every table, and of the folder of its images.
+    spec : str
+        What the user asked for, as typed.
+    arm : str or None
+        Experiment arm that a checkpoint was trained in.
+    seed : int or None
+        Training seed of a checkpoint.
+    sha256 : str or None
+        Hash of the checkpoint, program, plugin source or folder listing; None for ``gray`` and
+        ``reference``, which have nothing to hash.
+    training_sha256 : tuple of str
+        Hashes of the photographs that it was trained on.
+    """
+
+    name: str
+    spec: str
+    arm: str | None = None
+    seed: int | None = None
+    sha256: str | None = None
+    training_sha256: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run directory.
+
+    Attributes
+    ----------
+    root : Path
+        The directory.
+    info : dict
+        ``run.json``.
+    conditions : tuple of Condition
+        In the order of the command.
+    """
+
+    root: Path
+    info: dict[str, Any]
+    conditions: tuple[Condition, ...]
+
+    @cached_property
+    def manifest(self) -> pd.DataFrame:
+        """The frozen copy of the manifest's rows that were run."""
+        return pd.read_parquet(self.root / "manifest.parquet")
+
+    @cached_property
+    def outputs(self) -> pd.DataFrame:
+        """One row per content × condition: ``types.OUTPUT_COLUMNS``."""
+        return pd.read_parquet(self.root / "outputs.parquet")
+
+    @cached_property
+    def timings(self) -> pd.DataFrame:
+        """Seconds by stage for each content × condition, and the rank that did it."""
+        return pd.read_parquet(self.root / "timings.parquet")
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """``types.METRIC_COLUMNS``; no rows if no metric was computed yet."""
+        file = self.root / "metrics.parquet"
+        if file.exists():
+            return pd.read_parquet(file)
+        empty = pd.DataFrame({name: pd.Series(dtype="str") for name in METRIC_COLUMNS})
+        return empty.astype({"value": "float64"})
+
+    def resolve(self, path: str) -> Path:
+        """Find the file that a path of the frozen manifest names.
+
+        ``package:NAME/FILE`` lies inside an installed package. Other paths are relative to the
+        manifest's folder, found from the run (so both may move together) or, failing that,
+        where it was at the time.
+        """
+        if path.startswith("package:"):
+            return package_file(path)
+        for base in (self.root / self.info["manifest"]["folder"], self.info["manifest"]["root"]):
+            file = Path(base) / path
+            if file.exists():
+                return file
+        return Path(self.info["manifest"]["root"]) / path
+
+    def image(self, output_path: str) -> Path:
+        """Find the image that a path of ``outputs.parquet`` names."""
+        return self.root / output_path
+
+    def write_metrics(
+        self,
+        frame: pd.DataFrame,
+        skipped: Mapping[str, str] | None = None,
+        info: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add metrics to the run; what was known of the same metrics is replaced.
+
+        Parameters
+        ----------
+        frame : DataFrame
+            ``content_id, condition, metric, value``.
+        skipped : mapping of str to str, optional
+            Metrics that could not be computed, each with its reason, into
+            ``run.json["metrics_skipped"]``. A metric that is in ``frame`` alone is taken out.
+        info : mapping, optional
+            How the metrics were computed; merged into ``run.json["metrics"]``.
+        """
+        frame = frame.loc[:, list(METRIC_COLUMNS)]
+        new, skipped = set(frame["metric"]), dict(skipped or {})
+        old = self.metrics
+        merged = pd.concat([old[~old["metric"].isin(new)], frame]) if len(old) else frame
+        contents = {name: i for i, name in enumerate(self.manifest["content_id"])}
+        conditions = {condition.name: i for i, condition in enumerate(self.conditions)}
+        order = pd.DataFrame(
+            {
+                "content": merged["content_id"].map(contents).to_numpy(),
+                "condition": merged["condition"].map(conditions).to_numpy(),
+                "metric": merged["metric"].to_numpy(),
+            }
+        ).sort_values(["content", "condition", "metric"], kind="stable")
+        write_parquet_atomic(self.root / "metrics.parquet", merged.iloc[order.index])
+        known = {k: v for k, v in self.info.get("metrics_skipped", {}).items() if k not in new}
+        self.info["metrics_skipped"] = known | skipped
+        self.info["metrics"] = self.info.get("metrics", {}) | dict(info or {})
+        write_json_atomic(self.root / "run.json", self.info)
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a finished run directory.
+
+    Raises
+    ------
+    InputError
+        If there is no run, or it is not finished.
+    """
+    root = Path(path)
+    if not (root / "run.json").is_file():
+        raise InputError(
+            "not a run directory: it has no run.json",
+            file=root,
+            remedy="Make one with percept infer MANIFEST --condition NAME=SPEC --out RUN.",
+        )
+    info = read_json(root / "run.json")
+    if info.get("format") != RUN_FORMAT:
+        raise InputError(
+            "the run directory has an unknown format",
+            file=root / "run.json",
+            key="format",
+            value=info.get("format"),
+            remedy=f"This version reads format {RUN_FORMAT}.",
+        )
+    needed = ("conditions.json", "manifest.parquet", "outputs.parquet", "timings.parquet")
+    missing = [name for name in needed if not (root / name).is_file()]
+    if missing:
+        raise InputError(
+            f"the run is not finished: {', '.join(missing)} not there yet",
+            file=root,
+            remedy="Give the same percept infer command again; it resumes.",
+        )
+    return Run(root, info, read_conditions(root / "conditions.json"))
+
+
+def read_conditions(file: Path) -> tuple[Condition, ...]:
+    """Read ``conditions.json``."""
+    return tuple(
+        Condition(**{**entry, "training_sha256": tuple(entry["training_sha256"])})
+        for entry in read_json(file)
+    )
+
+
+def write_conditions(file: Path, conditions: tuple[Condition, ...]) -> None:
+    """Write ``conditions.json``."""
+    write_json_atomic(file, [asdict(condition) for condition in conditions])
+
+
+def package_file(path: str) -> Path:
+    """Find the file inside an installed package that ``package:NAME/FILE`` names.
+
+    Raises
+    ------
+    InputError
+        If the package is not installed.
+    """
+    name, _, inside = path.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            f"the package {name!r} is not installed", value=path, remedy=f"pip install {name}"
+        )
+    return Path(next(iter(spec.submodule_search_locations))) / inside
+
+
+# -- files that are whole or not there ----------------------------------------------------------
+
+
+def write_bytes_atomic(file: str | Path, data: bytes) -> None:
+    """Write a file so that, at any moment, the old or the new bytes are there, never a part."""
+    file = Path(file)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json_atomic(file: str | Path, value: Any) -> None:
+    """Write indented UTF-8 JSON; see :func:`write_bytes_atomic`."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes_atomic(file, text.encode() + b"\n")
+
+
+def write_parquet_atomic(file: str | Path, frame: pd.DataFrame) -> None:
+    """Write a frame without its index as Parquet; see :func:`write_bytes_atomic`."""
+    buffer = io.BytesIO()
+    frame.reset_index(drop=True).to_parquet(buffer, index=False)
+    write_bytes_atomic(file, buffer.getvalue())
+
+
+def read_json(file: Path) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read or is not JSON.
+    """
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read: {error}", file=file) from None
