@@ -46,9 +46,9 @@ def install() -> None:
         "pacman": [["-S", "--noconfirm", "--quiet", "chromium"]],
     }
     for manager, steps in managers.items():
-        if shutil.which(manager) and (not sudo or shutil.which("sudo")):
-            if all(_succeeds([*sudo, manager, *step]) for step in steps) and find():
-                return
+        usable = shutil.which(manager) and (not sudo or shutil.which("sudo"))
+        if usable and all(_succeeds([*sudo, manager, *step]) for step in steps) and find():
+            return
     _succeeds([sys.executable, "-m", "playwright", "install", "chromium"])
 
 

@@ -102,7 +102,8 @@ def test_children_import_the_bundle_and_not_the_working_directory(environment: P
         "import subprocess\n"
         "from percept import bundle\n"
         "code = 'import app, training; print(training.__file__)'\n"
-        "subprocess.run([bundle.python(), '-c', code], env=bundle.child_environment(), check=True)\n"
+        "environment = bundle.child_environment()\n"
+        "subprocess.run([bundle.python(), '-c', code], env=environment, check=True)\n"
     )
     done = run(environment, "python", "-c", program)
     assert done.returncode == 0, done.stderr

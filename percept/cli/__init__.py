@@ -69,4 +69,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `percept … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
