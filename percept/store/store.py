@@ -1,0 +1,1316 @@
+"""The database: studies, observers, trials and ratings, on SQLite or PostgreSQL.
+
+Every public method is one short transaction. A rating is durable when :meth:`Store.rate`
+returns, and a resend of it changes nothing. On SQLite writers take turns (write-ahead log, one
+write lock taken at the start of the transaction), readers never wait.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import pandas as pd
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+
+from percept.errors import InputError, PerceptError
+from percept.store import schema
+from percept.store.schema import (
+    condition,
+    content,
+    event,
+    look,
+    mark,
+    observer,
+    presentation,
+    rating,
+    session,
+    stimulus,
+    study,
+    trial,
+)
+from percept.types import METHOD_COLUMNS, RATING_COLUMNS
+
+#: A trial counts as used when it is rated, or while its session is younger than this.
+RESERVATION = timedelta(hours=1)
+
+StudyState = Literal["open", "paused", "closed"]
+
+
+class NotFound(PerceptError):
+    """What was asked for does not exist, or belongs to someone else."""
+
+
+class Conflict(PerceptError):
+    """The request contradicts what is already saved; ``code`` is a short machine-readable word."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+@dataclass(frozen=True)
+class Study:
+    """One launched use of a protocol, with the rule's text and hash frozen into it."""
+
+    id: int
+    name: str
+    method: str
+    protocol: str
+    protocol_sha256: str
+    run_path: str
+    state: StudyState
+    seed: int
+    info: dict[str, Any]
+    created_at: datetime
+    closed_at: datetime | None
+    stimuli_path: str | None
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One sitting of one observer."""
+
+    id: int
+    study_id: int
+    study_state: StudyState
+    attributes: tuple[str, ...]
+    finished_at: datetime | None
+    completion: str | None
+    trials: int
+    group: str
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A session's token; ``created`` is False when the same client had joined before."""
+
+    token: str
+    created: bool
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One marked place, in fractions of the image, and what is wrong there."""
+
+    artifact: str
+    severity: int | None
+    x: float
+    y: float
+    width: float
+    height: float
+    shape: Literal["rectangle", "mask"] = "rectangle"
+    mask: str | None = None
+    note: str | None = None
+    role: str = "stimulus"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer as the client sends it; ``trial`` is the trial's token."""
+
+    response_id: str
+    trial: str
+    attribute: str
+    value: str
+    response_time_ms: float
+    presented_at: datetime
+    revision: int = 1
+    reason: str | None = None
+    marks: tuple[Mark, ...] = ()
+
+
+@dataclass(frozen=True)
+class Given:
+    """The answer that counts so far for one attribute of a trial."""
+
+    revision: int
+    value: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One presentation as its observer may see it: tokens, no conditions, no content."""
+
+    token: str
+    position: int
+    practice: bool
+    images: Mapping[str, str]  # role: token
+    width: int
+    height: int
+    facts: Mapping[str, str | None]  # era, process
+    answered: Mapping[str, Given]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a study is, for its administrator."""
+
+    observers: int
+    simulated: int
+    sessions: int
+    finished: int
+    active: int
+    trials: int
+    rated_trials: int
+    ratings: int
+    skips: int
+    last_rating_at: datetime | None
+    median_response_time_ms: float | None
+    by_group: Mapping[str, int]
+    by_unit: pd.DataFrame
+    """Rated test trials: left, right, trials (pairs) or condition, trials."""
+
+
+class PlannedTrial(Protocol):
+    """What :meth:`Store.join` needs to know of a trial (``percept.design`` makes them)."""
+
+    @property
+    def kind(self) -> str:
+        """One of ``KINDS``."""
+
+    @property
+    def content(self) -> int:
+        """Key of the photograph."""
+
+    @property
+    def images(self) -> Mapping[str, int]:
+        """Key of the stimulus for each role."""
+
+    @property
+    def expected(self) -> str | None:
+        """The answer of a control trial."""
+
+    @property
+    def repeat_of(self) -> int | None:
+        """Position of the trial that this one repeats."""
+
+
+class SessionPlan(Protocol):
+    """The trials of one session in order, and the order of its questions."""
+
+    @property
+    def trials(self) -> Sequence[PlannedTrial]:
+        """In the order of presentation."""
+
+    @property
+    def attributes(self) -> Sequence[str]:
+        """Names of the questions, in the order they are asked."""
+
+
+Usage = Mapping[tuple[int, ...], int]
+"""How often each (left, right) or (stimulus,) is in use, by stimulus id, as shown."""
+
+
+class Store:
+    """One open database. Made by :func:`open_store`; safe to share between threads."""
+
+    def __init__(self, engine: sa.Engine, *, file: Path | None, created: bool) -> None:
+        self.engine = engine
+        self.file = file
+        self.created = created
+        self._writer = engine.execution_options(percept_write=True)
+        # Waiting in line here is fairer and quicker than polling SQLite's lock.
+        self._turn = threading.RLock() if file is not None else None
+        self._local = threading.local()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+    def discard(self) -> None:
+        """Close, and remove the database again if opening created it."""
+        self.close()
+        if self.created and self.file is not None:
+            _remove_sqlite(self.file)
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Make all calls of this thread inside the block one transaction."""
+        with self._write() as connection:
+            self._local.connection = connection
+            try:
+                yield
+            finally:
+                self._local.connection = None
+
+    @contextmanager
+    def _write(self) -> Iterator[sa.Connection]:
+        if (current := getattr(self._local, "connection", None)) is not None:
+            yield current
+            return
+        if self._turn is None:
+            with self._writer.begin() as connection:
+                yield connection
+        else:
+            with self._turn, self._writer.begin() as connection:
+                yield connection
+
+    @contextmanager
+    def _read(self) -> Iterator[sa.Connection]:
+        if (current := getattr(self._local, "connection", None)) is not None:
+            yield current
+            return
+        with self.engine.connect() as connection:
+            yield connection
+
+    def ping(self) -> None:
+        """Raise if the database does not answer."""
+        with self._read() as connection:
+            connection.execute(sa.select(sa.literal(1)))
+
+    # Studies -----------------------------------------------------------------------------
+
+    def add_study(
+        self,
+        *,
+        name: str,
+        method: str,
+        protocol: str,
+        protocol_sha256: str,
+        run_path: str,
+        seed: int,
+        info: Mapping[str, Any],
+        stimuli_path: str | None,
+        conditions: Sequence[Mapping[str, Any]],
+        contents: Sequence[Mapping[str, Any]],
+        stimuli: Sequence[Mapping[str, Any]],
+    ) -> Study:
+        """Write a study with all that can be shown in it, in one transaction.
+
+        Parameters
+        ----------
+        conditions : sequence of mappings
+            ``name, spec, arm, seed, sha256``.
+        contents : sequence of mappings
+            ``name, sha256, width, height`` and the manifest's facts.
+        stimuli : sequence of mappings
+            ``content`` and ``condition`` (names; condition None for the grey original),
+            ``role, variant, sha256``.
+
+        Raises
+        ------
+        InputError
+            A study of that name exists.
+        """
+        with self._write() as connection:
+            taken = connection.scalar(sa.select(study.c.id).where(study.c.name == name))
+            if taken is not None:
+                raise InputError(
+                    "a study of this name exists",
+                    key="name",
+                    value=name,
+                    remedy="Choose another name; studies are never overwritten",
+                )
+            study_id = _insert(
+                connection,
+                study,
+                name=name,
+                method=method,
+                protocol=protocol,
+                protocol_sha256=protocol_sha256,
+                run_path=run_path,
+                stimuli_path=stimuli_path,
+                state="open",
+                seed=seed,
+                secret=secrets.token_hex(32),
+                info=dict(info),
+                created_at=datetime.now(UTC),
+            )
+            condition_ids: dict[str | None, int | None] = {None: None}
+            for row in conditions:
+                condition_ids[row["name"]] = _insert(
+                    connection, condition, study_id=study_id, **row
+                )
+            content_ids = {
+                row["name"]: _insert(connection, content, study_id=study_id, **row)
+                for row in contents
+            }
+            for row in stimuli:
+                _insert(
+                    connection,
+                    stimulus,
+                    content_id=content_ids[row["content"]],
+                    condition_id=condition_ids[row["condition"]],
+                    role=row["role"],
+                    variant=row["variant"],
+                    sha256=row["sha256"],
+                )
+        return self.study(name)
+
+    def studies(self) -> list[Study]:
+        """All studies, oldest first."""
+        with self._read() as connection:
+            rows = connection.execute(sa.select(study).order_by(study.c.id))
+            return [_study(row) for row in rows]
+
+    def study(self, name: str) -> Study:
+        """Get the study of that name.
+
+        Raises
+        ------
+        InputError
+            There is none; the message names those that exist.
+        """
+        with self._read() as connection:
+            row = connection.execute(sa.select(study).where(study.c.name == name)).first()
+        if row is None:
+            names = ", ".join(repr(one.name) for one in self.studies()) or "none yet"
+            raise InputError("no such study", key="study", value=name, remedy=f"There: {names}")
+        return _study(row)
+
+    def study_by_id(self, study_id: int) -> Study:
+        """Get the study with that key."""
+        with self._read() as connection:
+            row = connection.execute(sa.select(study).where(study.c.id == study_id)).first()
+        if row is None:
+            raise NotFound("no such study")
+        return _study(row)
+
+    def set_state(self, study_name: str, state: StudyState) -> Study:
+        """Open, pause (nobody joins) or close (nobody joins or answers) a study."""
+        closed_at = datetime.now(UTC) if state == "closed" else None
+        with self._write() as connection:
+            connection.execute(
+                sa.update(study)
+                .where(study.c.name == study_name)
+                .values(state=state, closed_at=closed_at)
+            )
+        return self.study(study_name)
+
+    def stimuli_folder(self, of: Study | None = None) -> Path:
+        """Folder that holds a study's rendered images, named by their hash.
+
+        Beside an SQLite database it is ``<database>-stimuli``; with PostgreSQL it is given when
+        the study is created.
+        """
+        if of is not None and of.stimuli_path is not None:
+            return Path(of.stimuli_path)
+        if self.file is None:
+            raise InputError(
+                "the folder for rendered images is not known",
+                key="stimuli",
+                remedy="With PostgreSQL, give --stimuli DIR, a folder that every server can read",
+            )
+        return self.file.with_name(f"{self.file.stem}-stimuli")
+
+    def look(self, of: Study, what: str) -> None:
+        """Log that an administrator looked at results."""
+        with self._write() as connection:
+            _insert(connection, look, study_id=of.id, what=what, looked_at=datetime.now(UTC))
+
+    def looks(self, of: Study) -> pd.DataFrame:
+        """Return the logged looks at results: ``what, looked_at``."""
+        query = sa.select(look.c.what, look.c.looked_at).where(look.c.study_id == of.id)
+        return self._frame(query.order_by(look.c.id), times=("looked_at",))
+
+    # Sessions ----------------------------------------------------------------------------
+
+    def join(
+        self,
+        of: Study,
+        client_id: str,
+        assign: Callable[[int, Usage], SessionPlan],
+        *,
+        group: str,
+        consent_version: str | None = None,
+        screening: Mapping[str, Any] | None = None,
+        invite: str | None = None,
+        crowd: Mapping[str, str] | None = None,
+        simulated: bool = False,
+        name: str | None = None,
+        now: datetime | None = None,
+    ) -> Joined:
+        """Begin a session, or find the one that this client began before.
+
+        ``assign(ordinal, usage)`` is called inside the transaction and returns the session's
+        trials; ``ordinal`` counts the study's sessions from 0, ``usage`` is what is rated or
+        reserved. Identifiers of a crowd platform are stored as keyed hashes alone.
+
+        Raises
+        ------
+        Conflict
+            The study is paused or closed (code ``paused``, ``closed``).
+        """
+        token = _token(of, client_id)
+        client_sha256 = _sha256(client_id)
+        now = now or datetime.now(UTC)
+        with self._write() as connection:
+            # The row's lock makes joins take turns on PostgreSQL too.
+            state = connection.scalar(
+                sa.select(study.c.state).where(study.c.id == of.id).with_for_update()
+            )
+            known = connection.scalar(
+                sa.select(observer.c.id).where(
+                    observer.c.study_id == of.id, observer.c.client_sha256 == client_sha256
+                )
+            )
+            if known is not None:
+                return Joined(token, created=False)
+            if state != "open":
+                raise Conflict(state or "closed", f"this study is {state}")
+            ordinal = connection.scalar(
+                sa.select(sa.func.count())
+                .select_from(session.join(observer))
+                .where(observer.c.study_id == of.id)
+            )
+            plan = assign(ordinal or 0, self._usage(connection, of.id, now))
+            observer_id = _insert(
+                connection,
+                observer,
+                study_id=of.id,
+                name=name or f"o-{secrets.token_hex(4)}",
+                client_sha256=client_sha256,
+                group=group,
+                invite=invite,
+                crowd={key: _keyed(of, value) for key, value in crowd.items()} if crowd else None,
+                consent_version=consent_version,
+                consented_at=now if consent_version is not None else None,
+                screening=dict(screening) if screening is not None else None,
+                simulated=simulated,
+                joined_at=now,
+            )
+            session_id = _insert(
+                connection,
+                session,
+                observer_id=observer_id,
+                token_sha256=_sha256(token),
+                seed=ordinal or 0,
+                attributes=list(plan.attributes),
+                started_at=now,
+            )
+            trial_ids: dict[int, int] = {}
+            presentations = []
+            for position, planned in enumerate(plan.trials, start=1):
+                trial_ids[position] = _insert(
+                    connection,
+                    trial,
+                    session_id=session_id,
+                    content_id=planned.content,
+                    token=secrets.token_urlsafe(16),
+                    position=position,
+                    kind=planned.kind,
+                    expected=planned.expected,
+                    repeat_of=trial_ids[planned.repeat_of] if planned.repeat_of else None,
+                )
+                presentations += [
+                    {
+                        "trial_id": trial_ids[position],
+                        "stimulus_id": stimulus_id,
+                        "role": role,
+                        "token": secrets.token_urlsafe(16),
+                    }
+                    for role, stimulus_id in planned.images.items()
+                ]
+            connection.execute(sa.insert(presentation), presentations)
+        return Joined(token, created=True)
+
+    def _usage(self, connection: sa.Connection, study_id: int, now: datetime) -> Usage:
+        first = presentation.alias("first")
+        second = presentation.alias("second")
+        rated = sa.exists().where(rating.c.trial_id == trial.c.id)
+        query = (
+            sa.select(first.c.stimulus_id, second.c.stimulus_id, sa.func.count())
+            .select_from(
+                trial.join(session)
+                .join(observer)
+                .join(
+                    first,
+                    (first.c.trial_id == trial.c.id) & first.c.role.in_(["left", "stimulus"]),
+                )
+                .outerjoin(second, (second.c.trial_id == trial.c.id) & (second.c.role == "right"))
+            )
+            .where(
+                observer.c.study_id == study_id,
+                trial.c.kind == "test",
+                rated | (session.c.started_at > now - RESERVATION),
+            )
+            .group_by(first.c.stimulus_id, second.c.stimulus_id)
+        )
+        return {
+            (one,) if other is None else (one, other): count
+            for one, other, count in connection.execute(query)
+        }
+
+    def session(self, token: str) -> Session:
+        """Find the session that a token opens.
+
+        Raises
+        ------
+        NotFound
+            No session has that token.
+        """
+        total = (
+            sa.select(sa.func.count())
+            .where(trial.c.session_id == session.c.id)
+            .correlate(session)
+            .scalar_subquery()
+        )
+        query = (
+            sa.select(session, observer.c.study_id, observer.c.group, study.c.state, total)
+            .select_from(session.join(observer).join(study))
+            .where(session.c.token_sha256 == _sha256(token))
+        )
+        with self._read() as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            raise NotFound("no such session")
+        return Session(
+            id=row.id,
+            study_id=row.study_id,
+            study_state=row.state,
+            attributes=tuple(row.attributes),
+            finished_at=row.finished_at,
+            completion=row.completion,
+            trials=row[-1],
+            group=row.group,
+        )
+
+    def answered_up_to(self, of: Session) -> int:
+        """Position of the last trial before the first unanswered one; 0 at the start."""
+        answers = (
+            sa.select(sa.func.count(sa.distinct(rating.c.attribute)))
+            .where(rating.c.trial_id == trial.c.id)
+            .correlate(trial)
+            .scalar_subquery()
+        )
+        query = sa.select(sa.func.min(trial.c.position)).where(
+            trial.c.session_id == of.id, answers < len(of.attributes)
+        )
+        with self._read() as connection:
+            first_open = connection.scalar(query)
+        return of.trials if first_open is None else first_open - 1
+
+    def trials(self, of: Session, after: int, limit: int) -> list[Trial]:
+        """Up to ``limit`` trials of a session after position ``after``, in order."""
+        with self._read() as connection:
+            rows = connection.execute(
+                sa.select(
+                    trial.c.id,
+                    trial.c.token,
+                    trial.c.position,
+                    trial.c.kind,
+                    content.c.width,
+                    content.c.height,
+                    content.c.era,
+                    content.c.process,
+                )
+                .select_from(trial.join(content))
+                .where(trial.c.session_id == of.id, trial.c.position > after)
+                .order_by(trial.c.position)
+                .limit(limit)
+            ).all()
+            ids = [row.id for row in rows]
+            images: dict[int, dict[str, str]] = {id_: {} for id_ in ids}
+            for row in connection.execute(
+                sa.select(presentation).where(presentation.c.trial_id.in_(ids))
+            ):
+                images[row.trial_id][row.role] = row.token
+            answered: dict[int, dict[str, Given]] = {id_: {} for id_ in ids}
+            for row in connection.execute(
+                sa.select(rating).where(rating.c.trial_id.in_(ids)).order_by(rating.c.revision)
+            ):
+                answered[row.trial_id][row.attribute] = Given(row.revision, row.value)
+        return [
+            Trial(
+                token=row.token,
+                position=row.position,
+                practice=row.kind == "practice",
+                images=images[row.id],
+                width=row.width,
+                height=row.height,
+                facts={"era": row.era, "process": row.process},
+                answered=answered[row.id],
+            )
+            for row in rows
+        ]
+
+    def rate(
+        self,
+        of: Session,
+        answer: Answer,
+        *,
+        undo: bool = False,
+        completion_prefix: str = "PERCEPT",
+        now: datetime | None = None,
+    ) -> bool:
+        """Save an answer; it is durable when this returns.
+
+        Parameters
+        ----------
+        undo : bool
+            Whether the protocol lets the last answered trial be answered again.
+        completion_prefix : str
+            Begins the completion code, which the last missing answer creates.
+
+        Returns
+        -------
+        bool
+            True if it is new, False if exactly this answer was saved before.
+
+        Raises
+        ------
+        NotFound
+            The trial or the attribute is not of this session.
+        Conflict
+            ``response_id`` was used for another answer (code ``response_id``), the revision is
+            not the next one (``revision``), it may not be changed any more (``undo``), or the
+            study is closed (``closed``).
+        """
+        now = now or datetime.now(UTC)
+        with self._write() as connection:
+            # Lock the session, so that two tabs take turns on PostgreSQL too.
+            finished_at = connection.scalar(
+                sa.select(session.c.finished_at).where(session.c.id == of.id).with_for_update()
+            )
+            place = connection.execute(
+                sa.select(trial.c.id, trial.c.position).where(
+                    trial.c.session_id == of.id, trial.c.token == answer.trial
+                )
+            ).first()
+            if place is None or answer.attribute not in of.attributes:
+                raise NotFound("no such trial in this session")
+            if self._is_resend(connection, place.id, answer):
+                return False
+            state = connection.scalar(sa.select(study.c.state).where(study.c.id == of.study_id))
+            if state == "closed":
+                raise Conflict("closed", "this study is closed")
+            last = connection.scalar(
+                sa.select(sa.func.max(rating.c.revision)).where(
+                    rating.c.trial_id == place.id, rating.c.attribute == answer.attribute
+                )
+            )
+            if answer.revision != (last or 0) + 1:
+                raise Conflict(
+                    "revision", f"revision {(last or 0) + 1} is next, not {answer.revision}"
+                )
+            if last is not None:
+                newest = connection.scalar(
+                    sa.select(sa.func.max(trial.c.position))
+                    .select_from(trial.join(rating))
+                    .where(trial.c.session_id == of.id)
+                )
+                if not undo or finished_at is not None or newest != place.position:
+                    raise Conflict("undo", "this answer can no longer be changed")
+            rating_id = _insert(
+                connection,
+                rating,
+                trial_id=place.id,
+                attribute=answer.attribute,
+                revision=answer.revision,
+                response_id=answer.response_id,
+                value=answer.value,
+                reason=answer.reason,
+                response_time_ms=answer.response_time_ms,
+                presented_at=answer.presented_at,
+                rated_at=now,
+            )
+            for one in answer.marks:
+                _insert(connection, mark, rating_id=rating_id, **vars(one))
+            if finished_at is None and self._is_complete(connection, of):
+                code = f"{completion_prefix}-{secrets.token_hex(4).upper()}"
+                connection.execute(
+                    sa.update(session)
+                    .where(session.c.id == of.id)
+                    .values(finished_at=now, completion=code)
+                )
+        return True
+
+    @staticmethod
+    def _is_resend(connection: sa.Connection, trial_id: int, answer: Answer) -> bool:
+        saved = connection.execute(
+            sa.select(rating).where(rating.c.response_id == answer.response_id)
+        ).first()
+        if saved is None:
+            return False
+        columns = [column for column in mark.c if column.name not in ("id", "rating_id")]
+        marks = connection.execute(
+            sa.select(*columns).where(mark.c.rating_id == saved.id).order_by(mark.c.id)
+        ).all()
+        same = (
+            saved.trial_id == trial_id
+            and saved.attribute == answer.attribute
+            and saved.revision == answer.revision
+            and saved.value == answer.value
+            and saved.reason == answer.reason
+            and [dict(row._mapping) for row in marks] == [vars(one) for one in answer.marks]
+        )
+        if not same:
+            raise Conflict("response_id", "this response_id was used for another answer")
+        return True
+
+    @staticmethod
+    def _is_complete(connection: sa.Connection, of: Session) -> bool:
+        given = (
+            sa.select(rating.c.trial_id, rating.c.attribute)
+            .select_from(rating.join(trial))
+            .where(trial.c.session_id == of.id)
+            .distinct()
+            .subquery()
+        )
+        count = connection.scalar(sa.select(sa.func.count()).select_from(given))
+        return count == of.trials * len(of.attributes)
+
+    def stimulus_file(self, token: str) -> Path:
+        """Find the PNG that an image token shows.
+
+        Raises
+        ------
+        NotFound
+            No image has that token.
+        """
+        query = (
+            sa.select(stimulus.c.sha256, study)
+            .select_from(
+                presentation.join(stimulus, presentation.c.stimulus_id == stimulus.c.id)
+                .join(content, stimulus.c.content_id == content.c.id)
+                .join(study, content.c.study_id == study.c.id)
+            )
+            .where(presentation.c.token == token)
+        )
+        with self._read() as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            raise NotFound("no such image")
+        folder = self.stimuli_folder() if row.stimuli_path is None else Path(row.stimuli_path)
+        return folder / f"{row[0]}.png"
+
+    def log(self, of: Session, events: Sequence[tuple[str, datetime, str | None, Any]]) -> None:
+        """Append (name, time of the client, trial token or None, data) to the event log.
+
+        Raises
+        ------
+        NotFound
+            A trial is not of this session.
+        """
+        now = datetime.now(UTC)
+        with self._write() as connection:
+            known = {
+                row.token: row.id
+                for row in connection.execute(
+                    sa.select(trial.c.token, trial.c.id).where(trial.c.session_id == of.id)
+                )
+            }
+            rows = []
+            for name, happened_at, token, data in events:
+                if token is not None and token not in known:
+                    raise NotFound("no such trial in this session")
+                rows.append(
+                    {
+                        "session_id": of.id,
+                        "trial_id": known.get(token) if token is not None else None,
+                        "name": name,
+                        "data": data,
+                        "happened_at": happened_at,
+                        "received_at": now,
+                    }
+                )
+            if rows:
+                connection.execute(sa.insert(event), rows)
+
+    # Frames ------------------------------------------------------------------------------
+
+    def _frame(self, query: sa.Select[Any], times: Sequence[str] = ()) -> pd.DataFrame:
+        with self._read() as connection:
+            result = connection.execute(query)
+            frame = pd.DataFrame([tuple(row) for row in result], columns=list(result.keys()))
+        for column in times:
+            frame[column] = pd.to_datetime(frame[column], utc=True)
+        return frame
+
+    def conditions(self, of: Study) -> pd.DataFrame:
+        """Conditions: ``condition, spec, arm, seed, sha256``, in the run's order."""
+        query = sa.select(
+            condition.c.name.label("condition"),
+            condition.c.spec,
+            condition.c.arm,
+            condition.c.seed,
+            condition.c.sha256,
+        ).where(condition.c.study_id == of.id)
+        frame = self._frame(query.order_by(condition.c.id))
+        return frame.astype({"seed": "Int64"})
+
+    def contents(self, of: Study) -> pd.DataFrame:
+        """Photographs: ``content_id``, size of the images, and the manifest's facts."""
+        query = sa.select(
+            content.c.name.label("content_id"),
+            content.c.sha256,
+            content.c.width,
+            content.c.height,
+            content.c.era,
+            content.c.process,
+            content.c.degradation,
+            content.c.stratum,
+            content.c.weight,
+            content.c.source,
+            content.c.license,
+        ).where(content.c.study_id == of.id)
+        frame = self._frame(query.order_by(content.c.id))
+        return frame.astype({"weight": "float64"})
+
+    def stimuli(self, of: Study) -> pd.DataFrame:
+        """List the rendered images: ``id, content, content_id, condition, role, variant, sha256``.
+
+        ``content`` is the key inside the database, ``content_id`` the manifest's.
+        """
+        query = (
+            sa.select(
+                stimulus.c.id,
+                content.c.id.label("content"),
+                content.c.name.label("content_id"),
+                condition.c.name.label("condition"),
+                stimulus.c.role,
+                stimulus.c.variant,
+                stimulus.c.sha256,
+            )
+            .select_from(stimulus.join(content).outerjoin(condition))
+            .where(content.c.study_id == of.id)
+        )
+        return self._frame(query.order_by(stimulus.c.id))
+
+    def observers(self, of: Study) -> pd.DataFrame:
+        """Observers: ``observer, group, invite, consent_version, screening, simulated, …``."""
+        query = sa.select(
+            observer.c.name.label("observer"),
+            observer.c.group,
+            observer.c.invite,
+            observer.c.crowd,
+            observer.c.consent_version,
+            observer.c.consented_at,
+            observer.c.screening,
+            observer.c.simulated,
+            observer.c.joined_at,
+            observer.c.withdrawn_at,
+        ).where(observer.c.study_id == of.id)
+        return self._frame(
+            query.order_by(observer.c.id), times=("consented_at", "joined_at", "withdrawn_at")
+        )
+
+    def sessions(self, of: Study) -> pd.DataFrame:
+        """Sessions: ``session, observer, group, simulated, trials, rated_trials, …``."""
+        trials = (
+            sa.select(sa.func.count())
+            .where(trial.c.session_id == session.c.id)
+            .correlate(session)
+            .scalar_subquery()
+        )
+        rated = (
+            sa.select(sa.func.count(sa.distinct(rating.c.trial_id)))
+            .select_from(rating.join(trial))
+            .where(trial.c.session_id == session.c.id)
+            .correlate(session)
+            .scalar_subquery()
+        )
+        query = (
+            sa.select(
+                session.c.id.label("session"),
+                observer.c.name.label("observer"),
+                observer.c.group,
+                observer.c.simulated,
+                trials.label("trials"),
+                rated.label("rated_trials"),
+                session.c.started_at,
+                session.c.finished_at,
+                session.c.completion,
+            )
+            .select_from(session.join(observer))
+            .where(observer.c.study_id == of.id)
+        )
+        return self._frame(query.order_by(session.c.id), times=("started_at", "finished_at"))
+
+    def events(self, of: Study) -> pd.DataFrame:
+        """Return the event log: ``session, trial, name, data, happened_at, received_at``."""
+        query = (
+            sa.select(
+                event.c.session_id.label("session"),
+                event.c.trial_id.label("trial"),
+                event.c.name,
+                event.c.data,
+                event.c.happened_at,
+                event.c.received_at,
+            )
+            .select_from(event.join(session).join(observer))
+            .where(observer.c.study_id == of.id)
+        )
+        frame = self._frame(query.order_by(event.c.id), times=("happened_at", "received_at"))
+        return frame.astype({"trial": "Int64"})
+
+    def notes(self, of: Study) -> pd.DataFrame:
+        """Free text and reasons: ``response_id, attribute, value, reason, artifact, note``."""
+        query = (
+            sa.select(
+                rating.c.response_id,
+                rating.c.attribute,
+                rating.c.revision,
+                rating.c.value,
+                rating.c.reason,
+                mark.c.artifact,
+                mark.c.note,
+            )
+            .select_from(rating.join(trial).join(session).join(observer).outerjoin(mark))
+            .where(
+                observer.c.study_id == of.id,
+                rating.c.reason.is_not(None) | mark.c.note.is_not(None),
+            )
+        )
+        return self._frame(query.order_by(rating.c.id, mark.c.id))
+
+    def ratings(self, of: Study | str) -> pd.DataFrame:
+        """Every rating as a tidy frame: ``RATING_COLUMNS``, then ``METHOD_COLUMNS[method]``.
+
+        All revisions are there (the last one counts), and all kinds of trials. For the artifact
+        method a rating has one row for each mark, and one with a null ``artifact`` where none
+        was seen; a trial whose last answer is a skip has no rows.
+        """
+        of = self.study(of) if isinstance(of, str) else of
+        columns = [*RATING_COLUMNS, *METHOD_COLUMNS[of.method]]
+        shown: dict[str, sa.Subquery] = {}
+        source: Any = rating.join(trial).join(session).join(observer)
+        source = source.join(content, trial.c.content_id == content.c.id)
+        pairs = "left" in columns
+        for role in ("left", "right") if pairs else ("stimulus",):
+            shown[role] = (
+                sa.select(presentation.c.trial_id, condition.c.name, stimulus.c.variant)
+                .select_from(presentation.join(stimulus).outerjoin(condition))
+                .where(presentation.c.role == role)
+                .subquery(role)
+            )
+            source = source.outerjoin(shown[role], shown[role].c.trial_id == trial.c.id)
+        selected: list[sa.ColumnElement[Any]] = [
+            observer.c.name.label("observer"),
+            observer.c.group.label("group"),
+            session.c.id.label("session"),
+            trial.c.id.label("trial"),
+            rating.c.attribute,
+            content.c.name.label("content"),
+            trial.c.kind,
+            trial.c.expected,
+            trial.c.repeat_of,
+            rating.c.response_id,
+            rating.c.revision,
+            rating.c.response_time_ms,
+            rating.c.presented_at,
+            rating.c.rated_at,
+            observer.c.simulated,
+            rating.c.value,
+        ]
+        order: list[sa.ColumnElement[Any]] = [rating.c.id]
+        if pairs:
+            selected += [shown["left"].c.name.label("left"), shown["right"].c.name.label("right")]
+        else:
+            selected += [
+                shown["stimulus"].c.name.label("condition"),
+                mark.c.artifact,
+                mark.c.severity,
+                mark.c.x,
+                mark.c.y,
+                mark.c.width,
+                mark.c.height,
+                mark.c.shape,
+            ]
+            source = source.outerjoin(mark, mark.c.rating_id == rating.c.id)
+            order.append(mark.c.id)
+        query = sa.select(*selected).select_from(source).where(observer.c.study_id == of.id)
+        frame = self._frame(query.order_by(*order), times=("presented_at", "rated_at"))
+        frame["study"] = of.name
+        frame["method"] = of.method
+        if pairs:
+            frame = frame.rename(columns={"value": "choice"})
+        else:
+            keys = ["trial", "attribute"]
+            newest = frame.groupby(keys)["revision"].transform("max")
+            skipped = frame.loc[(frame["revision"] == newest) & (frame["value"] == "skip"), keys]
+            gone = pd.MultiIndex.from_frame(frame[keys]).isin(pd.MultiIndex.from_frame(skipped))
+            frame = frame[~gone].reset_index(drop=True)
+        types = {
+            "repeat_of": "Int64",
+            "simulated": "bool",
+            "response_time_ms": "float64",
+            **dict.fromkeys(("severity", "x", "y", "width", "height"), "float64"),
+        }
+        return frame[columns].astype({key: t for key, t in types.items() if key in columns})
+
+    def progress(self, of: Study) -> Progress:
+        """How far a study is; nothing of it says which condition people prefer."""
+        now = datetime.now(UTC)
+        sessions = self.sessions(of)
+        ours = (observer.c.study_id == of.id,)
+        source = rating.join(trial).join(session).join(observer)
+        with self._read() as connection:
+            observers, simulated = connection.execute(
+                sa.select(
+                    sa.func.count(),
+                    sa.func.coalesce(sa.func.sum(sa.cast(observer.c.simulated, sa.Integer)), 0),
+                ).where(*ours)
+            ).one()
+            groups = connection.execute(
+                sa.select(observer.c.group, sa.func.count())
+                .where(*ours)
+                .group_by(observer.c.group)
+                .order_by(observer.c.group)
+            )
+            by_group = {row[0]: row[1] for row in groups}
+            rows = connection.execute(
+                sa.select(
+                    rating.c.value,
+                    rating.c.response_time_ms,
+                    rating.c.rated_at,
+                    session.c.id,
+                )
+                .select_from(source)
+                .where(*ours)
+            ).all()
+        active = {row.id for row in rows if row.rated_at > now - timedelta(minutes=10)}
+        finished = set(sessions.loc[sessions["finished_at"].notna(), "session"])
+        ratings = self.ratings(of)
+        units = ["left", "right"] if "left" in ratings else ["condition"]
+        tests = ratings[ratings["kind"] == "test"].drop_duplicates("trial")
+        if len(units) == 2:  # A against B, whichever side they were on
+            ordered = [sorted(pair) for pair in zip(tests["left"], tests["right"], strict=True)]
+            tests = pd.DataFrame(ordered, columns=units).assign(trial=range(len(ordered)))
+        by_unit = tests.groupby(units, as_index=False).agg(trials=("trial", "size"))
+        times = pd.Series([row.response_time_ms for row in rows], dtype="float64")
+        return Progress(
+            observers=observers,
+            simulated=int(simulated),
+            sessions=len(sessions),
+            finished=len(finished),
+            active=len(active - finished),
+            trials=int(sessions["trials"].sum()),
+            rated_trials=int(sessions["rated_trials"].sum()),
+            ratings=len(rows),
+            skips=sum(row.value == "skip" for row in rows),
+            last_rating_at=max((row.rated_at for row in rows), default=None),
+            median_response_time_ms=float(times.median()) if len(times) else None,
+            by_group=by_group,
+            by_unit=by_unit,
+        )
+
+
+def open_store(url: str | Path, *, create: bool = False) -> Store:
+    """Open a database, bringing its tables up to date.
+
+    Parameters
+    ----------
+    url : str or Path
+        An SQLAlchemy URL (``sqlite:///study.db``, ``postgresql://user@host/name``) or the path
+        of an SQLite file.
+    create : bool
+        Whether to create the tables (and an SQLite file) where there are none.
+
+    Raises
+    ------
+    InputError
+        It cannot be opened, holds something else, or was made by a newer percept. Nothing is
+        written, and no file is left behind.
+    """
+    text = str(url)
+    try:
+        parsed = sa.make_url(text if "://" in text else f"sqlite:///{text}")
+    except ArgumentError as error:
+        raise InputError(
+            "not a database URL",
+            key="db",
+            value=text,
+            remedy="Use sqlite:///FILE, a file name, or postgresql://USER@HOST/NAME",
+        ) from error
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    file: Path | None = None
+    created = False
+    if parsed.get_backend_name() == "sqlite":
+        file = _check_sqlite_file(parsed, text, create=create)
+        created = not file.exists()
+    shown = parsed.render_as_string(hide_password=True)
+    try:
+        if file is not None:
+            engine = _sqlite_engine(file)
+        else:
+            engine = sa.create_engine(parsed, pool_size=16, max_overflow=48, pool_pre_ping=True)
+    except NoSuchModuleError as error:
+        raise InputError(
+            "databases of this kind are not supported",
+            key="db",
+            value=shown,
+            remedy="Use sqlite:///FILE or postgresql://USER@HOST/NAME",
+        ) from error
+    except ModuleNotFoundError as error:
+        raise InputError(
+            "the driver for PostgreSQL is not installed",
+            key="db",
+            value=shown,
+            remedy='pip install "percept[postgresql]"',
+        ) from error
+    store = Store(engine, file=file, created=created)
+    try:
+        _migrate(store, shown, create=create)
+    except DBAPIError as error:
+        store.discard()
+        raise InputError(
+            f"the database cannot be opened: {str(error.orig).strip()}",
+            key="db",
+            value=shown,
+            remedy="Check that it exists, runs, and may be written by you",
+        ) from error
+    except BaseException:
+        store.discard()
+        raise
+    return store
+
+
+def _check_sqlite_file(parsed: sa.URL, text: str, *, create: bool) -> Path:
+    if not parsed.database or parsed.database == ":memory:":
+        raise InputError("an SQLite database needs a file", key="db", value=text)
+    file = Path(parsed.database).absolute()
+    if not file.parent.is_dir():
+        raise InputError(
+            "the database cannot be opened: its folder does not exist",
+            key="db",
+            value=text,
+            remedy=f"Create {file.parent} or check the path",
+        )
+    if not file.exists() and not create:
+        raise InputError(
+            "there is no database",
+            key="db",
+            value=text,
+            remedy="Check the path; `percept study create` makes one",
+        )
+    if file.exists():
+        try:
+            with file.open("rb") as stream:
+                head = stream.read(16)
+        except OSError as error:
+            raise InputError(
+                f"the database cannot be opened: {error.strerror}", key="db", value=text
+            ) from error
+        if head != b"SQLite format 3\0":
+            raise InputError(
+                "the file is no SQLite database",
+                key="db",
+                value=text,
+                remedy="Check the path; nothing was changed",
+            )
+    return file
+
+
+def _sqlite_engine(file: Path) -> sa.Engine:
+    engine = sa.create_engine(
+        sa.URL.create("sqlite", database=str(file)),
+        connect_args={"timeout": 30},
+        pool_size=16,
+        max_overflow=48,
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # begin() below says when a transaction starts
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA synchronous = FULL")  # a saved vote survives a power cut
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        # A transaction that reads first and writes later could find the lock taken and fail;
+        # writers take it at the start.
+        writes = connection.get_execution_options().get("percept_write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _migrate(store: Store, shown: str, *, create: bool) -> None:
+    """Create or upgrade the tables, or refuse a database that is not ours."""
+    version = _version(store.engine)
+    if version == schema.REVISION:
+        return
+    # Late, because almost every start finds the tables up to date.
+    import alembic.command
+    import alembic.config
+    import alembic.script
+
+    config = alembic.config.Config()
+    folder = str(Path(__file__).parent / "migrations")
+    config.set_main_option("script_location", folder.replace("%", "%%"))
+    known = {one.revision for one in alembic.script.ScriptDirectory(folder).walk_revisions()}
+    if version is not None and version not in known:
+        raise InputError(
+            f"the database has the unknown version {version!r}: a newer percept made it",
+            key="db",
+            value=shown,
+            remedy="Update percept",
+        )
+    if version is None:
+        if sa.inspect(store.engine).get_table_names():
+            raise InputError(
+                "the database holds something else", key="db", value=shown, remedy="Use another"
+            )
+        if not create:
+            raise InputError(
+                "the database is empty",
+                key="db",
+                value=shown,
+                remedy="`percept study create` fills it",
+            )
+        if store.file is not None:
+            with store.engine.connect() as connection:
+                raw = connection.connection.driver_connection
+                if raw is not None:
+                    raw.execute("PRAGMA journal_mode = WAL")  # stays with the file
+    with store._write() as connection:
+        if store.file is None:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x70657263)))
+        config.attributes["connection"] = connection
+        alembic.command.upgrade(config, "head")
+
+
+def _version(engine: sa.Engine) -> str | None:
+    if not sa.inspect(engine).has_table("alembic_version"):
+        return None
+    with engine.connect() as connection:
+        version = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+    return str(version) if version is not None else None
+
+
+def _remove_sqlite(file: Path) -> None:
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        file.with_name(file.name + suffix).unlink(missing_ok=True)
+
+
+def _insert(connection: sa.Connection, table: sa.Table, **values: Any) -> int:
+    key = connection.execute(sa.insert(table).values(**values)).inserted_primary_key
+    if key is None:
+        raise IntegrityError("insert gave no key", None, ValueError(table.name))
+    return int(key[0])
+
+
+def _study(row: sa.Row[Any]) -> Study:
+    return Study(**dict(row._mapping))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _keyed(of: Study, value: str) -> str:
+    return hmac.new(bytes.fromhex(of.secret), value.encode(), hashlib.sha256).hexdigest()
+
+
+def _token(of: Study, client_id: str) -> str:
+    """Derive a client's session token: the same for a resent join, and stored nowhere."""
+    return _keyed(of, f"session:{client_id}")
