@@ -1,0 +1,1 @@
+"""Training of colorizers, started by ``percept train`` as child processes."""

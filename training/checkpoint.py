@@ -1,0 +1,153 @@
+"""The folder of one training: what is in it, and whether this training may continue it.
+
+``DIR/`` holds the checkpoint that inference reads (``model.safetensors``, ``config.json``),
+``run.json`` (settings and provenance), ``log.jsonl``, and ``state/step-N/``, from which the same
+command resumes. A state directory gets its name only when it is whole, and the one before is
+removed only then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from percept.distributed import barrier, is_main, rank
+from percept.errors import InputError
+from percept.inference.run import read_json
+
+RUN_FORMAT = 1
+_OURS = ("model.safetensors", "config.json", "run.json", "log.jsonl", "state")
+
+
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """``run.json`` of a training begun earlier; None where there is none."""
+    file = folder / "run.json"
+    return read_json(file) if file.is_file() else None
+
+
+def check_folder(folder: Path, settings: Mapping[str, Any], *, fresh: bool) -> None:
+    """Refuse a folder that holds something else than this very training.
+
+    Raises
+    ------
+    InputError
+        Naming every setting that has changed.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError("is not a folder", file=folder, key="--out")
+    if fresh:
+        return
+    run = read_run(folder)
+    if run is None:
+        if (folder / "model.safetensors").exists() or (folder / "config.json").exists():
+            raise InputError(
+                "holds a checkpoint that was not trained here",
+                file=folder,
+                key="--out",
+                remedy="Name another folder, or add --fresh to replace it",
+            )
+        return
+    before, now = _flat(run["settings"]), _flat(settings)
+    changed = [
+        f"{key} {before.get(key)!r} → {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+    if changed:
+        raise InputError(
+            f"was begun with other settings: {'; '.join(changed)}",
+            file=folder,
+            key="--out",
+            remedy="Put the settings back, name another folder, or add --fresh to start over",
+        )
+
+
+def clear(folder: Path) -> None:
+    """Remove what a training wrote, and nothing else."""
+    for name in _OURS:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def saved_step(folder: Path) -> int:
+    """Return the number of steps done in the newest whole state; 0 without one."""
+    return max((int(path.name[5:]) for path in (folder / "state").glob("step-*")), default=0)
+
+
+def save_state(
+    folder: Path, step: int, common: Mapping[str, Any], local: Mapping[str, Any]
+) -> None:
+    """Save a state: ``common`` by the main process, ``local``, if not empty, by each.
+
+    All processes call this, and see the same file system.
+    """
+    parts, whole = folder / "state" / f"part-{step}", folder / "state" / f"step-{step}"
+    if is_main():
+        shutil.rmtree(parts, ignore_errors=True)
+        parts.mkdir(parents=True)
+        _save(parts / "common.pt", common)
+    barrier()
+    if local:
+        _save(parts / f"rank-{rank()}.pt", local)
+    barrier()
+    if is_main():
+        _sync(parts)
+        shutil.rmtree(whole, ignore_errors=True)
+        parts.rename(whole)
+        _sync(whole.parent)
+        for old in whole.parent.iterdir():
+            if old != whole:
+                shutil.rmtree(old)
+
+
+def load_state(folder: Path, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read what :func:`save_state` wrote: the common part, and this process's own."""
+    whole = folder / "state" / f"step-{step}"
+    own = whole / f"rank-{rank()}.pt"
+    common = torch.load(whole / "common.pt", map_location="cpu", weights_only=True)
+    local = torch.load(own, map_location="cpu", weights_only=True) if own.exists() else {}
+    return common, local
+
+
+def trim_log(folder: Path, step: int) -> None:
+    """Drop the lines of ``log.jsonl`` after ``step``: those steps are about to be done again."""
+    file = folder / "log.jsonl"
+    if file.exists():
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        # A line cut short by the end of a process has no newline.
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        file.write_text("".join(kept), encoding="utf-8")
+
+
+def _save(file: Path, value: Mapping[str, Any]) -> None:
+    with file.open("wb") as stream:
+        torch.save(dict(value), stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,110 @@
+"""One worker of ``percept train``; also for ``torchrun -m training.train`` and ``srun``.
+
+``--check`` looks at everything that can be wrong before a training, and trains nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from percept.errors import PerceptError
+from training.config import load_config
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the worker's arguments; ``percept train`` documents them."""
+    parser = argparse.ArgumentParser(prog="training.train", description=__doc__)
+    parser.add_argument("config")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--manifest")
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--check", type=int, metavar="NPROC")
+    return parser.parse_args(argv)
+
+
+def check(args: argparse.Namespace, world: int) -> None:
+    """Raise the first error that ``world`` workers would meet at their start."""
+    from percept.distributed import pick_device
+    from training.checkpoint import check_folder
+    from training.data import training_photographs
+    from training.trainer import make_network, settings_of
+
+    config = load_config(args.config, overrides=args.overrides, manifest=args.manifest, world=world)
+    make_network(config)
+    pick_device(args.device)
+    check_folder(args.out, settings_of(config, training_photographs(config.data)), fresh=args.fresh)
+
+
+def work(args: argparse.Namespace) -> None:
+    """Train, as one process of the world."""
+    import torch
+
+    from percept.distributed import (
+        barrier,
+        is_main,
+        pick_device,
+        process_group,
+        together,
+        world_size,
+    )
+    from training import checkpoint
+    from training.data import training_photographs
+    from training.trainer import Trainer, make_network, settings_of
+
+    device = pick_device(args.device)
+    with process_group(device):
+        with together():
+            config = load_config(
+                args.config, overrides=args.overrides, manifest=args.manifest, world=world_size()
+            )
+            torch.set_num_threads(config.distributed.threads)
+            torch.backends.cudnn.benchmark = False
+            torch.backends.cudnn.deterministic = True
+            photographs = training_photographs(config.data)
+            make_network(config)
+            settings = settings_of(config, photographs)
+            checkpoint.check_folder(args.out, settings, fresh=args.fresh)
+        if args.fresh and is_main():
+            checkpoint.clear(args.out)
+        barrier()
+        run = checkpoint.read_run(args.out)
+        if run is not None and run["state"] == "complete":
+            if is_main():
+                print(f"{config.arm}: already trained, {run['step']} steps, in {args.out}")
+            return
+        with together():
+            trainer = Trainer(config, photographs, args.out, device=device)
+        if is_main():
+            steps, batch = config.train.steps, config.train.global_batch
+            print(
+                f"{config.arm}: {len(photographs)} photographs, {steps} steps of {batch} views, "
+                f"{world_size()} × {device.type}"
+                + (f", resuming after step {trainer.step}" if trainer.step else ""),
+                flush=True,
+            )
+        trainer.run()
+        if is_main():
+            print(f"{config.arm}: trained in {trainer.seconds:.0f} s, checkpoint {args.out}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the worker; returns its exit code."""
+    args = parse(argv)
+    try:
+        if args.check is not None:
+            check(args, args.check)
+        else:
+            work(args)
+    except PerceptError as error:
+        print(f"percept train: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
