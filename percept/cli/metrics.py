@@ -1,0 +1,137 @@
+"""``percept metrics``: compute a run's metrics, or take in metrics made elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from percept.inference.run import Run
+    from percept.metrics.evaluate import Evaluation, Progress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Compute metrics of every image of a run into its metrics.parquet. What is there already "
+        "and still valid is kept. A metric that an image cannot have (no reference, say) is left "
+        "out, and the reason is told and kept in run.json. Also under torchrun or srun."
+    )
+    parser.add_argument("run_dir", metavar="RUN", help="run directory of percept infer")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--metric",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="metrics to compute: psnr, psnr_ab, ssim, ciede2000, ciede2000_p95, lpips_alex, "
+        "colorfulness, luminance_fidelity (default: all)",
+    )
+    what.add_argument(
+        "--import",
+        dest="import_file",
+        metavar="FILE",
+        help="instead, take in metrics made elsewhere: a CSV with the columns content_id, "
+        "condition, metric, value",
+    )
+    parser.add_argument(
+        "--nproc", type=int, default=1, metavar="N", help="processes (default: %(default)s)"
+    )
+    parser.add_argument("--fresh", action="store_true", help="compute again what is there already")
+    parser.add_argument(
+        "--allow-failures",
+        action="store_true",
+        help="exit with 0 even if some images could not be measured",
+    )
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    from percept.distributed import in_world, is_main, relaunch
+    from percept.errors import InputError
+    from percept.inference.run import open_run
+
+    if args.nproc < 1:
+        raise InputError("must be at least 1", key="--nproc", value=args.nproc)
+    opened = open_run(args.run_dir)
+    if args.import_file is not None:
+        return _import(opened, args)
+    if args.nproc > 1 and not in_world():
+        return relaunch(args, args.nproc, positional=("run_dir",))
+    from percept.metrics.evaluate import evaluate_run
+
+    with _progress_bar(shown=is_main()) as progress:
+        done = evaluate_run(opened, args.metric, fresh=args.fresh, progress=progress)
+    if not is_main():
+        return 0
+    _tell(opened, done, as_json=args.json)
+    return 1 if done.failed and not args.allow_failures else 0
+
+
+def _import(opened: Run, args: argparse.Namespace) -> int:
+    import json
+
+    from percept.metrics.evaluate import import_metrics
+
+    frame = import_metrics(opened, args.import_file)
+    names = list(frame["metric"].unique())
+    if args.json:
+        print(json.dumps({"imported": names, "rows": len(frame)}))
+    else:
+        print(f"{len(frame)} values of {', '.join(names)} are in {opened.root / 'metrics.parquet'}")
+    return 0
+
+
+def _tell(opened: Run, done: Evaluation, *, as_json: bool) -> None:
+    import json
+    import sys
+
+    file = opened.root / "metrics.parquet"
+    if as_json:
+        told = {
+            "metrics": str(file),
+            "computed": done.computed,
+            "kept": done.kept,
+            "skipped": done.skipped,
+            "failed": done.failed,
+        }
+        print(json.dumps(told, indent=2, ensure_ascii=False))
+        return
+    frame = opened.metrics
+    if len(frame):
+        names = [condition.name for condition in opened.conditions]
+        table = frame.pivot_table(
+            index="condition", columns="metric", values="value", aggfunc="median"
+        )
+        order = [name for name in (*done.computed, *done.kept) if name in table]
+        print("Medians over photographs (↑ higher is better, ↓ lower is better):")
+        table = table.reindex(index=names, columns=order)
+        info = opened.info["metrics"]
+        arrows = {True: " ↑", False: " ↓", None: ""}
+        table.columns = [f"{n}{arrows[info.get(n, {}).get('higher_is_better')]}" for n in order]
+        table.index.name = None
+        print(table.to_string(float_format="{:.3f}".format, na_rep="–"))
+    for name, reason in done.skipped.items():
+        print(f"left out: {name}: {reason}")
+    kept = f" ({', '.join(done.kept)} were there already)" if done.kept else ""
+    print(f"{file}{kept}")
+    for problem in done.failed:
+        print(f"failed: {problem}", file=sys.stderr)
+
+
+@contextmanager
+def _progress_bar(*, shown: bool) -> Iterator[Progress | None]:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not shown or not console.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    with Progress(
+        "metrics", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+    ) as bar:
+        task = bar.add_task("metrics", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,457 @@
+"""Computes metrics of a run, on any number of processes, and takes in those made elsewhere.
+
+The work is shared by photograph: whoever is free draws the next one, largest first, and measures
+all its conditions, so that source and reference are read and converted once. A value depends on
+its images alone (one compute thread, one image at a time), so ``metrics.parquet`` is the same,
+bytes included, at any world size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from percept import __version__
+from percept.distributed import (
+    SharedCounter,
+    all_gather_rows,
+    all_gather_texts,
+    is_main,
+    process_group,
+    together,
+)
+from percept.errors import InputError, InputErrors
+from percept.inference.run import Run, write_parquet_atomic
+from percept.manifest import load_rgb, sha256_file
+from percept.metrics.color import Array, Images, Picture
+from percept.metrics.registry import METRICS, Metric
+from percept.metrics.weights import load_backbone, weights_info
+from percept.types import METRIC_COLUMNS
+
+Progress = Callable[[int, int], None]
+"""Called with the number of photographs begun and their total."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What :func:`evaluate_run` did.
+
+    Attributes
+    ----------
+    computed : tuple of str
+        Metrics computed now.
+    kept : tuple of str
+        Metrics that were there already and are still valid.
+    skipped : dict of str to str
+        Metrics that are missing for all or some images, each with the reason.
+    failed : tuple of str
+        Images that could not be measured, each with what is wrong.
+    """
+
+    computed: tuple[str, ...]
+    kept: tuple[str, ...]
+    skipped: dict[str, str]
+    failed: tuple[str, ...]
+
+
+def select_metrics(names: Sequence[str] | None) -> list[Metric]:
+    """Metrics of these names, in registry order; all of them for None.
+
+    Raises
+    ------
+    InputError
+        An unknown name.
+    """
+    for name in names or ():
+        if name not in METRICS:
+            raise InputError(
+                "unknown metric",
+                value=name,
+                remedy=f"There are {', '.join(METRICS)}; others come in by --import",
+            )
+    return [metric for metric in METRICS.values() if names is None or metric.name in names]
+
+
+def evaluate_run(
+    run: Run,
+    metrics: Sequence[str] | None = None,
+    *,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Compute metrics of a run into its ``metrics.parquet``.
+
+    Metrics that are there already are kept while the run's outputs, its manifest and the weights
+    stay as they were; those that went stale are computed again, asked for or not. An image that
+    cannot be measured (no reference, failed in inference, too small) has no row, and
+    ``run.json["metrics_skipped"]`` says why. ``run.json["metrics"]`` describes each metric.
+
+    Called by every worker of a world (see :mod:`percept.distributed`); by a plain process, it is
+    a world of one.
+
+    Parameters
+    ----------
+    run : Run
+        An opened run.
+    metrics : sequence of str, optional
+        Names from :data:`percept.metrics.registry.METRICS`. Default: all; those whose weights
+        are absent are left out then, while asking for one by name is an error.
+    fresh : bool
+        Compute again what is there.
+    progress : callable, optional
+        Follows the work; called by the main worker.
+
+    Raises
+    ------
+    InputError
+        An unknown metric, or weights that are absent or damaged.
+    """
+    with process_group("cpu"), _one_thread():
+        with together():
+            plan = _plan(run, metrics, fresh)
+        rows, problems = _measure_share(run, plan, progress)
+        rows, problems = all_gather_rows(rows), sorted(all_gather_texts(problems))
+        measured = np.asarray(rows)
+        with together():
+            if is_main():
+                _write(run, plan, measured)
+        return Evaluation(
+            computed=tuple(metric.name for metric in plan.todo),
+            kept=plan.kept,
+            skipped=_skipped(plan, measured),
+            failed=tuple(problem.split(" ", 1)[1] for problem in problems),
+        )
+
+
+# -- planning: a pure function of the run's files, the same on every worker ----------------------
+
+
+@dataclass(frozen=True)
+class _Plan:
+    todo: list[Metric]
+    kept: tuple[str, ...]
+    eligible: Array
+    """(outputs, todo) bool: which images have what which metric needs."""
+    skipped: dict[str, str]
+    inputs: str
+    """Hash of the tables that say what is to be measured."""
+
+
+def _plan(run: Run, names: Sequence[str] | None, fresh: bool) -> _Plan:
+    inputs = _hash_inputs(run)
+    known = run.info.get("metrics", {})
+    present = set(run.metrics["metric"])
+    wanted = select_metrics(names)
+    todo, kept, skipped = [], [], {}
+    for metric in METRICS.values():
+        entry = known.get(metric.name)
+        asked = metric in wanted
+        if not asked and entry is None and metric.name not in present:
+            continue
+        available = metric.weights is None or weights_info(metric.weights) is not None
+        current = (
+            entry is not None
+            and entry["inputs_sha256"] == inputs
+            and entry["failed"] == 0
+            and (not available or entry["weights"] == _weights(metric))
+        )
+        if current and not (fresh and asked):
+            kept.append(metric.name)
+        elif available or (names and asked):
+            if metric.weights:
+                load_backbone(metric.weights)  # raises where they are absent or damaged
+            todo.append(metric)
+        else:
+            skipped[metric.name] = f"no {metric.weights} weights: run `percept weights fetch`"
+    for name in sorted(present - METRICS.keys()):
+        if known.get(name, {}).get("inputs_sha256", inputs) == inputs:
+            kept.append(name)
+        else:
+            skipped[name] = "imported before the run changed: import it again"
+    eligible = np.zeros((len(run.outputs), len(todo)), dtype=bool)
+    for column, metric in enumerate(todo):
+        eligible[:, column], reason = _eligible(run, metric)
+        if reason:
+            skipped[metric.name] = reason
+    return _Plan(todo, tuple(kept), eligible, skipped, inputs)
+
+
+def _eligible(run: Run, metric: Metric) -> tuple[Array, str]:
+    """Which outputs a metric can be computed of, and why not the others."""
+    outputs = run.outputs
+    ok = (outputs["status"] == "ok").to_numpy(bool)
+    reasons = [_count(int((~ok).sum()), "output", "failed in inference")]
+    if metric.kind == "full-reference":
+        paths = run.manifest.set_index("content_id").get("reference_path")
+        with_reference = set() if paths is None else set(paths.dropna().index)
+        has = outputs["content_id"].isin(with_reference).to_numpy(bool)
+        reasons.append(_count(outputs["content_id"][~has].nunique(), "photograph", "no reference"))
+        ok = ok & has
+    side = outputs[["width", "height"]].min(axis=1).fillna(0).to_numpy(float)
+    small = ok & (side < metric.min_side)
+    least = f"smaller than {metric.min_side}×{metric.min_side} pixels"
+    reasons.append(_count(int(small.sum()), "output", least))
+    return ok & ~small, "; ".join(filter(None, reasons))
+
+
+def _count(n: int, noun: str, what: str) -> str:
+    return f"{what}: {n} {noun}{'' if n == 1 else 's'}" if n else ""
+
+
+def _hash_inputs(run: Run) -> str:
+    digests = [sha256_file(run.root / f"{name}.parquet") for name in ("outputs", "manifest")]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _weights(metric: Metric) -> str | None:
+    info = weights_info(metric.weights) if metric.weights else None
+    return info["sha256"] if info else None
+
+
+# -- measuring -----------------------------------------------------------------------------------
+
+
+def _measure_share(run: Run, plan: _Plan, progress: Progress | None) -> tuple[Any, list[str]]:
+    """Measure the photographs that this worker draws.
+
+    Returns
+    -------
+    tensor of float64, shape (n, 3)
+        Index of the output, index of the metric in ``plan.todo``, value.
+    list of str
+        Problems; each begins with the output's index so that they sort.
+    """
+    import torch
+
+    groups = _photographs(run, plan)
+    counter = SharedCounter("metrics")
+    rows: list[tuple[float, float, float]] = []
+    problems: list[str] = []
+    while (drawn := counter.next()) < len(groups):
+        if progress and is_main():
+            progress(drawn, len(groups))
+        for output, metric, value in _measure_photograph(run, plan, groups[drawn]):
+            if isinstance(value, float):
+                rows.append((output, metric, value))
+            else:
+                problems.append(f"{output:09d} {value}")
+    if progress and is_main():
+        progress(len(groups), len(groups))
+    return torch.tensor(rows, dtype=torch.float64).reshape(-1, 3), problems
+
+
+def _photographs(run: Run, plan: _Plan) -> list[list[int]]:
+    """Group the indices of the outputs to measure by photograph, the largest first."""
+    outputs = run.outputs[plan.eligible.any(axis=1)]
+    pixels = outputs["width"].to_numpy(float) * outputs["height"].to_numpy(float)
+    groups = outputs.groupby("content_id", sort=False).indices
+    positions = outputs.index.to_numpy()
+    ordered = sorted(groups.values(), key=lambda rows: (-pixels[rows].sum(), rows[0]))
+    return [positions[rows].tolist() for rows in ordered]
+
+
+def _measure_photograph(
+    run: Run, plan: _Plan, indices: Sequence[int]
+) -> Iterator[tuple[int, int, float | str]]:
+    """Yield output index, metric index, and the value or what prevented it."""
+    outputs = run.outputs.iloc[list(indices)]
+    contents = run.manifest.set_index("content_id")
+    content = contents.loc[outputs["content_id"].iloc[0]]
+    source = _picture(run, content["path"])
+    reference = _picture(run, content.get("reference_path"))
+    for index, output in zip(indices, outputs.to_dict("records"), strict=True):
+        picture = Picture(partial(_read_output, run, output))
+        images = Images(picture, source=source, reference=reference)
+        told = set()
+        for column in np.flatnonzero(plan.eligible[index]):
+            try:
+                value = plan.todo[column].compute(images)
+            except InputError as error:
+                if str(error) not in told:
+                    told.add(str(error))
+                    where = f"{output['content_id']}, {output['condition']}"
+                    yield index, int(column), f"{where}: {error}"
+            else:
+                yield index, int(column), value
+
+
+def _picture(run: Run, path: Any) -> Picture | None:
+    return Picture(lambda: load_rgb(run.resolve(path))) if isinstance(path, str) else None
+
+
+def _read_output(run: Run, output: Mapping[Hashable, Any]) -> Array:
+    file = run.image(output["path"])
+    if not file.is_file() or sha256_file(file) != output["sha256"]:
+        raise InputError(
+            "not the image that inference wrote",
+            file=file,
+            remedy="Give the run's percept infer command again",
+        )
+    return load_rgb(file)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One compute thread, as in every worker: thread counts change results."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# -- collecting and writing ----------------------------------------------------------------------
+
+
+def _skipped(plan: _Plan, measured: Array) -> dict[str, str]:
+    """Why each metric is missing for all or some images."""
+    skipped = dict(plan.skipped)
+    for column, metric in enumerate(plan.todo):
+        failed = _count(_failed(plan, measured, column), "output", "cannot be measured")
+        if failed:
+            skipped[metric.name] = "; ".join(filter(None, [skipped.get(metric.name), failed]))
+    return skipped
+
+
+def _failed(plan: _Plan, measured: Array, column: int) -> int:
+    return int(plan.eligible[:, column].sum() - (measured[:, 1] == column).sum())
+
+
+def _write(run: Run, plan: _Plan, measured: Array) -> None:
+    measured = measured[np.lexsort((measured[:, 1], measured[:, 0]))]
+    outputs = run.outputs.iloc[measured[:, 0].astype(int)]
+    names = np.array([metric.name for metric in plan.todo], dtype=object)
+    frame = pd.DataFrame(
+        {
+            "content_id": outputs["content_id"].to_numpy(),
+            "condition": outputs["condition"].to_numpy(),
+            "metric": names[measured[:, 1].astype(int)],
+            "value": measured[:, 2],
+        }
+    )
+    skipped = _skipped(plan, measured)
+    old = run.metrics
+    gone = set(old["metric"]) - set(frame["metric"]) - set(plan.kept)
+    if (
+        not plan.todo
+        and not gone
+        and skipped.items() <= run.info.get("metrics_skipped", {}).items()
+    ):
+        return
+    if gone:
+        write_parquet_atomic(run.root / "metrics.parquet", old[~old["metric"].isin(gone)])
+        run.info["metrics"] = {k: v for k, v in run.info["metrics"].items() if k not in gone}
+    info = {
+        metric.name: _describe(metric)
+        | {"inputs_sha256": plan.inputs, "failed": _failed(plan, measured, column)}
+        for column, metric in enumerate(plan.todo)
+    }
+    run.write_metrics(frame, skipped, info)
+
+
+def _describe(metric: Metric) -> dict[str, Any]:
+    """Describe a metric to readers of ``run.json``; null is an end of the range that is open."""
+    return {
+        "kind": metric.kind,
+        "higher_is_better": metric.higher_is_better,
+        "unit": metric.unit,
+        "range": [end if math.isfinite(end) else None for end in metric.range],
+        "citation": metric.citation,
+        "percept": __version__,
+        "weights": _weights(metric),
+    }
+
+
+# -- metrics made elsewhere ----------------------------------------------------------------------
+
+
+def import_metrics(run: Run, file: str | Path) -> pd.DataFrame:
+    """Add metrics computed elsewhere to a run.
+
+    Parameters
+    ----------
+    run : Run
+        An opened run.
+    file : str or Path
+        CSV with the columns ``content_id, condition, metric, value``. Values are numbers,
+        ``inf`` included; a missing value is a missing row. What the run had of the same metrics
+        is replaced.
+
+    Returns
+    -------
+    DataFrame
+        The rows taken in.
+
+    Raises
+    ------
+    InputErrors
+        Unreadable file, missing column, unknown photograph or condition, a repeated row, a value
+        that is no number, or the name of a metric that percept computes; all rows at once.
+    """
+    file = Path(file)
+    frame = _read_csv(file)
+    contents = set(run.manifest["content_id"])
+    conditions = {condition.name for condition in run.conditions}
+    errors = []
+
+    def complain(row: int, column: str, message: str, remedy: str) -> None:
+        value = frame[column].iloc[row]
+        errors.append(
+            InputError(message, file=file, row=row + 1, column=column, value=value, remedy=remedy)
+        )
+
+    values = pd.to_numeric(frame["value"], errors="coerce")
+    repeated = frame.duplicated(["content_id", "condition", "metric"])
+    for row, (content, condition, metric, _) in enumerate(frame.itertuples(index=False)):
+        if content not in contents:
+            complain(row, "content_id", "no such photograph in the run", "Leave the row out")
+        if condition not in conditions:
+            there = ", ".join(sorted(conditions))
+            complain(row, "condition", "no such condition in the run", f"It has {there}")
+        if metric in METRICS:
+            complain(row, "metric", "percept computes a metric of this name", "Rename it")
+        elif not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", metric):
+            remedy = "Use letters, digits, _, - and ."
+            complain(row, "metric", "not a name for a metric", remedy)
+        if np.isnan(values.iloc[row]):
+            complain(row, "value", "not a number", "Leave the row out if there is no value")
+        if repeated.iloc[row]:
+            complain(row, "metric", "the same photograph, condition and metric again", "Keep one")
+    if errors:
+        raise InputErrors(errors)
+    frame = frame.assign(value=values.astype("float64"))
+    entry = {"imported_from": file.name, "sha256": sha256_file(file)}
+    entry["inputs_sha256"] = _hash_inputs(run)
+    run.write_metrics(frame, {}, dict.fromkeys(frame["metric"].unique(), entry))
+    return frame
+
+
+def _read_csv(file: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (OSError, UnicodeError, ValueError) as error:  # pandas' parser errors are ValueErrors
+        raise InputError(f"cannot be read as CSV: {error}", file=file) from None
+    for column in METRIC_COLUMNS:
+        if column not in frame:
+            raise InputError(
+                "column missing",
+                file=file,
+                column=column,
+                remedy=f"The columns are {', '.join(METRIC_COLUMNS)}",
+            )
+    if frame.empty:
+        raise InputError("the table has no rows", file=file)
+    return frame[list(METRIC_COLUMNS)]

@@ -1,0 +1,178 @@
+"""Full-reference metrics: how far a colorized image is from the true colour image.
+
+All compare with one particular truth. A photograph has many plausible colourings, so a good
+colorization that chose another red coat scores badly here; on real colorizers these metrics
+predict people's preferences poorly (Mullery and Whelan 2022).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from percept.metrics.color import Images, Picture
+from percept.metrics.weights import BACKBONES, load_backbone, weights_file
+
+
+def psnr(images: Images) -> float:
+    """Peak signal-to-noise ratio on sRGB.
+
+    ``10 log10(1 / MSE)``, the mean squared error taken over all pixels and the three channels of
+    sRGB in [0, 1]. In dB, higher is better; ``inf`` for identical images, stored as such.
+
+    Source: ITU-T J.144; equals ``skimage.metrics.peak_signal_noise_ratio(data_range=1)``.
+    Known failure: dominated by luminance error where the luminance differs, and blind to where
+    in the image an error lies; safe desaturated colour beats vivid colour of another hue.
+    """
+    # In integers: exact, and it needs no view in floating point.
+    error = np.subtract(images.output.srgb, images.reference.srgb, dtype=np.int32)
+    return _psnr(float(np.mean(error * error)), 255.0)
+
+
+def psnr_ab(images: Images) -> float:
+    """Peak signal-to-noise ratio of chroma.
+
+    ``10 log10(255² / MSE)``, the mean squared error taken over all pixels and over a* and b* of
+    CIE L*a*b* together. In dB, higher is better; ``inf`` for equal chroma, stored as such.
+
+    Source: common in colorization papers; ``data_range`` 255 follows the 8-bit a*, b* planes
+    used there. Published code sometimes takes a* alone: such values do not compare.
+    Known failure: as :func:`psnr`, luminance aside; grey is a hard baseline to beat.
+    """
+    error = images.output.lab[..., 1:] - images.reference.lab[..., 1:]
+    return _psnr(float(np.mean(error * error)), 255.0)
+
+
+def _psnr(mse: float, data_range: float) -> float:
+    return math.inf if mse == 0.0 else 10.0 * math.log10(data_range**2 / mse)
+
+
+def ssim(images: Images) -> float:
+    """Structural similarity on sRGB.
+
+    Wang et al. (2004): Gaussian window with σ = 1.5 on 11×11 pixels, K1 = 0.01, K2 = 0.03, biased
+    covariances, each channel of sRGB in [0, 1] alone, averaged over channels and over pixels
+    whose window lies inside the image. At most 1 (identical), higher is better; smaller than
+    11×11 pixels is not computed.
+
+    Source: Wang, Bovik, Sheikh and Simoncelli 2004, doi:10.1109/TIP.2003.819861, by
+    ``skimage.metrics.structural_similarity``.
+    Known failure: made for luminance structure; a colorizer that keeps the luminance scores high
+    whatever its colours.
+    """
+    from skimage.metrics import structural_similarity
+
+    return float(
+        structural_similarity(
+            images.output.rgb,
+            images.reference.rgb,
+            data_range=1.0,
+            channel_axis=-1,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        )
+    )
+
+
+def ciede2000(images: Images) -> float:
+    """Mean CIEDE2000 colour difference.
+
+    Mean over pixels of ΔE00 (kL = kC = kH = 1). At least 0 (identical), lower is better; about 1
+    is a just noticeable difference of flat patches.
+
+    Source: Sharma, Wu and Dalal 2005, doi:10.1002/col.20070, by
+    ``skimage.color.deltaE_ciede2000``.
+    Known failure: per-pixel, made for flat patches, so fine texture weighs as much as a face;
+    above some 5 units it is not uniform.
+    """
+    return float(np.mean(images.delta_e))
+
+
+def ciede2000_p95(images: Images) -> float:
+    """95th percentile of the CIEDE2000 colour difference.
+
+    The value that 95 % of pixels stay below (linear interpolation). At least 0, lower is better.
+    It sees a wrong region that the mean dilutes; a wrong region under 5 % of the image it
+    misses altogether. Source as :func:`ciede2000`.
+    """
+    return float(np.percentile(images.delta_e, 95))
+
+
+def lpips_alex(images: Images) -> float:
+    """Learned perceptual image patch similarity, AlexNet, linear heads v0.1.
+
+    Σ over five layers of the mean over positions of ``w · (f(output) − f(reference))²``, with
+    activations f of unit length per position. Inputs are sRGB scaled to [-1, 1]. At least 0
+    (identical), lower is better; about 0.7 and more for unrelated images.
+
+    Source: Zhang, Isola, Efros, Shechtman and Wang 2018, arXiv:1801.03924; heads and network of
+    the ``lpips`` package, backbone by ``percept weights fetch``.
+    Known failure: trained on distortions such as blur and compression, not on changes of hue;
+    its value depends on the image's resolution.
+    """
+    network = _lpips("alexnet", weights_file("alexnet"))
+    pair = (images.output.keep("alexnet", network), images.reference.keep("alexnet", network))
+    return network.distance(*pair)
+
+
+@lru_cache(maxsize=2)
+def _lpips(backbone: str, file: Path) -> Lpips:
+    """Build a network once for each file of weights."""
+    return Lpips(backbone)
+
+
+class Lpips:
+    """LPIPS split in two, so that a reference's features serve all conditions.
+
+    Parameters
+    ----------
+    backbone : str
+        Name in :data:`percept.metrics.weights.BACKBONES`.
+
+    Raises
+    ------
+    InputError
+        The backbone's weights are not there: they are never replaced by random ones.
+    """
+
+    def __init__(self, backbone: str) -> None:
+        import warnings
+
+        import lpips
+        import torch
+
+        state = load_backbone(backbone)
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # lpips calls torchvision by its old argument names
+            self._model = lpips.LPIPS(
+                net=BACKBONES[backbone].lpips_name, pnet_rand=True, verbose=False
+            )
+        # The package files torchvision's layer n under slice1 … slice5 and keeps its number.
+        own = {f"features.{key.split('.', 1)[1]}": key for key in self._model.net.state_dict()}
+        self._model.net.load_state_dict({own[key]: value for key, value in state.items()})
+
+    def __call__(self, picture: Picture) -> list[Any]:
+        """Features of a picture: one tensor (1, C, h, w) per layer, unit length per position."""
+        import lpips
+        import torch
+
+        with torch.inference_mode():
+            image = torch.tensor(picture.srgb).permute(2, 0, 1)[None].float() / 127.5 - 1.0
+            layers = self._model.net(self._model.scaling_layer(image))
+            return [lpips.normalize_tensor(layer) for layer in layers]
+
+    def distance(self, first: list[Any], second: list[Any]) -> float:
+        """LPIPS between two pictures' features."""
+        import torch
+
+        with torch.inference_mode():
+            parts = [
+                head((a - b) ** 2).mean()
+                for head, a, b in zip(self._model.lins, first, second, strict=True)
+            ]
+            return float(sum(parts))
