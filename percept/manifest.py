@@ -115,6 +115,17 @@ class Manifest:
             return _package_file(path)
         return self.root / path
 
+    def path_from(self, directory: Path, path: str) -> str:
+        """``path``, a value of one of the path columns, for a manifest in ``directory``.
+
+        Absolute paths and ``package:`` names stay as they are.
+        """
+        if path.startswith(PACKAGE) or os.path.isabs(path):
+            return path
+        # Real directories: "link/.." is not the directory that holds the link.
+        file = os.path.join(os.path.realpath(self.root), path)
+        return Path(os.path.relpath(file, os.path.realpath(directory))).as_posix()
+
     def select(self, keep: Sequence[bool] | NDArray[np.bool_] | pd.Series[bool]) -> Manifest:
         """Only the rows where ``keep`` is true; the file and its hash are no longer its own."""
         frame = self.frame[np.asarray(keep, dtype=bool)].reset_index(drop=True)
@@ -150,10 +161,9 @@ class Manifest:
         parquet = _is_parquet(file)
         frame = self.frame.copy()
         frame = frame[[c for c in frame if c in MANIFEST_REQUIRED or frame[c].notna().any()]]
-        # Real directories: "link/.." is not the directory that holds the link.
-        old, new = os.path.realpath(self.root), os.path.realpath(file.parent)
         for column in frame.columns.intersection(list(PATH_COLUMNS)):
-            frame[column] = [_rebase(path, old, new) for path in frame[column]]
+            moved = [path and self.path_from(file.parent, path) for path in frame[column]]
+            frame[column] = pd.Series(moved, dtype=object)
         with atomic_file(file) as stream:
             if parquet:
                 frame.to_parquet(stream, index=False)
@@ -872,12 +882,6 @@ def _package_file(path: str) -> Path:
             remedy="Install it, or use another manifest",
         )
     return Path(spec.submodule_search_locations[0], *parts[1:])
-
-
-def _rebase(path: str | None, old: str, new: str) -> str | None:
-    if path is None or pd.isna(path) or path.startswith(PACKAGE) or os.path.isabs(path):
-        return path
-    return Path(os.path.relpath(os.path.join(old, path), new)).as_posix()
 
 
 def _is_parquet(file: Path) -> bool:
