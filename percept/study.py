@@ -6,17 +6,27 @@ use the same three.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
+from percept import __version__
 from percept.design import SessionPlan, plan_session
 from percept.errors import InputError
+from percept.inference.run import Run
 from percept.protocol import Protocol, parse_protocol
+from percept.stimuli import remove, render_stimuli, select_stimuli
 from percept.store.store import (
     Answer,
     Conflict,
@@ -28,9 +38,139 @@ from percept.store.store import (
     Trial,
     Usage,
 )
+from percept.types import GRAY, REFERENCE
 
 #: Trials that a client may hold at once.
 WINDOW = 8
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_FACTS = ("era", "process", "degradation", "stratum", "weight", "source", "license")
+
+
+def create_study(
+    run: Run,
+    protocol: Protocol,
+    store: Store,
+    name: str,
+    *,
+    seed: int = 1,
+    conditions: Sequence[str] | None = None,
+    contents: Sequence[str] | None = None,
+    stimuli: Path | None = None,
+    exist_ok: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Study:
+    """Render the display images of a run and write a study that shows them.
+
+    Parameters
+    ----------
+    run : Run
+        A finished run.
+    protocol : Protocol
+        The rule; its text and hash are frozen into the study.
+    store : Store
+    name : str
+        Part of the observers' link: letters, digits, ``.``, ``_`` and ``-``.
+    seed : int
+        Seed of all trial lists.
+    conditions, contents : sequence of str, optional
+        Names to restrict the study to.
+    stimuli : Path, optional
+        Folder for the display images; by default beside an SQLite database.
+    exist_ok : bool
+        Give back a study of that name if it has the same run and protocol.
+    progress : callable, optional
+        Called with (images done, images in all).
+
+    Returns
+    -------
+    Study
+        ``info["left_out"]`` names the photographs that could not be shown, with reasons.
+
+    Raises
+    ------
+    InputError
+        The name is taken or not allowed, a photograph is in a condition's training data, or
+        there is too little to compare. Nothing is written then.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            "not a name for a study",
+            key="name",
+            value=name,
+            remedy="Use up to 100 letters, digits, '.', '_' and '-'",
+        )
+    run_path = str(run.root.resolve())
+    existing = next((one for one in store.studies() if one.name == name), None)
+    if existing is not None:
+        same = existing.run_path == run_path and existing.protocol_sha256 == protocol.sha256
+        if exist_ok and same:
+            return existing
+        raise InputError(
+            "a study of this name exists" + ("" if same else ", of another run or protocol"),
+            key="name",
+            value=name,
+            remedy="Choose another name; studies are never overwritten",
+        )
+    selection = select_stimuli(
+        run, max_side=protocol.display.max_side, conditions=conditions, contents=contents
+    )
+    if protocol.method == "pairwise" and len(selection.conditions) < 2:
+        raise InputError(
+            "pairs need two conditions",
+            file=run.root,
+            value=[one.name for one in selection.conditions],
+            remedy="Run inference with more --condition NAME=SPEC",
+        )
+    folder = stimuli.resolve() if stimuli is not None else store.stimuli_folder()
+    rendered = render_stimuli(selection, folder, progress=progress)
+    try:
+        return store.add_study(
+            name=name,
+            method=protocol.method,
+            protocol=protocol.text,
+            protocol_sha256=protocol.sha256,
+            run_path=run_path,
+            seed=seed,
+            stimuli_path=str(folder) if stimuli is not None else None,
+            info={
+                "percept_version": __version__,
+                "run_sha256": hashlib.sha256((run.root / "run.json").read_bytes()).hexdigest(),
+                "left_out": selection.left_out,
+            },
+            conditions=[
+                {
+                    "name": one.name,
+                    "spec": one.spec,
+                    "arm": one.arm,
+                    "seed": one.seed,
+                    "sha256": one.sha256,
+                }
+                for one in selection.conditions
+            ],
+            contents=[
+                {
+                    "name": row["content_id"],
+                    "sha256": row["sha256"],
+                    "width": int(row["width"]),
+                    "height": int(row["height"]),
+                    **{fact: None if pd.isna(row.get(fact)) else row[fact] for fact in _FACTS},
+                }
+                for row in selection.contents.to_dict("records")
+            ],
+            stimuli=[{**row, "variant": ""} for row in rendered.table.to_dict("index").values()],
+        )
+    except BaseException:
+        remove(rendered.created)
+        raise
+
+
+def session_length(store: Store, study: Study) -> int:
+    """Trials of one session: the protocol's, or fewer in a study with fewer different ones."""
+    protocol = protocol_of(study)
+    plan = plan_session(protocol, store.stimuli(study), {}, rng=np.random.default_rng(0))
+    return len(plan.trials)
 
 
 @lru_cache(maxsize=64)
@@ -214,3 +354,348 @@ def _check_mark(protocol: Protocol, mark: Mark, key: str) -> None:
             value=mark.severity,
             remedy=f"Use one of: {severities}",
         )
+
+
+# Simulated observers -------------------------------------------------------------------------
+
+
+def simulate(
+    store: Store,
+    study: Study,
+    observers: int,
+    *,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Let simulated observers answer a study; returns how many joined.
+
+    They know nothing of metrics: every condition has a quality of its own, drawn from ``seed``
+    (``gray`` low, ``reference`` high), every photograph shifts it, every observer has a taste, a
+    side bias and lapses. They answer through the calls that a real session makes, and every row
+    of theirs is marked ``simulated``. The same study and seed give the same answers; observers
+    that answered before are left as they are.
+
+    Raises
+    ------
+    InputError
+        Real observers have answered this study.
+    """
+    known = store.observers(study)
+    if not known["simulated"].all():
+        raise InputError(
+            "real observers have joined this study",
+            key="study",
+            value=study.name,
+            remedy="Simulate on a copy: percept study create with another name",
+        )
+    protocol = protocol_of(study)
+    world = _World(protocol, store.conditions(study), store.contents(study), seed)
+    joined = 0
+    for number in range(observers):
+        person = _Person(world, number, seed)
+        with store.batch():
+            joined += person.answer(store, study, protocol)
+        if progress is not None:
+            progress(number + 1, observers)
+    return joined
+
+
+class _World:
+    """What simulated observers see: how good each image is and what is wrong with it."""
+
+    def __init__(
+        self, protocol: Protocol, conditions: pd.DataFrame, contents: pd.DataFrame, seed: int
+    ) -> None:
+        rng = np.random.default_rng([seed, 0])
+        names = [str(name) for name in conditions["condition"]]
+        rivals = [name for name in names if name not in (GRAY, REFERENCE)]
+        spaced = rng.permutation(np.linspace(-0.7, 0.7, len(rivals))).tolist()
+        quality = {GRAY: -1.3, REFERENCE: 1.6, **dict(zip(rivals, spaced, strict=True))}
+        self.names = names
+        self.utility: dict[tuple[str, str, str], float] = {}
+        self.defects: dict[tuple[str, str], list[Mark]] = {}
+        habits = {
+            name: rng.dirichlet(np.full(max(len(protocol.artifacts), 1), 0.6)) for name in names
+        }
+        for content in contents["content_id"]:
+            for name in names:
+                shift = rng.normal(0, 0.45)
+                for attribute in protocol.attributes:
+                    own = quality[name] + shift + rng.normal(0, 0.15)
+                    self.utility[attribute.name, str(content), name] = own
+                if protocol.artifacts:
+                    self.defects[str(content), name] = [
+                        self._defect(protocol, habits[name], quality[name] + shift, rng)
+                        for _ in range(rng.poisson(np.exp(0.2 - 0.8 * (quality[name] + shift))))
+                    ]
+
+    @staticmethod
+    def _defect(
+        protocol: Protocol, habit: np.ndarray, utility: float, rng: np.random.Generator
+    ) -> Mark:
+        levels = sorted(level.value for level in protocol.severities)
+        worse = 1 / (1 + np.exp(utility + rng.normal(0, 0.8)))
+        width, height = rng.uniform(0.08, 0.4, 2)
+        return Mark(
+            artifact=protocol.artifacts[int(rng.choice(len(habit), p=habit))].name,
+            severity=levels[min(int(worse * len(levels)), len(levels) - 1)],
+            x=float(rng.uniform(0, 1 - width)),
+            y=float(rng.uniform(0, 1 - height)),
+            width=float(width),
+            height=float(height),
+        )
+
+
+class _Person:
+    """One simulated observer."""
+
+    def __init__(self, world: _World, number: int, seed: int) -> None:
+        self.world, self.number, self.seed = world, number, seed
+        self.rng = np.random.default_rng([seed, 1, number])
+        self.taste = {name: self.rng.normal(0, 0.3) for name in world.names}
+        self.side_bias = self.rng.normal(0, 0.1)
+        self.lapse = self.rng.beta(1, 30)
+        self.threshold = float(np.exp(self.rng.normal(np.log(0.35), 0.4)))
+        self.pace = float(np.exp(self.rng.normal(0, 0.3)))
+        self.keenness = float(self.rng.uniform(0.35, 0.8))
+
+    def answer(self, store: Store, study: Study, protocol: Protocol) -> bool:
+        """Join and answer every trial; False if this observer did so before."""
+        clock = study.created_at + timedelta(minutes=int(self.rng.integers(1, 60 * 24 * 5)))
+        joined = join(
+            store,
+            study,
+            f"simulated-observer-{self.seed}-{self.number}",
+            consent_version=protocol.consent.version,
+            group=protocol.groups[self.number % len(protocol.groups)],
+            simulated=True,
+            name=f"simulated-{self.seed}-{self.number + 1:03d}",
+            now=clock,
+        )
+        if not joined.created:
+            return False
+        session = store.session(joined.token)
+        shown = store.shown(session)
+        while True:
+            trials = window(store, session, protocol).trials
+            if not trials:
+                return True
+            for trial in trials:
+                for attribute in session.attributes:
+                    seen = {role: shown[token] for role, token in trial.images.items()}
+                    value, marks, seconds = self._judge(protocol, attribute, seen)
+                    shown_at = clock
+                    clock += timedelta(seconds=seconds)
+                    answer = Answer(
+                        response_id=f"{joined.token[:32]}-{trial.position}-{attribute}"[:64],
+                        trial=trial.token,
+                        attribute=attribute,
+                        value=value,
+                        marks=marks,
+                        response_time_ms=round(seconds * 1000, 1),
+                        presented_at=shown_at,
+                    )
+                    rate(store, session, protocol, answer, now=clock)
+                    clock += timedelta(milliseconds=protocol.isi_ms)
+
+    def _judge(
+        self, protocol: Protocol, attribute: str, seen: Mapping[str, tuple[str, str | None]]
+    ) -> tuple[str, tuple[Mark, ...], float]:
+        if protocol.method == "artifact":
+            return self._mark(protocol, *seen["stimulus"])
+        left, right = (
+            self.world.utility[attribute, content, str(name)] + self.taste[str(name)]
+            for content, name in (seen["left"], seen["right"])
+        )
+        difference = left - right
+        felt = difference + self.side_bias + self.rng.logistic(0, 0.8)
+        value = "left" if felt > 0 else "right"
+        if protocol.tie and abs(felt) < self.threshold:
+            value = "tie"
+        if self.rng.random() < self.lapse:
+            value = str(self.rng.choice(["left", "right"]))
+        seconds = self.pace * np.exp(self.rng.normal(1.1 - 0.3 * min(abs(difference), 2), 0.35))
+        return value, (), float(seconds)
+
+    def _mark(
+        self, protocol: Protocol, content: str, name: str | None
+    ) -> tuple[str, tuple[Mark, ...], float]:
+        levels = sorted(level.value for level in protocol.severities)
+        marks = []
+        for defect in self.world.defects[content, str(name)]:
+            if self.rng.random() > self.keenness:
+                continue
+            x = float(np.clip(defect.x + self.rng.normal(0, 0.02), 0, 0.9))
+            y = float(np.clip(defect.y + self.rng.normal(0, 0.02), 0, 0.9))
+            level = levels.index(defect.severity) + int(
+                self.rng.choice([-1, 0, 1], p=[0.15, 0.7, 0.15])
+            )
+            marks.append(
+                Mark(
+                    artifact=defect.artifact
+                    if self.rng.random() > self.lapse + 0.05
+                    else str(self.rng.choice([one.name for one in protocol.artifacts])),
+                    severity=levels[level],
+                    x=x,
+                    y=y,
+                    width=min(defect.width, 1 - x),
+                    height=min(defect.height, 1 - y),
+                )
+            )
+        seconds = self.pace * (3 + 5 * len(marks)) * np.exp(self.rng.normal(0, 0.3))
+        return ("marks" if marks else "none"), tuple(marks), float(seconds)
+
+
+# Export --------------------------------------------------------------------------------------
+
+FORMATS = ("csv", "parquet", "json")
+
+
+def export_study(
+    store: Store, study: Study, out: Path, format: Literal["csv", "parquet", "json"] = "csv"
+) -> list[Path]:
+    """Write all of a study's tables, its protocol and a README of the columns to a new folder.
+
+    In CSV, text that a spreadsheet would run as a formula begins with an apostrophe.
+
+    Raises
+    ------
+    InputError
+        ``out`` holds something already, or cannot be written. Nothing is half-written.
+    """
+    if format not in FORMATS:
+        raise InputError(
+            "unknown format", key="format", value=format, remedy=f"Use one of {', '.join(FORMATS)}"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError("is there already", file=out, remedy="Name a new or empty folder")
+    tables = {
+        "ratings": store.ratings(study),
+        "observers": store.observers(study),
+        "sessions": store.sessions(study),
+        "conditions": store.conditions(study),
+        "contents": store.contents(study),
+        "notes": store.notes(study),
+        "events": store.events(study),
+        "looks": store.looks(study),
+    }
+    simulated = int(tables["observers"]["simulated"].sum())
+    about = {
+        "study": study.name,
+        "method": study.method,
+        "state": study.state,
+        "created_at": study.created_at.isoformat(),
+        "exported_at": datetime.now(UTC).isoformat(),
+        "protocol_sha256": study.protocol_sha256,
+        "run": study.run_path,
+        "seed": study.seed,
+        "observers": len(tables["observers"]),
+        "simulated_observers": simulated,
+        **study.info,
+    }
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        part.mkdir(parents=True)
+        for name, table in tables.items():
+            _write_table(table, part / f"{name}.{format}", format)
+        (part / "study.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+        (part / "protocol.toml").write_text(study.protocol, encoding="utf-8")
+        (part / "README.md").write_text(_export_readme(study, tables, simulated), encoding="utf-8")
+        part.replace(out)
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror or error}", file=out) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return sorted(out.iterdir())
+
+
+def _write_table(table: pd.DataFrame, file: Path, format: str) -> None:
+    table = table.copy()
+    for column in table.columns:
+        if table[column].map(lambda value: isinstance(value, dict | list)).any():
+            table[column] = [
+                None if value is None else json.dumps(value, sort_keys=True)
+                for value in table[column]
+            ]
+    if format == "parquet":
+        table.to_parquet(file, index=False)
+    elif format == "json":
+        table.to_json(file, orient="records", date_format="iso", date_unit="us", indent=1)
+    else:
+        safe = table.map(lambda value: _no_formula(value) if isinstance(value, str) else value)
+        safe.to_csv(file, index=False, date_format="%Y-%m-%dT%H:%M:%S.%f%z")
+
+
+def _no_formula(text: str) -> str:
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+_COLUMNS = {
+    "study": "name of the study",
+    "method": "how observers answered",
+    "observer": "one person; the same name in all tables",
+    "group": "group of the observer",
+    "session": "one sitting",
+    "trial": "one presentation",
+    "attribute": "the question that was asked",
+    "content": "the photograph (content_id of the manifest)",
+    "content_id": "the photograph",
+    "kind": "test, or a control: practice, gold, repeat, identical",
+    "expected": "the answer that a control trial expects",
+    "repeat_of": "the trial that this one repeats, pairs with their sides swapped",
+    "response_id": "one answer, as named by the browser that sent it",
+    "revision": "1, 2 … where an answer was taken back; the last one counts",
+    "response_time_ms": "milliseconds from the paint of the images to the answer",
+    "presented_at": "when the images were painted, by the observer's clock",
+    "rated_at": "when the answer was saved, by the server's clock",
+    "simulated": "whether a program answered instead of a person",
+    "left": "condition shown on the left",
+    "right": "condition shown on the right",
+    "choice": "left, right, tie or skip",
+    "condition": "the condition shown",
+    "artifact": "what was marked; empty: the observer saw nothing wrong",
+    "severity": "how bad; levels in protocol.toml",
+    "x": "left edge of the region, as a fraction of the width",
+    "y": "upper edge of the region, as a fraction of the height",
+    "width": "ratings: width of the region, as a fraction; contents: pixels of the shown images",
+    "height": "ratings: height of the region, as a fraction; contents: pixels of the shown images",
+    "shape": "shape of the region",
+    "value": "the answer as it was sent",
+    "reason": "why a trial was skipped",
+    "note": "what the observer wrote",
+    "trials": "trials of the session",
+    "rated_trials": "trials with an answer",
+    "completion": "completion code, once every answer was saved",
+    "screening": "what the checks before the session found, as JSON",
+    "crowd": "keyed hashes of what a crowd platform passed, as JSON",
+    "weight": "inclusion weight of the photograph in the panel",
+    "sha256": "hash of the photograph, or of the checkpoint",
+    "spec": "how the condition was given to the run",
+    "data": "details of the event, as JSON",
+    "happened_at": "by the observer's clock",
+    "received_at": "by the server's clock",
+    "looked_at": "when an administrator looked at results",
+}
+
+
+def _export_readme(study: Study, tables: Mapping[str, pd.DataFrame], simulated: int) -> str:
+    lines = [f"# Study {study.name}", ""]
+    if simulated:
+        lines += [
+            f"**{simulated} of {len(tables['observers'])} observers are simulated** (column "
+            "`simulated`): their answers were made by a program and say nothing about people.",
+            "",
+        ]
+    lines += [
+        "Times are UTC. The protocol is in `protocol.toml`, where the study came from in "
+        "`study.json`. Nothing is left out: controls, skips and answers that were taken back are "
+        "here too. In CSV files, a text that a spreadsheet would run as a formula begins with an "
+        "apostrophe.",
+    ]
+    for name, table in tables.items():
+        lines += ["", f"## {name}: {len(table)} rows", ""]
+        lines += [
+            f"- `{column}`" + (f": {_COLUMNS[column]}" if column in _COLUMNS else "")
+            for column in table.columns
+        ]
+    return "\n".join(lines) + "\n"

@@ -641,6 +641,22 @@ class Store:
             for row in rows
         ]
 
+    def shown(self, of: Session) -> dict[str, tuple[str, str | None]]:
+        """Tell (content_id, condition) of each image token of a session; never for clients."""
+        query = (
+            sa.select(presentation.c.token, content.c.name, condition.c.name)
+            .select_from(
+                presentation.join(trial)
+                .join(stimulus, presentation.c.stimulus_id == stimulus.c.id)
+                .join(content, stimulus.c.content_id == content.c.id)
+                .outerjoin(condition, stimulus.c.condition_id == condition.c.id)
+            )
+            .where(trial.c.session_id == of.id)
+        )
+        with self._read() as connection:
+            rows = connection.execute(query).all()
+        return {row[0]: (row[1], row[2]) for row in rows}
+
     def rate(
         self,
         of: Session,

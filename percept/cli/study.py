@@ -1,0 +1,258 @@
+"""``percept study``: create, list, status, simulate, export."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+DB_HELP = "database: sqlite:///FILE, a file name, or postgresql://USER@HOST/NAME"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    create = actions.add_parser(
+        "create",
+        help="render the display images of a run and create a study",
+        description="Render one display image per photograph and condition, and create a study "
+        "that shows them. Photographs that a condition was trained on are refused.",
+    )
+    create.add_argument("run", metavar="RUN", help="run directory made by percept infer")
+    create.add_argument(
+        "--protocol",
+        required=True,
+        metavar="FILE",
+        help="protocol: a TOML file, or a bundled one by name (pairwise, artifact)",
+    )
+    create.add_argument("--db", required=True, metavar="URL", help=f"{DB_HELP}; made if missing")
+    create.add_argument(
+        "--name", required=True, help="name of the study; part of the observers' link"
+    )
+    create.add_argument(
+        "--condition",
+        dest="conditions",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="compare only these conditions of the run (default: all)",
+    )
+    create.add_argument(
+        "--content",
+        dest="contents",
+        nargs="+",
+        action="extend",
+        metavar="ID",
+        help="show only these photographs of the run (default: all)",
+    )
+    create.add_argument(
+        "--seed", type=int, default=1, help="seed of all trial lists (default: %(default)s)"
+    )
+    create.add_argument(
+        "--stimuli",
+        type=Path,
+        metavar="DIR",
+        help="folder for the display images (default: beside an SQLite database); with "
+        "PostgreSQL, one that every server can read",
+    )
+
+    listing = actions.add_parser(
+        "list", help="list the studies of a database", description="List the studies of a database."
+    )
+    listing.add_argument("--db", required=True, metavar="URL", help=DB_HELP)
+
+    status = actions.add_parser(
+        "status",
+        help="show how far a study is",
+        description="Show how far a study is, without telling what people prefer.",
+    )
+    status.add_argument("--db", required=True, metavar="URL", help=DB_HELP)
+    status.add_argument("--study", metavar="NAME", help="name of the study (default: all)")
+
+    simulate = actions.add_parser(
+        "simulate",
+        help="let simulated observers answer a study",
+        description="Let simulated observers answer a study that nobody else has joined. They "
+        "have tastes of their own, not the metrics, and are marked as simulated everywhere.",
+    )
+    simulate.add_argument("--db", required=True, metavar="URL", help=DB_HELP)
+    simulate.add_argument("--study", required=True, metavar="NAME", help="name of the study")
+    simulate.add_argument(
+        "--observers", type=int, required=True, metavar="N", help="number of simulated observers"
+    )
+    simulate.add_argument(
+        "--seed", type=int, default=1, help="seed of the observers (default: %(default)s)"
+    )
+
+    export = actions.add_parser(
+        "export",
+        help="write a study's ratings and all that explains them",
+        description="Write a study's ratings, observers, conditions, photographs and protocol, "
+        "with a README of the columns.",
+    )
+    export.add_argument("--db", required=True, metavar="URL", help=DB_HELP)
+    export.add_argument("--study", required=True, metavar="NAME", help="name of the study")
+    export.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="new or empty folder to write to"
+    )
+    export.add_argument(
+        "--format",
+        choices=("csv", "parquet", "json"),
+        default="csv",
+        help="file format of the tables (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    return {
+        "create": _create,
+        "list": _list,
+        "status": _status,
+        "simulate": _simulate,
+        "export": _export,
+    }[args.action](args)
+
+
+def _create(args: argparse.Namespace) -> int:
+    from percept.inference.run import open_run
+    from percept.protocol import load_protocol
+    from percept.store import open_store
+    from percept.study import create_study, protocol_of, session_length
+
+    protocol = load_protocol(args.protocol)
+    inference = open_run(args.run)
+    store = open_store(args.db, create=True)
+    try:
+        with _Bar("Rendering") as bar:
+            study = create_study(
+                inference,
+                protocol,
+                store,
+                args.name,
+                seed=args.seed,
+                conditions=args.conditions,
+                contents=args.contents,
+                stimuli=args.stimuli,
+                progress=bar,
+            )
+    except BaseException:
+        store.discard()
+        raise
+    with store:
+        for content, reason in study.info["left_out"].items():
+            print(f"left out {content}: {reason}")
+        conditions = store.conditions(study)["condition"]
+        print(
+            f"study {study.name} ({study.method}): {len(store.contents(study))} photographs, "
+            f"{len(conditions)} conditions ({', '.join(conditions)})"
+        )
+        length, asked = session_length(store, study), protocol_of(study)
+        wanted = asked.practice + asked.trials + asked.repeats + asked.identical
+        print(
+            f"each session has {length} trials"
+            + (f" ({wanted} asked for; there are no more different ones)" * (length < wanted))
+        )
+        print(f"display images: {store.stimuli_folder(study)}")
+        print(f"serve it with: percept app --db {args.db}")
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    from percept.store import open_store
+
+    with open_store(args.db) as store:
+        rows = []
+        for study in store.studies():
+            progress = store.progress(study)
+            rows.append(
+                (
+                    study.name,
+                    study.method,
+                    study.state,
+                    f"{study.created_at:%Y-%m-%d %H:%M}",
+                    str(progress.observers) + " (simulated)" * bool(progress.simulated),
+                    str(progress.ratings),
+                )
+            )
+    _table(("study", "method", "state", "created (UTC)", "observers", "ratings"), rows)
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from percept.store import open_store
+
+    with open_store(args.db) as store:
+        studies = [store.study(args.study)] if args.study else store.studies()
+        for index, study in enumerate(studies):
+            progress = store.progress(study)
+            print("\n" * bool(index) + f"{study.name} ({study.method}, {study.state})")
+            lines = {
+                "observers": f"{progress.observers}, of them {progress.simulated} simulated",
+                "sessions": f"{progress.finished} of {progress.sessions} finished, "
+                f"{progress.active} active now",
+                "trials": f"{progress.rated_trials} of {progress.trials} assigned ones rated",
+                "ratings": f"{progress.ratings}, of them {progress.skips} skips",
+            }
+            if progress.median_response_time_ms is not None:
+                lines["median time"] = f"{progress.median_response_time_ms / 1000:.1f} s"
+            if progress.last_rating_at is not None:
+                lines["last rating"] = f"{progress.last_rating_at:%Y-%m-%d %H:%M:%S} UTC"
+            for name, text in lines.items():
+                print(f"  {name:12} {text}")
+            units = [tuple(map(str, row)) for row in progress.by_unit.itertuples(index=False)]
+            if units:
+                print()
+                _table(tuple(progress.by_unit.columns), units)
+    return 0
+
+
+def _simulate(args: argparse.Namespace) -> int:
+    from percept.errors import InputError
+    from percept.store import open_store
+    from percept.study import simulate
+
+    if args.observers < 1:
+        raise InputError("must be at least 1", key="--observers", value=args.observers)
+    with open_store(args.db) as store, _Bar("Simulating") as bar:
+        study = store.study(args.study)
+        joined = simulate(store, study, args.observers, seed=args.seed, progress=bar)
+        ratings = store.progress(study).ratings
+    print(f"{joined} simulated observers joined {args.study}; it has {ratings} ratings now")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from percept.store import open_store
+    from percept.study import export_study
+
+    with open_store(args.db) as store:
+        files = export_study(store, store.study(args.study), args.out, args.format)
+    for file in files:
+        print(file)
+    return 0
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
+        print("  " + "  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip())
+
+
+class _Bar:
+    """A progress bar with the remaining time, on the error stream."""
+
+    def __init__(self, title: str) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self.bar = Progress(console=Console(stderr=True), transient=True)
+        self.task = self.bar.add_task(title, total=None)
+
+    def __enter__(self) -> _Bar:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        self.bar.update(self.task, completed=done, total=total)

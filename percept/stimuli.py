@@ -1,0 +1,291 @@
+"""Stimuli: what of a run may be shown, and the images that observers will see.
+
+One display image is rendered per stimulus, and those bytes are served as they are: 8-bit sRGB
+PNG with an sRGB tag and no other metadata. All images of a photograph have one size and went
+through one kernel and one encoder, so that nothing but the colours tells conditions apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
+
+from percept.errors import InputError
+from percept.inference.run import Condition, Run, write_bytes_atomic
+from percept.manifest import load_rgb, sha256_file
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of a run a study shows.
+
+    Attributes
+    ----------
+    run : Run
+    conditions : tuple of Condition
+        In the run's order.
+    contents : DataFrame
+        Rows of the run's manifest with every condition there, ``width`` and ``height`` being
+        those of the display images.
+    outputs : DataFrame
+        The run's outputs of these contents and conditions.
+    left_out : dict of str to str
+        Every other content_id of the run, with the reason.
+    """
+
+    run: Run
+    conditions: tuple[Condition, ...]
+    contents: pd.DataFrame
+    outputs: pd.DataFrame
+    left_out: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Display images in a folder, named by their hash.
+
+    Attributes
+    ----------
+    table : DataFrame
+        ``content, condition, role, sha256``; role ``test``, or ``original`` (condition None) for
+        the grey photograph.
+    created : tuple of Path
+        The files that were not there before.
+    """
+
+    table: pd.DataFrame
+    created: tuple[Path, ...]
+
+
+def select_stimuli(
+    run: Run,
+    *,
+    max_side: int,
+    conditions: Sequence[str] | None = None,
+    contents: Sequence[str] | None = None,
+) -> Selection:
+    """Choose the photographs of a run that can be shown in every condition.
+
+    Parameters
+    ----------
+    run : Run
+    max_side : int
+        Largest side of the display images, pixels. Photographs are never enlarged.
+    conditions, contents : sequence of str, optional
+        Names to restrict the study to.
+
+    Raises
+    ------
+    InputError
+        A name is not in the run, a photograph is in the training data of a condition (the aged
+        photograph, its reference or the clean original), or nothing is left to show.
+    """
+    chosen = tuple(one for one in run.conditions if conditions is None or one.name in conditions)
+    _known(conditions, [one.name for one in run.conditions], "condition", run)
+    _known(contents, run.manifest["content_id"].tolist(), "content", run)
+    manifest = run.manifest
+    if contents is not None:
+        manifest = manifest[manifest["content_id"].isin(list(contents))]
+    names = [one.name for one in chosen]
+    outputs = run.outputs[run.outputs["condition"].isin(names)]
+
+    left_out: dict[str, str] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    for row in manifest.to_dict("records"):
+        content = str(row["content_id"])
+        mine = outputs[outputs["content_id"] == content]
+        good = mine[mine["status"] == "ok"]
+        missing = [name for name in names if name not in set(good["condition"])]
+        size = fit(int(row["width"]), int(row["height"]), max_side)
+        odd = [
+            str(one["condition"])
+            for one in good.to_dict("records")
+            if not _same_shape(int(one["width"]), int(one["height"]), size)
+        ]
+        if missing:
+            left_out[content] = f"no output of {', '.join(missing)}"
+        elif odd:
+            left_out[content] = f"another aspect ratio in {', '.join(odd)}"
+        elif not run.resolve(str(row["path"])).is_file():
+            left_out[content] = f"the photograph is not there: {row['path']}"
+        else:
+            sizes[content] = size
+    kept = manifest[manifest["content_id"].isin(list(sizes))].reset_index(drop=True)
+    if kept.empty:
+        reasons = "; ".join(f"{content}: {reason}" for content, reason in left_out.items())
+        raise InputError(
+            f"no photograph can be shown in every condition: {reasons or 'the run has none'}",
+            file=run.root,
+        )
+    _refuse_leaks(run, kept, chosen)
+    kept["width"] = [sizes[content][0] for content in kept["content_id"]]
+    kept["height"] = [sizes[content][1] for content in kept["content_id"]]
+    outputs = outputs[outputs["content_id"].isin(list(sizes))].reset_index(drop=True)
+    return Selection(run, chosen, kept, outputs, left_out)
+
+
+def render_stimuli(
+    selection: Selection,
+    folder: Path,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Rendered:
+    """Render every display image of a selection into ``folder``.
+
+    The grey original is the photograph's luminance alone. On an error the files that this call
+    made are removed again.
+
+    Raises
+    ------
+    InputError
+        An image cannot be read, or is not the one that the run made.
+    """
+    rows: list[dict[str, str | None]] = []
+    jobs: list[tuple[Path, str | None, tuple[int, int]]] = []
+    run = selection.run
+    for content in selection.contents.to_dict("records"):
+        size = (int(content["width"]), int(content["height"]))
+        name = str(content["content_id"])
+        rows.append({"content": name, "condition": None, "role": "original"})
+        jobs.append((run.resolve(str(content["path"])), None, size))
+        mine = selection.outputs[selection.outputs["content_id"] == name]
+        outputs = {str(one["condition"]): one for one in mine.to_dict("records")}
+        for condition in selection.conditions:
+            output = outputs[condition.name]
+            rows.append({"content": name, "condition": condition.name, "role": "test"})
+            jobs.append((run.image(str(output["path"])), str(output["sha256"]), size))
+
+    def render(job: tuple[Path, str | None, tuple[int, int]]) -> bytes:
+        file, sha256, size = job
+        if sha256 is not None and sha256_file(file) != sha256:
+            raise InputError(
+                "the image changed after the run made it",
+                file=file,
+                remedy="Delete it and give the percept infer command again",
+            )
+        pixels = load_rgb(file)
+        return encode(resize(pixels if sha256 is not None else gray(pixels), size))
+
+    made_folder = not folder.exists()
+    created: list[Path] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            for done, (row, data) in enumerate(zip(rows, pool.map(render, jobs), strict=True), 1):
+                row["sha256"] = hashlib.sha256(data).hexdigest()
+                file = folder / f"{row['sha256']}.png"
+                if not file.exists():
+                    write_bytes_atomic(file, data)
+                    created.append(file)
+                if progress is not None:
+                    progress(done, len(jobs))
+    except BaseException as error:
+        remove(created)
+        if made_folder and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        if isinstance(error, OSError):
+            raise InputError(
+                f"the display images cannot be made: {error.strerror or error}",
+                file=error.filename or folder,
+            ) from error
+        raise
+    return Rendered(pd.DataFrame(rows), tuple(created))
+
+
+def remove(files: Sequence[Path]) -> None:
+    """Remove rendered files again, where the study they were made for came to nothing."""
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
+def fit(width: int, height: int, max_side: int) -> tuple[int, int]:
+    """Size in pixels with the same shape and no side above ``max_side``; never larger."""
+    scale = min(1.0, max_side / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def resize(pixels: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
+    """Resample (H, W, 3) sRGB bytes to ``size`` (width, height) by Lanczos."""
+    image = Image.fromarray(pixels)
+    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
+
+
+def gray(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Luminance of (H, W, 3) sRGB bytes as grey sRGB bytes of the same shape.
+
+    This is L* with a* = b* = 0 (IEC 61966-2-1, white point D65); grey pixels stay as they are.
+    """
+    value = np.arange(256) / 255
+    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    weights = np.array([0.2126, 0.7152, 0.0722])
+    luminance = linear[pixels] @ weights
+    encoded = np.where(
+        luminance <= 0.0031308,
+        12.92 * luminance,
+        1.055 * np.maximum(luminance, 0) ** (1 / 2.4) - 0.055,
+    )
+    one = np.clip(np.rint(encoded * 255), 0, 255).astype(np.uint8)
+    return np.repeat(one[..., None], 3, axis=-1)
+
+
+def encode(image: Image.Image) -> bytes:
+    """Encode as an RGB PNG with an sRGB chunk (perceptual intent) and no other metadata."""
+    tag = PngImagePlugin.PngInfo()
+    tag.add(b"sRGB", b"\0")
+    image.info.clear()
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "PNG", pnginfo=tag, compress_level=6)
+    return buffer.getvalue()
+
+
+def _known(asked: Sequence[str] | None, there: Sequence[str], what: str, run: Run) -> None:
+    for name in asked or ():
+        if name not in there:
+            raise InputError(
+                f"the run has no such {what}",
+                file=run.root,
+                key=what,
+                value=name,
+                remedy=f"There: {', '.join(map(str, there))}",
+            )
+
+
+def _same_shape(width: int, height: int, size: tuple[int, int]) -> bool:
+    """Whether an image scales to ``size`` within one pixel of each side."""
+    return abs(width * size[1] / height - size[0]) <= 1 and (
+        abs(height * size[0] / width - size[1]) <= 1
+    )
+
+
+def _refuse_leaks(run: Run, contents: pd.DataFrame, conditions: Sequence[Condition]) -> None:
+    trained = {one.name: frozenset(one.training_sha256) for one in conditions}
+    if not any(trained.values()):
+        return
+    leaks = []
+    for row in contents.to_dict("records"):
+        hashes = {str(row["sha256"])}
+        for column in ("reference_path", "reference_clean_path"):
+            path = row.get(column)
+            if isinstance(path, str) and (file := run.resolve(path)).is_file():
+                hashes.add(sha256_file(file))
+        guilty = [name for name, seen in trained.items() if hashes & seen]
+        if guilty:
+            leaks.append(f"{row['content_id']} (in {', '.join(guilty)})")
+    if leaks:
+        raise InputError(
+            "conditions were trained on photographs of this study, so people would judge their "
+            f"memory: {'; '.join(leaks)}",
+            file=run.root,
+            remedy="Run inference on photographs that no condition was trained on, or name "
+            "others with --contents",
+        )
