@@ -1,0 +1,377 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import training.trainer
+from percept import bundle
+from percept.cli import main as percept
+from percept.inference.networks import load_checkpoint
+from percept.manifest import sha256_file
+
+Train = Callable[..., int]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def log(folder: Path) -> list[dict[str, float]]:
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def run_json(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((folder / "run.json").read_text())
+    return found
+
+
+def assert_close(a: Path, b: Path, tolerance: float) -> None:
+    first, second = weights(a), weights(b)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        torch.testing.assert_close(
+            value, second[name], atol=tolerance, rtol=0, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+def test_checkpoint_log_and_run(
+    config_file: Path, tmp_path: Path, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert train(config_file, out) == 0
+    network, config = load_checkpoint(out)
+    assert config["arm"] == "tiny"
+    assert config["seed"] == 3
+    assert config["network"] == {"name": "unet", "arguments": {"width": 8, "depth": 1}}
+    assert config["input"] == {"max_side": 32}
+    assert config["step"] == config["steps"] == 6
+    assert config["training_sha256"] == sorted(
+        sha256_file(tmp_path / f"{name}{kind}.png")
+        for name in "abc"
+        for kind in ("", "-reference", "-clean")
+    )
+    assert json.loads((out / "config.json").read_text()) == config
+    with torch.no_grad():
+        assert network(torch.rand(1, 1, 8, 8)).isfinite().all()
+
+    lines = log(out)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert all(math.isfinite(line["loss"]) for line in lines)
+    assert lines[0]["learning_rate"] < lines[1]["learning_rate"] > lines[5]["learning_rate"]
+    run = run_json(out)
+    assert run["state"] == "complete"
+    assert run["samples_seen"] == 48
+    assert not list((out / "state").rglob("*.safetensors"))
+    assert [path.name for path in (out / "state").iterdir()] == ["step-6"]
+
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    capsys.readouterr()
+    assert train(config_file, out) == 0
+    assert "already trained" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_it_learns_the_colours_that_it_is_shown(
+    config_file: Path, tmp_path: Path, train: Train
+) -> None:
+    out = tmp_path / "out"
+    options = ["--set", "train.steps=60", "--set", "train.log_every=20"]
+    options += ["--set", "optimizer.learning_rate=0.01", "--set", "train.checkpoint_every=60"]
+    assert train(config_file, out, *options) == 0
+    losses = [line["loss"] for line in log(out)]
+    assert losses[-1] < 0.75 * losses[0]
+
+
+def test_the_running_average_is_what_inference_gets(
+    config_file: Path, tmp_path: Path, train: Train
+) -> None:
+    assert train(config_file, tmp_path / "on") == 0
+    assert train(config_file, tmp_path / "off", "--set", "train.ema=0.0") == 0
+    state = torch.load(tmp_path / "on/state/step-6/common.pt", weights_only=True)
+    for name, value in weights(tmp_path / "on").items():
+        assert torch.equal(value, state["average"][name])
+        assert torch.equal(weights(tmp_path / "off")[name], state["network"][name])
+    assert any(
+        not torch.equal(value, state["network"][name]) for name, value in state["average"].items()
+    )
+
+
+@pytest.mark.parametrize("method", ["fp16", "bf16", "powersgd"])
+def test_compression_changes_little_and_only_after_its_start(
+    config_file: Path, tmp_path: Path, train: Train, method: str
+) -> None:
+    options = ["--set", f"distributed.gradient_compression={method}"]
+    assert train(config_file, tmp_path / "plain") == 0
+    start = "--set=distributed.compression_start="
+    assert train(config_file, tmp_path / "later", *options, f"{start}6") == 0
+    assert train(config_file, tmp_path / "from2", *options, f"{start}2") == 0
+    assert_close(tmp_path / "plain", tmp_path / "later", 0.0)
+    losses = [[line["loss"] for line in log(tmp_path / name)] for name in ("plain", "from2")]
+    assert losses[0][:3] == losses[1][:3]  # the loss of step 3 is of the weights before it
+    assert losses[0][3:] != losses[1][3:]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.1)
+
+
+def test_a_training_that_stopped_goes_on_as_if_it_had_not(
+    config_file: Path, tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    odd = ("--set", "train.log_every=3")  # a line of the log that spans the interruption
+    assert train(config_file, whole, *odd) == 0
+
+    original = training.trainer.Trainer._backward
+
+    def fail(self: training.trainer.Trainer, model: torch.nn.Module) -> tuple[float, float]:
+        if self.step == 5:
+            raise KeyboardInterrupt
+        return original(self, model)
+
+    monkeypatch.setattr(training.trainer.Trainer, "_backward", fail)
+    with pytest.raises(KeyboardInterrupt):
+        train(config_file, halves, *odd)
+    assert run_json(halves)["state"] == "running"
+    assert load_checkpoint(halves)[1]["step"] == 4  # usable on the way
+    monkeypatch.undo()
+    assert train(config_file, halves, *odd) == 0
+    assert_close(whole, halves, 0.0)
+    assert [(line["step"], line["loss"]) for line in log(whole)] == [
+        (line["step"], line["loss"]) for line in log(halves)
+    ]
+    assert [session["from_step"] for session in run_json(halves)["sessions"]] == [0, 4]  # type: ignore[attr-defined]
+
+
+def test_divergence_stops_and_keeps_the_last_good_checkpoint(
+    config_file: Path,
+    tmp_path: Path,
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    original, calls = training.trainer.chroma_loss, iter(range(100))
+
+    def poisoned(*args: object) -> torch.Tensor:
+        loss = original(*args)  # type: ignore[arg-type]
+        return loss * math.nan if next(calls) == 3 else loss
+
+    monkeypatch.setattr(training.trainer, "chroma_loss", poisoned)
+    assert train(config_file, out) == 2
+    message = capsys.readouterr().err
+    assert "diverged at step 4" in message
+    assert "step 2 is kept" in message
+    assert "'optimizer.learning_rate'" in message
+    assert run_json(out)["state"] == "diverged"
+    assert load_checkpoint(out)[1]["step"] == 2
+    assert all(value.isfinite().all() for value in weights(out).values())
+    assert (out / "state" / "step-2").is_dir()
+
+
+def test_changed_settings_are_named_and_fresh_starts_over(
+    config_file: Path, tmp_path: Path, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert train(config_file, out) == 0
+    before = (out / "model.safetensors").read_bytes()
+    changes = ["--set", "seed=4", "--set", "train.steps=4"]
+    capsys.readouterr()
+    assert train(config_file, out, *changes) == 2
+    message = capsys.readouterr().err
+    assert "seed 3 → 4; train.steps 6 → 4" in message
+    assert "--fresh" in message
+    assert (out / "model.safetensors").read_bytes() == before
+    (out / "mine.txt").write_text("not ours")
+    assert train(config_file, out, *changes, "--fresh") == 0
+    assert len(log(out)) == 4
+    assert load_checkpoint(out)[1]["seed"] == 4
+    assert (out / "mine.txt").exists()
+
+
+def test_other_photographs_are_a_change(
+    config_file: Path, tmp_path: Path, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(config_file, tmp_path / "out") == 0
+    (tmp_path / "a-reference.png").write_bytes((tmp_path / "b-reference.png").read_bytes())
+    assert train(config_file, tmp_path / "out") == 2
+    assert "data_sha256" in capsys.readouterr().err
+
+
+def test_a_checkpoint_from_elsewhere_is_not_overwritten(
+    config_file: Path, tmp_path: Path, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.safetensors").write_bytes(b"precious")
+    assert train(config_file, tmp_path / "out") == 2
+    assert "not trained here" in capsys.readouterr().err
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("network.name=vit", "key 'network.name': unknown network"),
+        ("network.arguments.size=3", "bad network arguments"),
+        ("train.crop=15", "multiple of 2 (got 15)"),
+        ("train.stepz=3", "unknown key"),
+        ("data.split=val", "no photograph of this split"),
+    ],
+)
+def test_bad_settings_leave_nothing_behind(
+    config_file: Path,
+    tmp_path: Path,
+    train: Train,
+    capsys: pytest.CaptureFixture[str],
+    override: str,
+    says: str,
+) -> None:
+    assert train(config_file, tmp_path / "out", "--set", override) == 2
+    message = capsys.readouterr().err
+    assert says in message
+    assert len(message.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_learning_rate_rises_and_falls(config_file: Path) -> None:
+    from training.config import load_config
+
+    config = load_config(
+        str(config_file), overrides=["train.steps=100", "schedule.warmup_steps=10"]
+    )
+    rates = [training.trainer.learning_rate(step, config) for step in range(100)]
+    peak = config.optimizer.learning_rate
+    np.testing.assert_allclose(rates[:10], peak * np.arange(1, 11) / 10)
+    assert rates[10] == max(rates) == peak
+    assert np.all(np.diff(rates[10:]) < 0)
+    assert rates[99] == pytest.approx(peak * 0.02, rel=0.02)
+    assert rates[55] == pytest.approx(peak * 0.51)
+
+
+# -- several processes --------------------------------------------------------------------------
+
+
+def test_two_processes_under_torchrun_equal_one(
+    config_file: Path, tmp_path: Path, train: Train
+) -> None:
+    # Five steps of AdamW; sums of gradients are rounded in another order, which the update
+    # (a gradient over its own size) can blow up where a gradient is nearly zero.
+    options = ["--set", "optimizer.epsilon=1e-3", "--set", "train.ema=0.0"]
+    assert train(config_file, tmp_path / "one", *options) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "-m", "training.train", str(config_file)]
+    command += ["--out", str(tmp_path / "two"), "--device", "cpu", *options]
+    done = subprocess.run(
+        command, env=bundle.child_environment(), capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("trained in") == 1  # the main process alone prints
+    assert_close(tmp_path / "one", tmp_path / "two", 2e-6)
+    np.testing.assert_allclose(
+        [line["loss"] for line in log(tmp_path / "one")],
+        [line["loss"] for line in log(tmp_path / "two")],
+        rtol=1e-5,
+    )
+    # The test can tell: another seed is far away.
+    assert train(config_file, tmp_path / "other", *options, "--set", "seed=4") == 0
+    with pytest.raises(AssertionError):
+        assert_close(tmp_path / "one", tmp_path / "other", 1e-2)
+
+
+@pytest.fixture
+def kill_group() -> Iterator[list[subprocess.Popen[bytes]]]:
+    started: list[subprocess.Popen[bytes]] = []
+    yield started
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def test_killed_worker_then_the_same_command_equals_undisturbed(
+    config_file: Path,
+    tmp_path: Path,
+    train: Train,
+    kill_group: list[subprocess.Popen[bytes]],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    # PowerSGD keeps most state: what compression left out, by process and bucket.
+    settings = ["--set", "distributed.gradient_compression=powersgd"]
+    settings += ["--set", "distributed.compression_start=3", "--set", "train.steps=60"]
+    settings += ["--set", "train.checkpoint_every=5"]
+
+    def command(out: str) -> list[str]:
+        words = ["train", str(config_file), "--out", str(tmp_path / out)]
+        return [*words, "--nproc", "2", "--device", "cpu", *settings]
+
+    assert percept(command("whole")) == 0
+
+    halves = tmp_path / "halves"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "percept", *command("halves")],
+        env=bundle.child_environment(),
+        stderr=subprocess.PIPE,
+    )
+    kill_group.append(process)
+    deadline = time.monotonic() + 120
+    while not list(halves.glob("state/step-*")) or not log(halves):
+        assert process.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(worker_of(process.pid, rank=1), signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert b"the same command resumes" in errors
+    assert run_json(halves)["state"] == "running"
+    reached = max(int(path.name[5:]) for path in halves.glob("state/step-*"))
+    assert reached < 60
+
+    # What compression remembers cannot be divided among another number of processes.
+    capfd.readouterr()
+    assert train(config_file, halves, *settings) == 2
+    assert "Use --nproc 2" in capfd.readouterr().err
+
+    assert percept(command("halves")) == 0
+    sessions = run_json(halves)["sessions"]
+    assert [session["from_step"] for session in sessions] == [0, reached]  # type: ignore[attr-defined]
+    assert (tmp_path / "whole/model.safetensors").read_bytes() == (
+        halves / "model.safetensors"
+    ).read_bytes()
+    assert [line["loss"] for line in log(tmp_path / "whole")] == [
+        line["loss"] for line in log(halves)
+    ]
+
+
+def worker_of(launcher: int, *, rank: int) -> int:
+    """Process id of one worker of a launcher."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            environment = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if parent == launcher and f"RANK={rank}".encode() in environment:
+            return int(folder.name)
+    raise AssertionError(f"no worker {rank}")
+
+
+def test_the_command_reports_bad_settings_once(
+    config_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["train", str(config_file), "--out", str(out), "--nproc", "3", "--device", "cpu"]
+    assert percept(command) == 2
+    message = capfd.readouterr().err
+    assert message.count("percept train:") == 1
+    assert "3 processes cannot share the batch equally (got 8). Use 6 or 9" in message
+    assert not out.exists()
