@@ -1,1 +1,42 @@
+"""Statistics of panel data: arrays or tidy frames in, frozen results out.
 
+The public names are loaded on first use; importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {
+    "Estimate": "bootstrap",
+    "cluster_mean": "bootstrap",
+    "proportion_interval": "bootstrap",
+    "krippendorff_alpha": "agreement",
+    "pairwise_alpha": "agreement",
+    "pairwise_units": "agreement",
+    "PairCounts": "pairwise",
+    "Scale": "pairwise",
+    "bradley_terry": "pairwise",
+    "count_pairs": "pairwise",
+    "preference_share": "pairwise",
+    "thurstone_case_v": "pairwise",
+    "ChoicePrediction": "correlation",
+    "Correlation": "correlation",
+    "correlate": "correlation",
+    "predict_choices": "correlation",
+    "stimulus_wins": "correlation",
+    "artifact_rates": "rates",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

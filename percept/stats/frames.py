@@ -1,0 +1,138 @@
+"""What every estimator does to a tidy frame first: the rows that count, and their clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from percept.errors import InputError
+
+IntArray = npt.NDArray[np.int64]
+
+
+def counted_rows(frame: pd.DataFrame, required: Sequence[str]) -> pd.DataFrame:
+    """Rows that count: test trials, last revision of each answer.
+
+    Columns that are absent (``kind``, ``revision``, ``attribute``, ``method``) ask for nothing.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        A tidy frame of ratings.
+    required : sequence of str
+        Columns without which there is nothing to compute.
+
+    Raises
+    ------
+    InputError
+        If a required column is missing, or the frame mixes attributes or methods.
+    """
+    for column in required:
+        if column not in frame.columns:
+            raise InputError(
+                "The frame lacks a column",
+                column=column,
+                remedy=f"It needs {', '.join(required)}; it has {', '.join(map(str, frame))}",
+            )
+    for column in ("attribute", "method"):
+        values = sorted(map(str, frame[column].dropna().unique())) if column in frame else []
+        if len(values) > 1:
+            raise InputError(
+                f"The frame mixes several {column}s",
+                column=column,
+                value=values,
+                remedy=f"Analyse one at a time: frame[frame[{column!r}] == {values[0]!r}]",
+            )
+    rows = frame
+    if "kind" in rows.columns:
+        rows = rows[(rows["kind"] == "test").to_numpy(dtype=bool)]
+    if "revision" in rows.columns and "trial" in rows.columns:
+        keys = [name for name in ("study", "session", "trial") if name in rows.columns]
+        last = rows.groupby(keys, sort=False, dropna=False)["revision"].transform("max")
+        rows = rows[(rows["revision"] == last).to_numpy(dtype=bool)]
+    return rows
+
+
+def codes_of(values: object) -> tuple[IntArray, npt.NDArray[np.object_]]:
+    """Integer codes (n,) and their sorted labels (k,); a missing label is code -1."""
+    codes, labels = pd.factorize(pd.Series(values), sort=True)
+    return codes.astype(np.int64), np.asarray(labels, dtype=object)
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Dimensions over which observations depend on each other.
+
+    Attributes
+    ----------
+    names : tuple of str
+        For example ``("observer", "content")``; empty if observations are independent.
+    codes : tuple of int arrays (n,)
+        Cluster of each observation, one array per dimension.
+    sizes : tuple of int
+        Number of clusters of each dimension.
+    warnings : tuple of str
+        Which of the wanted dimensions had to be left out.
+    """
+
+    names: tuple[str, ...] = ()
+    codes: tuple[IntArray, ...] = ()
+    sizes: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def dimensions(self) -> list[tuple[float, IntArray, int]]:
+        """Every (sign, codes, number of clusters) of the inclusion–exclusion formula."""
+        terms = [(1.0, code, size) for code, size in zip(self.codes, self.sizes, strict=True)]
+        if len(self.codes) == 2:
+            cells = self.codes[0] * self.sizes[1] + self.codes[1]
+            unique, both = np.unique(cells, return_inverse=True)
+            terms.append((-1.0, both.astype(np.int64), len(unique)))
+        return terms
+
+    @property
+    def speaks_of(self) -> str:
+        """The population that an interval speaks of."""
+        if "observer" in self.names and "content" in self.names:
+            return "new observers and new photographs"
+        if "observer" in self.names:
+            return "new observers, these photographs only"
+        if "content" in self.names:
+            return "new photographs, these observers only"
+        if self.names:
+            return f"new values of {' and '.join(self.names)}"
+        return "independent votes"
+
+    @property
+    def degrees_of_freedom(self) -> float:
+        """Clusters of the scarcest dimension less one; infinite without clusters."""
+        return float(min(self.sizes) - 1) if self.sizes else np.inf
+
+
+def clusters_of(rows: pd.DataFrame, wanted: str | Sequence[str] | None) -> Clusters:
+    """Clusters of the rows; a dimension that is missing or constant is left out, with a warning."""
+    names = (wanted,) if isinstance(wanted, str) else tuple(wanted or ())
+    if len(names) > 2:
+        raise InputError("At most two dimensions of clusters are supported", value=names)
+    kept: list[tuple[str, IntArray, int]] = []
+    warnings: list[str] = []
+    for name in names:
+        if name not in rows.columns:
+            warnings.append(f"no column {name!r}: the interval ignores that votes share a {name}")
+            continue
+        codes, labels = codes_of(rows[name].to_numpy())
+        if (codes < 0).any():
+            raise InputError("A cluster label is missing", column=name)
+        if len(labels) < 2:
+            warnings.append(f"a single {name}: the interval cannot speak of other {name}s")
+            continue
+        kept.append((name, codes, len(labels)))
+    return Clusters(
+        tuple(item[0] for item in kept),
+        tuple(item[1] for item in kept),
+        tuple(item[2] for item in kept),
+        tuple(warnings),
+    )

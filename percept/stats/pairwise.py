@@ -1,0 +1,917 @@
+"""Scales from paired comparisons: Bradley–Terry and Thurstone, ties, side effect, clusters.
+
+Votes are counted once into cells (left item, right item); every model is then a concave
+likelihood in the strengths, the side effect and one tie parameter, maximised by Newton's method,
+for one data set or for a whole batch of reweighted ones at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import sparse, special
+from scipy.sparse import csgraph
+
+from percept.errors import InputError
+from percept.stats.bootstrap import (
+    Estimate,
+    FloatArray,
+    bootstrap_draws,
+    check_confidence,
+    check_resamples,
+    cluster_mean,
+    cluster_sums,
+    combine,
+    critical_value,
+    inflate,
+    not_estimable,
+    p_value,
+)
+from percept.stats.frames import Clusters, IntArray, clusters_of, codes_of, counted_rows
+
+Ties = Literal["davidson", "rao-kupper", "half", "drop"]
+JOD_LOGISTIC = float(np.log(3))  # log-strength difference at which 75 % prefer the better
+JOD_NORMAL = float(special.ndtri(0.75))  # the same in standard deviations of the difference
+_OUTCOMES = {"left": 0, "tie": 1, "right": 2}
+_ITERATIONS = 100
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """Votes counted by pair.
+
+    Attributes
+    ----------
+    wins : array (items, items)
+        ``wins[i, j]``: how often i was preferred to j. The diagonal is ignored.
+    ties : array (items, items), optional
+        Symmetric: ``ties[i, j] == ties[j, i]``, the number of ties between i and j.
+    items : sequence, optional
+        Labels; 0, 1, ... by default.
+
+    Raises
+    ------
+    InputError
+        If a matrix is not square, or holds a negative, missing or infinite count.
+    """
+
+    wins: npt.ArrayLike
+    ties: npt.ArrayLike | None = None
+    items: Sequence[Any] | None = None
+
+    def __post_init__(self) -> None:
+        wins = _count_matrix(self.wins, "wins")
+        ties = np.zeros_like(wins) if self.ties is None else _count_matrix(self.ties, "ties")
+        if ties.shape != wins.shape:
+            raise InputError("wins and ties differ in shape", value=(wins.shape, ties.shape))
+        if not np.array_equal(ties, ties.T):
+            raise InputError("ties must be symmetric", key="ties")
+        items = tuple(range(len(wins))) if self.items is None else tuple(self.items)
+        if len(items) != len(wins) or len(set(items)) != len(items):
+            raise InputError("items must name each row of wins once", value=items)
+        for name, value in (("wins", wins), ("ties", ties), ("items", items)):
+            object.__setattr__(self, name, value)
+
+
+def _count_matrix(values: npt.ArrayLike, key: str) -> FloatArray:
+    matrix = np.array(values, dtype=float)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise InputError("A count matrix must be square", key=key, value=matrix.shape)
+    np.fill_diagonal(matrix, 0)
+    if not np.isfinite(matrix).all() or (matrix < 0).any():
+        raise InputError("Counts must be finite and not negative", key=key)
+    return matrix
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Strengths of items on an interval scale.
+
+    Attributes
+    ----------
+    items : tuple (k,)
+        Labels, sorted.
+    score : array (k,)
+        Bradley–Terry: log-strength; Thurstone: in standard deviations of a difference. Mean 0
+        within each component. NaN where not estimable.
+    jod : array (k,)
+        ``score`` in units of which one means that 75 % (of those who choose) prefer the better.
+    covariance : array (k, k)
+        Of ``score``; NaN between components.
+    low, high : array (k,)
+        Interval of ``score``. An item that never lost (never won) has none.
+    rank_low, rank_high : array (k,) of int
+        Ranks, 1 is best, that the data cannot exclude: pairwise differences tested for each item
+        by Holm's procedure (Mogstad, Romano, Shaikh & Wilhelm 2024).
+    tie_parameter : float
+        Davidson's nu or Rao & Kupper's theta; NaN if the model has none.
+    side_effect : float
+        Advantage of the left side, in units of ``score``; NaN unless asked for.
+    side_effect_low, side_effect_high : float
+        Its interval.
+    log_likelihood : float
+        Of the votes, at the maximum, without combinatorial constants.
+    component : array (k,) of int
+        Items with the same number can be compared by the model; differences between components
+        are infinite or unknown.
+    estimable : array (k,) of bool
+        False for an item that is alone in its component.
+    converged : bool
+        Whether Newton's method reached its tolerance.
+    warnings : tuple of str
+        Doubts that a reader has to know.
+    n, n_ties, n_skipped : float
+        Votes used, ties among all votes, and skipped answers.
+    method : str
+        Model and what the intervals speak of.
+    confidence, degrees_of_freedom : float
+        Of the intervals.
+    """
+
+    items: tuple[Any, ...]
+    score: FloatArray
+    jod: FloatArray
+    covariance: FloatArray
+    low: FloatArray
+    high: FloatArray
+    rank_low: IntArray
+    rank_high: IntArray
+    tie_parameter: float
+    side_effect: float
+    side_effect_low: float
+    side_effect_high: float
+    log_likelihood: float
+    component: IntArray
+    estimable: npt.NDArray[np.bool_]
+    converged: bool
+    warnings: tuple[str, ...]
+    n: float
+    n_ties: float
+    n_skipped: float
+    method: str
+    confidence: float
+    degrees_of_freedom: float
+    jod_unit: float
+
+    def _index(self, item: Any) -> int:
+        if item not in self.items:
+            raise InputError("No such item in the scale", value=item, remedy=f"It has {self.items}")
+        return self.items.index(item)
+
+    def difference(self, a: Any, b: Any, *, unit: Literal["score", "jod"] = "score") -> Estimate:
+        """How far ``a`` lies above ``b``; not estimable across components."""
+        i, j = self._index(a), self._index(b)
+        method = f"{a} above {b}; {self.method}"
+        if i != j and (self.component[i] != self.component[j] or not self.estimable[i]):
+            return not_estimable(
+                f"{a} and {b} are in different components",
+                n=int(self.n),
+                method=method,
+                confidence=self.confidence,
+            )
+        size = self.jod_unit if unit == "jod" else 1.0
+        c = self.covariance
+        se = float(np.sqrt(max(c[i, i] + c[j, j] - 2 * c[i, j], 0.0))) / size
+        value = float(self.score[i] - self.score[j]) / size
+        half = critical_value(self.confidence, self.degrees_of_freedom) * se
+        return Estimate(
+            value,
+            value - half,
+            value + half,
+            int(self.n),
+            method,
+            self.confidence,
+            se,
+            self.warnings,
+        )
+
+    def probability(self, a: Any, b: Any) -> Estimate:
+        """Share of those who choose that prefers ``a`` to ``b``, sides being balanced."""
+        d = self.difference(a, b)
+        cdf = special.ndtr if self.jod_unit == JOD_NORMAL else special.expit
+        value, low, high = (float(cdf(x)) for x in (d.value, d.low, d.high))
+        return Estimate(
+            value,
+            low,
+            high,
+            d.n,
+            f"share that prefers {d.method}",
+            d.confidence,
+            warnings=d.warnings,
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per item, best first: score, jod, interval in JOD, ranks, component."""
+        frame = pd.DataFrame(
+            {
+                "item": list(self.items),
+                "score": self.score,
+                "low": self.low,
+                "high": self.high,
+                "jod": self.jod,
+                "jod_low": self.low / self.jod_unit,
+                "jod_high": self.high / self.jod_unit,
+                "rank_low": self.rank_low,
+                "rank_high": self.rank_high,
+                "component": self.component,
+                "estimable": self.estimable,
+            }
+        )
+        return frame.sort_values(["component", "score"], ascending=[True, False], ignore_index=True)
+
+
+# -- votes into cells ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Votes:
+    """Votes of k items in p cells (ordered pairs that occur); ``codes`` only from frames."""
+
+    items: tuple[Any, ...]
+    left: IntArray  # (p,)
+    right: IntArray  # (p,)
+    counts: FloatArray  # (p, 3): left, tie, right
+    column: IntArray  # (n,) cell * 3 + outcome of each row
+    weight: FloatArray  # (n,) votes that a row stands for
+    clusters: Clusters
+    n_ties: float
+    n_skipped: float
+    warnings: tuple[str, ...]
+
+
+def _votes_of_counts(pairs: PairCounts, cluster: object) -> _Votes:
+    wins, ties = np.asarray(pairs.wins), np.asarray(pairs.ties)
+    left, right = np.nonzero(np.triu(wins + wins.T + ties, 1))
+    counts = np.stack([wins[left, right], ties[left, right], wins[right, left]], axis=1)
+    warnings = ("counts hold no observer or content: votes are taken as independent",)
+    return _Votes(
+        tuple(pairs.items or ()), left.astype(np.int64), right.astype(np.int64), counts,
+        np.arange(counts.size), counts.ravel(), Clusters(), float(counts[:, 1].sum()), 0.0,
+        warnings if cluster else (),
+    )  # fmt: skip
+
+
+def _votes_of_frame(
+    frame: pd.DataFrame, cluster: str | Sequence[str] | None, *, sides: bool
+) -> _Votes:
+    rows = counted_rows(frame, ("left", "right", "choice"))
+    outcome, label = codes_of(rows["choice"].to_numpy())
+    unknown = sorted(set(map(str, label)) - {*_OUTCOMES, "skip"})
+    if unknown or (outcome < 0).any():
+        raise InputError(
+            "Unknown answer",
+            column="choice",
+            value=unknown[0] if unknown else None,
+            remedy="Answers are left, right, tie and skip",
+        )
+    outcome = np.array([_OUTCOMES.get(str(name), -1) for name in label], dtype=np.int64)[outcome]
+    weight = np.ones(len(rows))
+    if "count" in rows.columns:
+        weight = rows["count"].to_numpy(dtype=float)
+        if not np.isfinite(weight).all() or (weight < 0).any():
+            raise InputError("Counts must be finite and not negative", column="count")
+    used = (outcome >= 0) & (weight > 0)
+    n_skipped = float(weight[outcome < 0].sum())
+    if not used.all():
+        rows, outcome, weight = rows[used], outcome[used], weight[used]
+    both, items = codes_of(np.concatenate([rows["left"].to_numpy(), rows["right"].to_numpy()]))
+    if (both < 0).any():
+        raise InputError("A side of a comparison has no condition", column="left, right")
+    left, right = both[: len(rows)], both[len(rows) :]
+    if (left == right).any():
+        raise InputError(
+            "A condition is compared with itself",
+            column="left, right",
+            value=items[left[left == right][0]],
+            remedy="Mark identical pairs with kind = 'identical'",
+        )
+    if not sides:
+        swap = left > right
+        left, right = np.where(swap, right, left), np.where(swap, left, right)
+        outcome = np.where(swap, 2 - outcome, outcome)
+    k = len(items)
+    pair = left * k + right
+    if k * k <= 4 * len(rows) + 1_000_000:  # a table over all pairs beats sorting
+        present = np.flatnonzero(np.bincount(pair, minlength=1))
+        position = np.zeros(k * k, dtype=np.int64)
+        position[present] = np.arange(present.size)
+        cell = position[pair]
+    else:
+        present, cell = np.unique(pair, return_inverse=True)
+    column = cell * 3 + outcome
+    counts = np.bincount(column, weight, minlength=3 * present.size).astype(float).reshape(-1, 3)
+    groups = clusters_of(rows, cluster)
+    return _Votes(
+        tuple(items.tolist()), present // max(k, 1), present % max(k, 1), counts, column, weight,
+        groups, float(counts[:, 1].sum()), n_skipped, groups.warnings,
+    )  # fmt: skip
+
+
+# -- likelihoods: counts (..., p, 3), differences (..., p), tie parameter (..., 1) ----------------
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """Log-likelihood by cell with its derivatives; second ones with changed sign."""
+
+    value: FloatArray
+    g: FloatArray
+    h: FloatArray
+    g_tie: FloatArray | None = None
+    h_tie: FloatArray | None = None
+    h_mixed: FloatArray | None = None
+
+
+def _logistic(n: FloatArray, d: FloatArray, tie: FloatArray | None) -> _Terms:
+    p = special.expit(d)
+    total = n[..., 0] + n[..., 2]
+    value = n[..., 0] * special.log_expit(d) + n[..., 2] * special.log_expit(-d)
+    return _Terms(value, n[..., 0] - total * p, total * p * (1 - p))
+
+
+def _normal(n: FloatArray, d: FloatArray, tie: FloatArray | None) -> _Terms:
+    up, down = special.log_ndtr(d), special.log_ndtr(-d)
+    log_density = -0.5 * d**2 - 0.5 * np.log(2 * np.pi)
+    r_up, r_down = np.exp(log_density - up), np.exp(log_density - down)
+    return _Terms(
+        n[..., 0] * up + n[..., 2] * down,
+        n[..., 0] * r_up - n[..., 2] * r_down,
+        n[..., 0] * r_up * (d + r_up) + n[..., 2] * r_down * (r_down - d),
+    )
+
+
+def _davidson(n: FloatArray, d: FloatArray, tie: FloatArray | None) -> _Terms:
+    """P(left) : P(tie) : P(right) = exp(d/2) : exp(tie) : exp(-d/2)."""
+    log_odds = np.stack(np.broadcast_arrays(d / 2, 0.0 if tie is None else tie, -d / 2), axis=-1)
+    log_p = log_odds - special.logsumexp(log_odds, axis=-1, keepdims=True)
+    p_left, p_tie, p_right = np.moveaxis(np.exp(log_p), -1, 0)
+    total, lead = n.sum(axis=-1), p_left - p_right
+    return _Terms(
+        (n * log_p).sum(axis=-1),
+        (n[..., 0] - n[..., 2] - total * lead) / 2,
+        total * (p_left + p_right - lead**2) / 4,
+        n[..., 1] - total * p_tie,
+        total * p_tie * (1 - p_tie),
+        -total * p_tie * lead / 2,
+    )
+
+
+def _rao_kupper(n: FloatArray, d: FloatArray, tie: FloatArray | None) -> _Terms:
+    """P(left) = 1/(1+exp(tie-d)), P(right) = 1/(1+exp(tie+d)), the rest ties; tie > 0."""
+    eta = np.broadcast_to(0.0 if tie is None else tie, d.shape)
+    p_left, p_right = special.expit(d - eta), special.expit(-d - eta)
+    a, b = n[..., 0] + n[..., 1], n[..., 2] + n[..., 1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gap = np.expm1(2 * eta)  # P(tie) = P(left) P(right) gap
+        value = a * special.log_expit(d - eta) + b * special.log_expit(-d - eta)
+        value = np.where(eta > 0, value + special.xlogy(n[..., 1], gap), -np.inf)
+        from_gap = 2 * (1 + 1 / gap)
+        bend = 4 * (1 + 1 / gap) / gap
+    ga, gb = a * (1 - p_left), b * (1 - p_right)
+    ha, hb = ga * p_left, gb * p_right
+    return _Terms(
+        value,
+        ga - gb,
+        ha + hb,
+        n[..., 1] * from_gap - ga - gb,
+        ha + hb + n[..., 1] * bend,
+        hb - ha,
+    )
+
+
+# -- Newton -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A likelihood over fixed cells; parameters are (k strengths, side effect?, tie?)."""
+
+    terms: Any
+    left: IntArray
+    right: IntArray
+    k: int
+    side: bool
+    tie: bool
+    block: IntArray  # (k,) component of each item; strengths have mean 0 in each
+    penalty: float
+    incidence: sparse.csr_matrix = field(init=False)
+
+    def __post_init__(self) -> None:
+        p = len(self.left)
+        columns = np.concatenate([self.left, self.right])
+        rows = np.tile(np.arange(p), 2)
+        signs = np.repeat([1.0, -1.0], p)
+        width = self.k + self.side
+        if self.side:
+            columns = np.concatenate([columns, np.full(p, self.k)])
+            rows = np.concatenate([rows, np.arange(p)])
+            signs = np.concatenate([signs, np.ones(p)])
+        matrix = sparse.coo_matrix((signs, (rows, columns)), shape=(p, width)).tocsr()
+        object.__setattr__(self, "incidence", matrix)
+
+    @property
+    def size(self) -> int:
+        return self.k + self.side + self.tie
+
+    def evaluate(self, counts: FloatArray, beta: FloatArray) -> tuple[FloatArray, _Terms]:
+        """Penalised log-likelihood (b,) and its terms, for counts (b, p, 3) and beta (b, size)."""
+        d = (self.incidence @ beta[:, : self.k + self.side].T).T
+        t = self.terms(counts, d, beta[:, -1:] if self.tie else None)
+        strengths = beta[:, : self.k]
+        return t.value.sum(axis=-1) - self.penalty * (strengths**2).sum(axis=-1), t
+
+    def gradient(self, t: _Terms, beta: FloatArray) -> FloatArray:
+        g = np.zeros((len(beta), self.size))
+        g[:, : self.k + self.side] = (self.incidence.T @ t.g.T).T
+        g[:, : self.k] -= 2 * self.penalty * beta[:, : self.k]
+        if t.g_tie is not None:
+            g[:, -1] = t.g_tie.sum(axis=-1)
+        return g
+
+    def information(self, t: _Terms) -> FloatArray:
+        """Negative Hessian (b, size, size), made regular along the free origins."""
+        b, k = len(t.h), self.k
+        info = np.zeros((b, self.size, self.size))
+        info[:, self.left, self.right] -= t.h  # an ordered pair is one cell only
+        info += np.swapaxes(info, 1, 2).copy()
+        diagonal = np.arange(k)
+        absolute = abs(self.incidence[:, :k])
+        info[:, diagonal, diagonal] = (absolute.T @ t.h.T).T + 2 * self.penalty
+        for block in np.unique(self.block):
+            members = np.flatnonzero(self.block == block)
+            info[:, members[:, None], members] += 1 / members.size
+        if self.side:
+            info[:, k, :k] = info[:, :k, k] = (self.incidence[:, :k].T @ t.h.T).T
+            info[:, k, k] = t.h.sum(axis=-1)
+        if t.h_mixed is not None and t.h_tie is not None:
+            mixed = (self.incidence.T @ t.h_mixed.T).T
+            info[:, -1, :-1] = info[:, :-1, -1] = mixed
+            info[:, -1, -1] = t.h_tie.sum(axis=-1)
+        return info
+
+    def fit(
+        self, counts: FloatArray, start: FloatArray
+    ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
+        """Maximise for every data set of the batch: (beta, log-likelihood, converged)."""
+        beta = np.broadcast_to(start, (len(counts), self.size)).copy()
+        value, terms = self.evaluate(counts, beta)
+        active = np.ones(len(counts), dtype=bool)
+        for _ in range(_ITERATIONS):
+            step = self._step(terms, beta)
+            length = np.ones(len(beta))
+            for _ in range(40):
+                trial = beta + length[:, None] * step
+                new, new_terms = self.evaluate(counts, trial)
+                worse = ~(new >= value - 1e-12 * (1 + np.abs(value)))
+                if not worse.any():
+                    break
+                length = np.where(worse, length / 2, length)
+            beta, value, terms = trial, new, new_terms
+            active = np.abs(step).max(axis=-1) > 1e-6  # the next error is of order 1e-12
+            if not active.any():
+                break
+        return beta, value, ~active
+
+    def _step(self, terms: _Terms, beta: FloatArray) -> FloatArray:
+        info, g = self.information(terms), self.gradient(terms, beta)
+        try:
+            step = np.linalg.solve(info, g[..., None])[..., 0]
+        except np.linalg.LinAlgError:
+            ridge = 1e-8 * np.einsum("bii->b", info)[:, None, None] * np.eye(self.size)
+            step = np.linalg.solve(info + ridge + 1e-300 * np.eye(self.size), g[..., None])[..., 0]
+        largest = np.abs(step).max(axis=-1, keepdims=True)
+        return np.asarray(step * np.minimum(1, 5 / np.maximum(largest, 1e-300)))
+
+    def origins(self) -> FloatArray:
+        """Projection (k, k) onto the free origins, which ``information`` added."""
+        same = self.block[:, None] == self.block
+        return same / same.sum(axis=1)
+
+
+# -- public -------------------------------------------------------------------------------------
+
+
+def bradley_terry(
+    comparisons: pd.DataFrame | PairCounts,
+    *,
+    ties: Ties = "davidson",
+    side_effect: bool = False,
+    cluster: str | Sequence[str] | None = ("observer", "content"),
+    n_boot: int = 0,
+    confidence: float = 0.95,
+    penalty: float = 0.0,
+    rng: np.random.Generator | None = None,
+) -> Scale:
+    """Scale items by Bradley & Terry's model: P(i over j) = 1 / (1 + exp(score_j - score_i)).
+
+    Parameters
+    ----------
+    comparisons : DataFrame or PairCounts
+        A tidy frame with ``left, right, choice`` (left, right, tie or skip), and, where known,
+        ``observer, content, count`` (votes that a row stands for); or votes counted by pair.
+    ties : {"davidson", "rao-kupper", "half", "drop"}
+        Davidson (1970): P(tie) in proportion to nu * sqrt(pi_i * pi_j). Rao & Kupper (1967): a
+        threshold theta. Half a win for each shrinks the scale, with a warning. Or leave ties out.
+    side_effect : bool
+        Estimate an advantage of the left side, an additive term of the log-odds (Davidson &
+        Beaver 1977). Needs a frame.
+    cluster : str, sequence of str, or None
+        Columns over which votes depend on each other. Both observer and content: intervals speak
+        of new observers and new photographs. Observer alone: of these photographs only.
+    n_boot : int
+        0: sandwich covariance. Else bootstrap of the clusters with this many resamples for each
+        term of the two-way formula.
+    confidence : float
+        Nominal coverage of each interval.
+    penalty : float
+        Optional ridge: this times the sum of squared scores is taken from the log-likelihood
+        (as in choix). It makes never-beaten items and separate components finite, by decree:
+        the result says so.
+    rng : Generator, keyword-only
+        For ``n_boot``.
+
+    Returns
+    -------
+    Scale
+        One scale per *component*. Items of a component are linked by wins in both directions
+        (Ford 1957); where the maximum likelihood is infinite or undetermined there is no number
+        and a warning instead.
+
+    Raises
+    ------
+    InputError
+        On missing columns, unknown answers, mixed attributes, impossible counts.
+
+    Notes
+    -----
+    Newton's method on counts (Hunter 2004 discusses existence and uniqueness). Two-way
+    covariance: Cameron, Gelbach & Miller (2011), G/(G-1) for each dimension, Student's t with
+    the clusters of the scarcest dimension less one.
+    """
+    return _scale(comparisons, False, ties, side_effect, cluster, n_boot, confidence, penalty, rng)
+
+
+def thurstone_case_v(
+    comparisons: pd.DataFrame | PairCounts,
+    *,
+    ties: Literal["half", "drop"] = "drop",
+    side_effect: bool = False,
+    cluster: str | Sequence[str] | None = ("observer", "content"),
+    n_boot: int = 0,
+    confidence: float = 0.95,
+    penalty: float = 0.0,
+    rng: np.random.Generator | None = None,
+) -> Scale:
+    """Scale items by Thurstone's Case V: P(i over j) = Phi(score_i - score_j).
+
+    ``score`` is in standard deviations of a difference; ``jod`` divides it by Phi^-1(0.75), which
+    is the scale of Perez-Ortiz & Mantiuk (2017) with sigma = 1.4826. Arguments and result are
+    those of :func:`bradley_terry`; ties are left out or counted half.
+    """
+    if ties not in ("half", "drop"):
+        raise InputError("Thurstone's model has no ties", key="ties", value=ties,
+                         remedy='Use "half" or "drop"')  # fmt: skip
+    return _scale(comparisons, True, ties, side_effect, cluster, n_boot, confidence, penalty, rng)
+
+
+def _scale(
+    comparisons: pd.DataFrame | PairCounts,
+    normal: bool,
+    ties: str,
+    side_effect: bool,
+    cluster: str | Sequence[str] | None,
+    n_boot: int,
+    confidence: float,
+    penalty: float,
+    rng: np.random.Generator | None,
+) -> Scale:
+    check_confidence(confidence)
+    generator = check_resamples(n_boot, rng)
+    if ties not in ("davidson", "rao-kupper", "half", "drop"):
+        raise InputError("Unknown treatment of ties", key="ties", value=ties)
+    if not (np.isfinite(penalty) and penalty >= 0):
+        raise InputError("The penalty must be finite and not negative", value=penalty)
+    if isinstance(comparisons, PairCounts):
+        if side_effect:
+            raise InputError("Counts by pair do not say which side won", key="side_effect")
+        votes = _votes_of_counts(comparisons, cluster)
+    else:
+        votes = _votes_of_frame(comparisons, cluster, sides=side_effect)
+    k = len(votes.items)
+    warnings = list(votes.warnings)
+
+    # Ties: to the model, half to each side, or away.
+    treat = np.eye(3)
+    if ties == "half":
+        treat[1] = (0.5, 0.0, 0.5)
+        if votes.n_ties:
+            warnings.append("ties count as half a win for each, which shrinks the scale")
+    elif ties == "drop":
+        treat[1] = 0.0
+    counts = votes.counts @ treat
+    modelled = ties in ("davidson", "rao-kupper")
+    tie = modelled and votes.n_ties > 0
+    decided = counts[:, [0, 2]].sum()
+
+    block = _components(counts, votes, k) if not penalty else np.zeros(k, dtype=np.int64)
+    if penalty:
+        warnings.append(f"a ridge penalty of {penalty:g} pulls all scores towards 0")
+    inside = block[votes.left] == block[votes.right]
+    estimable = (np.bincount(block, minlength=k)[block] > 1) & bool(decided)
+    if not decided:
+        inside[:] = False
+        warnings.append("not estimable: no decided votes")
+    elif not estimable.all() or len(np.unique(block)) > 1:
+        warnings += _component_warnings(counts, votes, block)
+
+    names = {"davidson": "ties by Davidson", "rao-kupper": "ties by Rao & Kupper",
+             "half": "ties half", "drop": "ties left out"}  # fmt: skip
+    method = f"{'Thurstone Case V' if normal else 'Bradley–Terry'}, {names[ties]}"
+    if side_effect:
+        method += ", side effect"
+    covered = f"bootstrap, {n_boot} resamples" if n_boot and votes.clusters.sizes else "sandwich"
+    method += "; intervals for " + (
+        f"{votes.clusters.speaks_of} ({covered})" if votes.clusters.sizes else "independent votes"
+    )
+
+    unit = JOD_NORMAL if normal else JOD_LOGISTIC
+    score = np.full(k, np.nan)
+    covariance = np.full((k, k), np.nan)
+    side_value = side_se = tie_value = np.nan
+    likelihood, converged = 0.0, True
+    degrees = votes.clusters.degrees_of_freedom
+    critical = critical_value(confidence, degrees)
+    if inside.any():
+        terms = _normal if normal else _logistic
+        if tie:
+            terms = _davidson if ties == "davidson" else _rao_kupper
+        model = _Model(
+            terms, votes.left[inside], votes.right[inside], k, side_effect, tie, block, penalty
+        )
+        start = np.zeros((1, model.size))
+        if tie:
+            share = min(votes.n_ties / votes.counts.sum(), 0.99)
+            start[0, -1] = np.log(
+                2 * share / (1 - share) if ties == "davidson" else (1 + share) / (1 - share)
+            )
+        beta, value, done = model.fit(counts[inside][None], start)
+        likelihood, converged = float(value[0] + penalty * (beta[0, :k] ** 2).sum()), bool(done[0])
+        if side_effect and (not converged or abs(beta[0, k]) > 15):
+            estimable[:] = False
+            warnings.append("not estimable: the side effect explains every vote or is unbounded")
+        else:
+            if not converged:
+                warnings.append("Newton's method did not converge")
+            score[estimable] = beta[0, :k][estimable]
+            variances = _variances(model, votes, inside, treat, beta, n_boot, generator)
+            covariance = _centred_covariance(variances[:k, :k], model.origins())
+            covariance[block[:, None] != block] = np.nan
+            covariance[~estimable] = np.nan
+            if side_effect:
+                side_value, side_se = float(beta[0, k]), float(np.sqrt(variances[k, k]))
+            if tie:
+                tie_value = float(np.exp(beta[0, -1]))
+        if modelled and not tie:
+            tie_value = 0.0 if ties == "davidson" else 1.0
+    half = critical * np.sqrt(np.maximum(np.diagonal(covariance), 0))
+    rank_low, rank_high = _ranks(score, covariance, degrees, confidence)
+    return Scale(
+        items=votes.items,
+        score=score,
+        jod=score / unit,
+        covariance=covariance,
+        low=score - half,
+        high=score + half,
+        rank_low=rank_low,
+        rank_high=rank_high,
+        tie_parameter=tie_value,
+        side_effect=side_value,
+        side_effect_low=side_value - critical * side_se,
+        side_effect_high=side_value + critical * side_se,
+        log_likelihood=likelihood if inside.any() else np.nan,
+        component=block,
+        estimable=estimable,
+        converged=converged,
+        warnings=tuple(warnings),
+        n=float(counts.sum()),
+        n_ties=votes.n_ties,
+        n_skipped=votes.n_skipped,
+        method=method,
+        confidence=confidence,
+        degrees_of_freedom=degrees,
+        jod_unit=unit,
+    )
+
+
+def _components(counts: FloatArray, votes: _Votes, k: int) -> IntArray:
+    """Strongly connected components of "i was preferred to, or tied with, j" (Ford 1957)."""
+    forward, backward = counts[:, 0] + counts[:, 1] > 0, counts[:, 2] + counts[:, 1] > 0
+    rows = np.concatenate([votes.left[forward], votes.right[backward]])
+    columns = np.concatenate([votes.right[forward], votes.left[backward]])
+    graph = sparse.coo_matrix((np.ones(rows.size), (rows, columns)), shape=(k, k))
+    _, labels = csgraph.connected_components(graph, directed=True, connection="strong")
+    # Number components by their first item, so that the labels do not depend on the algorithm.
+    _, first = np.unique(labels, return_index=True)
+    order = np.argsort(np.argsort(first))
+    return order[labels].astype(np.int64)
+
+
+def _component_warnings(counts: FloatArray, votes: _Votes, block: IntArray) -> list[str]:
+    k = len(votes.items)
+    won = np.bincount(votes.left, counts[:, 0], minlength=k) + np.bincount(
+        votes.right, counts[:, 2], minlength=k
+    )
+    lost = np.bincount(votes.left, counts[:, 2], minlength=k) + np.bincount(
+        votes.right, counts[:, 0], minlength=k
+    )
+    tied = np.bincount(votes.left, counts[:, 1], minlength=k) + np.bincount(
+        votes.right, counts[:, 1], minlength=k
+    )
+    texts = []
+    for verdict, chosen in (
+        ("never beaten: strength unbounded", (lost + tied == 0) & (won > 0)),
+        ("never preferred: strength unbounded below", (won + tied == 0) & (lost > 0)),
+        ("without a usable vote", won + lost + tied == 0),
+    ):
+        if chosen.any():
+            names = ", ".join(str(votes.items[i]) for i in np.flatnonzero(chosen))
+            texts.append(f"not estimable: {names} {verdict}")
+    if len(np.unique(block)) > 1:
+        graph = sparse.coo_matrix((np.ones(votes.left.size), (votes.left, votes.right)), (k, k))
+        parts, _ = csgraph.connected_components(graph, directed=False)
+        if parts > 1:
+            texts.append(f"the comparisons fall into {parts} unconnected parts")
+        sizes = np.bincount(block)
+        if (sizes > 1).sum() != 1 or sizes.max() == k:
+            texts.append("no scale spans all items: scores hold within their component only")
+    return texts
+
+
+def _variances(
+    model: _Model,
+    votes: _Votes,
+    inside: npt.NDArray[np.bool_],
+    treat: FloatArray,
+    beta: FloatArray,
+    n_boot: int,
+    rng: np.random.Generator,
+) -> FloatArray:
+    """Variances of differences (k, k), and of the side effect at [k, k], as one matrix."""
+    k, width = model.k, model.k + model.side
+    cells = np.repeat(inside, 3)  # columns (cell, outcome) that the model uses
+    counts = (votes.counts[inside] @ treat)[None]
+    _, terms = model.evaluate(counts, beta)
+    info = model.information(terms)[0]
+    project = np.eye(model.size)
+    project[:k, :k] -= model.origins()
+    inverse = project @ np.linalg.pinv(info, hermitian=True) @ project
+    dimensions = votes.clusters.dimensions()
+    if not dimensions:
+        return _difference_variances(inverse, k, width)
+    sums = [
+        cluster_sums(codes, size, votes.column, votes.counts.size, votes.weight)[:, cells]
+        for _, codes, size in dimensions
+    ]
+    variances = []
+    if n_boot:
+        for matrix, (sign, _, size) in zip(sums, dimensions, strict=True):
+
+            def refit(weights: FloatArray, matrix: sparse.csr_matrix = matrix) -> FloatArray:
+                # Memory: the batch holds (b, size, size) matrices and (b, cells, 3) counts.
+                room = max(1, int(2e7 / (model.size**2 + 9 * inside.sum())))
+                fits = []
+                for first in range(0, len(weights), room):
+                    drawn = (matrix.T @ weights[first : first + room].T).T
+                    drawn = drawn.reshape(len(drawn), -1, 3) @ treat
+                    fits.append(model.fit(drawn, beta)[0][:, :width])
+                return np.concatenate(fits)
+
+            draws = bootstrap_draws(refit, size, n_boot, rng)
+            spread = np.atleast_2d(np.cov(draws, rowvar=False)) * inflate(size)
+            variances.append((sign, _difference_variances(spread, k, width)))
+    else:
+        # Score of one vote of each (cell, outcome): the gradient for that vote alone.
+        single = np.repeat(treat[:, None, :], counts.shape[1], axis=1)
+        _, t = model.evaluate(single, np.repeat(beta, 3, axis=0))
+        by_column = sparse.diags(t.g.T.ravel()) @ sparse.kron(
+            model.incidence, np.ones((3, 1)), format="csr"
+        )
+        if t.g_tie is not None:
+            by_column = sparse.hstack([by_column, sparse.csr_matrix(t.g_tie.T.reshape(-1, 1))])
+        influence = sparse.csr_matrix(by_column)
+        for matrix, (sign, _, size) in zip(sums, dimensions, strict=True):
+            scores = matrix @ influence
+            meat = (scores.T @ scores).toarray() * size / max(size - 1, 1)
+            spread = inverse @ meat @ inverse
+            variances.append((sign, _difference_variances(spread, k, width)))
+    return combine(variances)
+
+
+def _difference_variances(covariance: FloatArray, k: int, width: int) -> FloatArray:
+    """Variance of each difference of strengths; the side effect's own at [k, k]."""
+    variance = np.diagonal(covariance)[:k]
+    result = np.zeros((width, width))
+    result[:k, :k] = variance[:, None] + variance - 2 * covariance[:k, :k]
+    if width > k:
+        result[k, k] = covariance[k, k]
+    return result
+
+
+def _centred_covariance(differences: FloatArray, origins: FloatArray) -> FloatArray:
+    """Covariance of mean-0 scores that has these variances of differences (Gower 1966)."""
+    centre = np.eye(len(origins)) - origins
+    return np.asarray(-0.5 * centre @ differences @ centre)
+
+
+def _ranks(
+    score: FloatArray, covariance: FloatArray, degrees: float, confidence: float
+) -> tuple[IntArray, IntArray]:
+    k = len(score)
+    low, high = np.ones(k, dtype=np.int64), np.full(k, k, dtype=np.int64)
+    variance = np.diagonal(covariance)
+    for i in range(k):
+        difference = score - score[i]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            se = np.sqrt(np.maximum(variance + variance[i] - 2 * covariance[i], 0))
+            p = p_value(difference / se, degrees)
+        p[i] = np.nan
+        others = np.flatnonzero(np.isfinite(p))
+        order = others[np.argsort(p[others], kind="stable")]
+        passed = p[order] * np.arange(order.size, 0, -1) <= 1 - confidence
+        distinct = order[: int(np.argmin(np.append(passed, False)))]
+        low[i] = 1 + (difference[distinct] > 0).sum()
+        high[i] = k - (difference[distinct] < 0).sum()
+    return low, high
+
+
+def count_pairs(comparisons: pd.DataFrame) -> PairCounts:
+    """Count the votes of a tidy frame by pair; skipped answers are left out."""
+    votes = _votes_of_frame(comparisons, None, sides=False)
+    k = len(votes.items)
+    wins, ties = np.zeros((k, k)), np.zeros((k, k))
+    wins[votes.left, votes.right] = votes.counts[:, 0]
+    wins[votes.right, votes.left] = votes.counts[:, 2]
+    ties[votes.left, votes.right] = ties[votes.right, votes.left] = votes.counts[:, 1]
+    return PairCounts(wins, ties, votes.items)
+
+
+def preference_share(
+    comparisons: pd.DataFrame,
+    item: Any,
+    against: Any = None,
+    *,
+    ties: Literal["half", "drop"] = "half",
+    cluster: str | Sequence[str] | None = ("observer", "content"),
+    confidence: float = 0.95,
+) -> Estimate:
+    """Share of direct comparisons in which ``item`` was preferred, without a model.
+
+    Parameters
+    ----------
+    comparisons : DataFrame
+        As for :func:`bradley_terry`.
+    item, against : label
+        Whose share, and against which other (None: all others).
+    ties : {"half", "drop"}
+        A tie counts half, or not at all.
+    cluster, confidence
+        As for :func:`cluster_mean`.
+
+    Returns
+    -------
+    Estimate
+        ``n`` is the number of votes. Not estimable if the two never met.
+    """
+    if ties not in ("half", "drop"):
+        raise InputError("Unknown treatment of ties", key="ties", value=ties)
+    rows = counted_rows(comparisons, ("left", "right", "choice"))
+    left, right = rows["left"].to_numpy(), rows["right"].to_numpy()
+    met = (left == item) | (right == item)
+    if against is not None:
+        met &= (left == against) | (right == against)
+    rows = rows[met & rows["choice"].isin(_OUTCOMES).to_numpy()]
+    on_left = rows["left"].to_numpy() == item
+    choice = rows["choice"].to_numpy()
+    share = np.where((choice == "left") == on_left, 1.0, 0.0)
+    share[choice == "tie"] = 0.5 if ties == "half" else np.nan
+    names = (cluster,) if isinstance(cluster, str) else tuple(cluster or ())
+    present = [name for name in names if name in rows.columns]
+    missing = tuple(
+        f"no column {name!r}: the interval ignores that votes share a {name}"
+        for name in names
+        if name not in rows.columns
+    )
+    result = cluster_mean(
+        share,
+        rows[present],
+        weights=rows["count"].to_numpy(dtype=float) if "count" in rows.columns else None,
+        share=True,
+        confidence=confidence,
+        method=f"share that prefers {item} to {'the others' if against is None else against}",
+    )
+    return replace(result, warnings=missing + result.warnings)
