@@ -56,14 +56,14 @@ class Rendered:
 
     Attributes
     ----------
-    table : DataFrame
-        ``content, condition, role, sha256``; role ``test``, or ``original`` (condition None) for
-        the grey photograph.
+    rows : tuple of dict
+        ``content, condition, role, variant, sha256``; role ``test``, or ``original`` (condition
+        None) for the grey photograph.
     created : tuple of Path
         The files that were not there before.
     """
 
-    table: pd.DataFrame
+    rows: tuple[dict[str, str | None], ...]
     created: tuple[Path, ...]
 
 
@@ -156,13 +156,15 @@ def render_stimuli(
     for content in selection.contents.to_dict("records"):
         size = (int(content["width"]), int(content["height"]))
         name = str(content["content_id"])
-        rows.append({"content": name, "condition": None, "role": "original"})
+        rows.append({"content": name, "condition": None, "role": "original", "variant": ""})
         jobs.append((run.resolve(str(content["path"])), None, size))
         mine = selection.outputs[selection.outputs["content_id"] == name]
         outputs = {str(one["condition"]): one for one in mine.to_dict("records")}
         for condition in selection.conditions:
             output = outputs[condition.name]
-            rows.append({"content": name, "condition": condition.name, "role": "test"})
+            rows.append(
+                {"content": name, "condition": condition.name, "role": "test", "variant": ""}
+            )
             jobs.append((run.image(str(output["path"])), str(output["sha256"]), size))
 
     def render(job: tuple[Path, str | None, tuple[int, int]]) -> bytes:
@@ -199,7 +201,7 @@ def render_stimuli(
                 file=error.filename or folder,
             ) from error
         raise
-    return Rendered(pd.DataFrame(rows), tuple(created))
+    return Rendered(tuple(rows), tuple(created))
 
 
 def remove(files: Sequence[Path]) -> None:

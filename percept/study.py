@@ -159,7 +159,7 @@ def create_study(
                 }
                 for row in selection.contents.to_dict("records")
             ],
-            stimuli=[{**row, "variant": ""} for row in rendered.table.to_dict("index").values()],
+            stimuli=rendered.rows,
         )
     except BaseException:
         remove(rendered.created)
@@ -424,10 +424,16 @@ class _World:
                     own = quality[name] + shift + rng.normal(0, 0.15)
                     self.utility[attribute.name, str(content), name] = own
                 if protocol.artifacts:
+                    rate = np.exp(0.2 - 0.8 * (quality[name] + shift))
                     self.defects[str(content), name] = [
                         self._defect(protocol, habits[name], quality[name] + shift, rng)
-                        for _ in range(rng.poisson(np.exp(0.2 - 0.8 * (quality[name] + shift))))
+                        for _ in range(rng.poisson(rate))
                     ]
+                    if name == GRAY and "desaturated" in kinds:
+                        worst = max(level.value for level in protocol.severities)
+                        self.defects[str(content), name] = [
+                            Mark("desaturated", worst, x=0.05, y=0.05, width=0.9, height=0.9)
+                        ]
 
     @staticmethod
     def _defect(
@@ -461,7 +467,7 @@ class _Person:
 
     def answer(self, store: Store, study: Study, protocol: Protocol) -> bool:
         """Join and answer every trial; False if this observer did so before."""
-        clock = study.created_at + timedelta(minutes=int(self.rng.integers(1, 60 * 24 * 5)))
+        clock = study.created_at
         joined = join(
             store,
             study,
@@ -487,7 +493,7 @@ class _Person:
                     shown_at = clock
                     clock += timedelta(seconds=seconds)
                     answer = Answer(
-                        response_id=f"{joined.token[:32]}-{trial.position}-{attribute}"[:64],
+                        response_id=self._response_id(study, trial.position, attribute),
                         trial=trial.token,
                         attribute=attribute,
                         value=value,
@@ -497,6 +503,10 @@ class _Person:
                     )
                     rate(store, session, protocol, answer, now=clock)
                     clock += timedelta(milliseconds=protocol.isi_ms)
+
+    def _response_id(self, study: Study, position: int, attribute: str) -> str:
+        text = f"{study.name}/{self.seed}/{self.number}/{position}/{attribute}"
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def _judge(
         self, protocol: Protocol, attribute: str, seen: Mapping[str, tuple[str, str | None]]
@@ -523,13 +533,12 @@ class _Person:
         levels = sorted(level.value for level in protocol.severities)
         marks = []
         for defect in self.world.defects[content, str(name)]:
-            if self.rng.random() > self.keenness:
+            if defect.severity is None or self.rng.random() > self.keenness:
                 continue
             x = float(np.clip(defect.x + self.rng.normal(0, 0.02), 0, 0.9))
             y = float(np.clip(defect.y + self.rng.normal(0, 0.02), 0, 0.9))
-            level = levels.index(defect.severity) + int(
-                self.rng.choice([-1, 0, 1], p=[0.15, 0.7, 0.15])
-            )
+            slip = int(self.rng.choice([-1, 0, 1], p=[0.15, 0.7, 0.15]))
+            level = int(np.clip(levels.index(defect.severity) + slip, 0, len(levels) - 1))
             marks.append(
                 Mark(
                     artifact=defect.artifact
@@ -598,7 +607,7 @@ def export_study(
         part.mkdir(parents=True)
         for name, table in tables.items():
             _write_table(table, part / f"{name}.{format}", format)
-        (part / "study.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+        (part / "study.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         (part / "protocol.toml").write_text(study.protocol, encoding="utf-8")
         (part / "README.md").write_text(_export_readme(study, tables, simulated), encoding="utf-8")
         part.replace(out)
@@ -611,16 +620,16 @@ def export_study(
 
 def _write_table(table: pd.DataFrame, file: Path, format: str) -> None:
     table = table.copy()
-    for column in table.columns:
-        if table[column].map(lambda value: isinstance(value, dict | list)).any():
-            table[column] = [
-                None if value is None else json.dumps(value, sort_keys=True)
-                for value in table[column]
-            ]
+    for column in table.columns.intersection(["crowd", "screening", "data"]):
+        table[column] = [
+            None if value is None else json.dumps(value, sort_keys=True) for value in table[column]
+        ]
     if format == "parquet":
         table.to_parquet(file, index=False)
     elif format == "json":
-        table.to_json(file, orient="records", date_format="iso", date_unit="us", indent=1)
+        table.to_json(
+            file, orient="records", date_format="iso", date_unit="us", double_precision=15, indent=1
+        )
     else:
         safe = table.map(lambda value: _no_formula(value) if isinstance(value, str) else value)
         safe.to_csv(file, index=False, date_format="%Y-%m-%dT%H:%M:%S.%f%z")
@@ -688,8 +697,8 @@ def _export_readme(study: Study, tables: Mapping[str, pd.DataFrame], simulated: 
         ]
     lines += [
         "Times are UTC. The protocol is in `protocol.toml`, where the study came from in "
-        "`study.json`. Nothing is left out: controls, skips and answers that were taken back are "
-        "here too. In CSV files, a text that a spreadsheet would run as a formula begins with an "
+        "`study.json`. Controls, skips and answers that were taken back are here too; in an artifact "
+        "study, skips are in `notes`. In CSV files, a text that a spreadsheet would run as a formula begins with an "
         "apostrophe.",
     ]
     for name, table in tables.items():

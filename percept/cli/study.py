@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description="Render one display image per photograph and condition, and create a study "
         "that shows them. Photographs that a condition was trained on are refused.",
     )
-    create.add_argument("run", metavar="RUN", help="run directory made by percept infer")
+    create.add_argument("run_dir", metavar="RUN", help="run directory made by percept infer")
     create.add_argument(
         "--protocol",
         required=True,
@@ -119,7 +119,7 @@ def _create(args: argparse.Namespace) -> int:
     from percept.study import create_study, protocol_of, session_length
 
     protocol = load_protocol(args.protocol)
-    inference = open_run(args.run)
+    inference = open_run(args.run_dir)
     store = open_store(args.db, create=True)
     try:
         with _Bar("Rendering") as bar:
@@ -160,7 +160,7 @@ def _list(args: argparse.Namespace) -> int:
     from percept.store import open_store
 
     with open_store(args.db) as store:
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for study in store.studies():
             progress = store.progress(study)
             rows.append(
