@@ -414,9 +414,8 @@ class _World:
         self.names = names
         self.utility: dict[tuple[str, str, str], float] = {}
         self.defects: dict[tuple[str, str], list[Mark]] = {}
-        habits = {
-            name: rng.dirichlet(np.full(max(len(protocol.artifacts), 1), 0.6)) for name in names
-        }
+        kinds = [artifact.name for artifact in protocol.artifacts]
+        habits = {name: rng.dirichlet(np.full(len(kinds), 0.6)) for name in names if kinds}
         for content in contents["content_id"]:
             for name in names:
                 shift = rng.normal(0, 0.45)
@@ -697,9 +696,9 @@ def _export_readme(study: Study, tables: Mapping[str, pd.DataFrame], simulated: 
         ]
     lines += [
         "Times are UTC. The protocol is in `protocol.toml`, where the study came from in "
-        "`study.json`. Controls, skips and answers that were taken back are here too; in an artifact "
-        "study, skips are in `notes`. In CSV files, a text that a spreadsheet would run as a formula begins with an "
-        "apostrophe.",
+        "`study.json`. Controls, skips and answers that were taken back are here too; skips of an "
+        "artifact study are in `notes` alone. In CSV files, a text that a spreadsheet would run "
+        "as a formula begins with an apostrophe.",
     ]
     for name, table in tables.items():
         lines += ["", f"## {name}: {len(table)} rows", ""]
