@@ -390,7 +390,7 @@ def _index_entry(index: str, package: Package, settings: Mapping[str, str]) -> s
     page = f"{index.rstrip('/')}/{package.name}/"
     with _request(page, settings) as response:
         body = response.read().decode()
-        page = response.url or page
+        page = response.url
         is_json = "json" in response.headers.get_content_type()
     if is_json:
         links = [
@@ -399,12 +399,16 @@ def _index_entry(index: str, package: Package, settings: Mapping[str, str]) -> s
         ]
     else:
         links = _links(body)
+    given = urllib.parse.urlsplit(index)
     for link in links:
         url, fragment = urllib.parse.urldefrag(urllib.parse.urljoin(page, link))
         if url.endswith(f"/{package.archive}"):
             if fragment not in ("", "sha256=", f"sha256={package.sha256}"):
                 raise _NoDownload(f"{page} lists {package.archive} with another hash")
-            return url
+            found = urllib.parse.urlsplit(url)
+            if found.netloc == given.netloc.rpartition("@")[2]:  # the same credentials then
+                found = found._replace(netloc=given.netloc)
+            return found.geturl()
     raise _NoDownload(f"{page} has no {package.archive}")
 
 

@@ -1,0 +1,371 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from metric_samples import CONDITIONS, SIZES
+from PIL import Image
+
+from percept.cli import main
+from percept.errors import InputError, InputErrors
+from percept.inference.run import Run, open_run, write_parquet_atomic
+from percept.manifest import load_rgb, sha256_file
+from percept.metrics import fidelity, vintage
+from percept.metrics.color import Images
+from percept.metrics.evaluate import evaluate_run, import_metrics, select_metrics
+from percept.metrics.registry import METRICS
+
+MakeRun = Callable[..., Run]
+
+
+@pytest.fixture(autouse=True)
+def no_weights(cache: Path) -> None:
+    """An empty cache, unless the test brings weights."""
+
+
+def values(run: Run, metric: str) -> dict[tuple[str, str], float]:
+    frame = run.metrics
+    frame = frame[frame["metric"] == metric]
+    return {(row.content_id, row.condition): row.value for row in frame.itertuples()}
+
+
+def damage(run: Run, path: str) -> None:
+    """Replace an image by another of the same size."""
+    file = run.root / path
+    Image.fromarray(255 - load_rgb(file)).save(file)
+
+
+def touch_outputs(run: Run) -> Run:
+    """Make the run's outputs other ones, as a repeated inference would."""
+    row = run.outputs.index[run.outputs["condition"] == "vivid"][0]
+    path = run.outputs.loc[row, "path"]
+    damage(run, path)
+    outputs = run.outputs.copy()
+    outputs.loc[row, "sha256"] = sha256_file(run.root / path)
+    write_parquet_atomic(run.root / "outputs.parquet", outputs)
+    return open_run(run.root)
+
+
+def test_every_image_and_metric_that_can_be_has_a_row(
+    make_run: MakeRun, random_backbone: object
+) -> None:
+    run = make_run()
+    done = evaluate_run(run)
+    assert done.computed == tuple(METRICS)
+    assert done.failed == ()
+    without = "failed in inference: 1 output; no reference: 1 photograph"
+    assert done.skipped == {
+        "psnr": without,
+        "psnr_ab": without,
+        "ssim": f"{without}; smaller than 11×11 pixels: 3 outputs",
+        "ciede2000": without,
+        "ciede2000_p95": without,
+        "lpips_alex": f"{without}; smaller than 31×31 pixels: 3 outputs",
+        "colorfulness": "failed in inference: 1 output",
+        "luminance_fidelity": "failed in inference: 1 output",
+    }
+    everything = {(content, condition) for content in SIZES for condition in CONDITIONS}
+    ok = everything - {("mill", "vivid")}
+    referenced = {key for key in ok if key[0] != "portrait"}
+    assert values(run, "colorfulness").keys() == values(run, "luminance_fidelity").keys() == ok
+    assert values(run, "psnr").keys() == values(run, "ciede2000_p95").keys() == referenced
+    large = {key for key in referenced if key[0] != "sliver"}
+    assert values(run, "ssim").keys() == values(run, "lpips_alex").keys() == large
+
+    reopened = open_run(run.root)
+    assert reopened.info["metrics_skipped"] == done.skipped
+    described = reopened.info["metrics"]["lpips_alex"]
+    assert described["higher_is_better"] is False
+    assert described["range"] == [0.0, None]
+    assert len(described["weights"]) == 64
+    frame = reopened.metrics
+    assert list(frame.columns) == ["content_id", "condition", "metric", "value"]
+    assert not frame.duplicated(["content_id", "condition", "metric"]).any()
+    order = frame["content_id"].map(list(SIZES).index) * 10
+    order += frame["condition"].map(CONDITIONS.index)
+    assert order.is_monotonic_increasing
+
+
+def test_values_are_those_of_the_metric_functions(make_run: MakeRun) -> None:
+    run = make_run()
+    evaluate_run(run)
+    output, source, true = (
+        load_rgb(run.root / path)
+        for path in ("images/vivid/harbour.png", "photos/harbour.png", "photos/harbour-true.png")
+    )
+    images = Images(output, source=source, reference=true)
+    for name, function in {
+        "psnr": fidelity.psnr,
+        "ciede2000": fidelity.ciede2000,
+        "colorfulness": vintage.colorfulness,
+        "luminance_fidelity": vintage.luminance_fidelity,
+    }.items():
+        assert values(run, name)["harbour", "vivid"] == function(images), name
+
+
+def test_a_perfect_reference_scores_perfectly(make_run: MakeRun) -> None:
+    """Infinite PSNR is stored as it is, and survives the file."""
+    run = make_run()
+    evaluate_run(run)
+    for content in ("harbour", "mill"):
+        key = (content, "reference")
+        assert values(run, "psnr")[key] == values(run, "psnr_ab")[key] == math.inf
+        assert values(run, "ssim")[key] == 1.0
+        assert values(run, "ciede2000")[key] == values(run, "ciede2000_p95")[key] == 0.0
+        assert values(run, "luminance_fidelity")[content, "gray"] == 0.0
+        assert values(run, "colorfulness")[content, "gray"] == 0.0
+
+
+def test_any_number_of_processes_writes_the_same_bytes(
+    make_run: MakeRun, random_backbone: object, capfd: pytest.CaptureFixture[str]
+) -> None:
+    one, two = make_run("one"), make_run("two")
+    damage(one, "images/gray/portrait.png")
+    damage(two, "images/gray/portrait.png")
+    assert main(["metrics", str(one.root)]) == 1
+    alone = capfd.readouterr()
+    assert main(["metrics", str(two.root), "--nproc", "2"]) == 1
+    shared = capfd.readouterr()
+    for name in ("metrics.parquet", "run.json"):
+        first, second = (run.root.joinpath(name).read_bytes() for run in (one, two))
+        assert first.replace(b"/one", b"/two") == second, name
+    assert alone.out.replace("/one", "/two") == shared.out
+    assert "portrait, gray: " in shared.err
+    assert shared.err == alone.err.replace("/one", "/two")
+    assert len(two.metrics) == 4 * 8 + 2 * 5 + 2 * 10
+
+
+def test_what_is_there_is_kept_until_the_outputs_change(make_run: MakeRun) -> None:
+    run = make_run()
+    first = evaluate_run(run, ["psnr", "ssim"])
+    assert (first.computed, first.kept) == (("psnr", "ssim"), ())
+    stamp = (run.root / "metrics.parquet").stat().st_mtime_ns
+    again = evaluate_run(open_run(run.root), ["ssim"])
+    assert (again.computed, again.kept) == ((), ("psnr", "ssim"))
+    assert (run.root / "metrics.parquet").stat().st_mtime_ns == stamp
+    more = evaluate_run(open_run(run.root), ["colorfulness"])
+    assert (more.computed, more.kept) == (("colorfulness",), ("psnr", "ssim"))
+    forced = evaluate_run(open_run(run.root), ["ssim"], fresh=True)
+    assert (forced.computed, forced.kept) == (("ssim",), ("psnr", "colorfulness"))
+
+    before = values(run, "psnr")
+    changed = evaluate_run(touch_outputs(run), ["colorfulness"])
+    assert changed.computed == ("psnr", "ssim", "colorfulness"), "nothing stale is left behind"
+    after = values(run, "psnr")
+    assert [key for key in before if before[key] != after[key]] == [("harbour", "vivid")]
+
+
+def test_a_failed_image_costs_its_rows_and_is_measured_again(make_run: MakeRun) -> None:
+    run = make_run()
+    file = run.root / "images/vivid/harbour.png"
+    good = file.read_bytes()
+    damage(run, "images/vivid/harbour.png")
+    (run.root / "photos/sliver-true.png").write_bytes(b"no image")
+    true = load_rgb(run.root / "photos/mill-true.png")
+    Image.fromarray(true[:-1]).save(run.root / "photos/mill-true.png")
+    done = evaluate_run(run, ["psnr", "colorfulness"])
+    assert [text.split(":")[0] for text in done.failed] == [
+        "harbour, vivid",
+        *("mill, gray", "mill, reference"),
+        *("sliver, gray", "sliver, reference", "sliver, vivid"),
+    ]
+    assert "not the image that inference wrote" in done.failed[0]
+    assert "differ in size" in done.failed[1]
+    assert "cannot be measured: 6 outputs" in done.skipped["psnr"]
+    assert values(run, "psnr").keys() == {("harbour", "gray"), ("harbour", "reference")}
+    assert ("harbour", "vivid") not in values(run, "colorfulness")
+    assert len(values(run, "colorfulness")) == 10
+    assert main(["metrics", str(run.root), "--metric", "psnr"]) == 1
+    assert main(["metrics", str(run.root), "--metric", "psnr", "--allow-failures"]) == 0
+
+    file.write_bytes(good)
+    Image.fromarray(true).save(run.root / "photos/mill-true.png")
+    Image.fromarray(load_rgb(run.root / "photos/sliver.png")).save(
+        run.root / "photos/sliver-true.png"
+    )
+    repaired = evaluate_run(open_run(run.root), ["psnr"])
+    assert repaired.computed == ("psnr", "colorfulness")
+    assert not repaired.failed
+    assert len(values(run, "psnr")) == 8
+    assert "cannot be measured" not in open_run(run.root).info["metrics_skipped"]["psnr"]
+
+
+def test_without_weights_lpips_is_left_out_or_an_error(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And never computed with a backbone made by chance."""
+    run = make_run()
+    done = evaluate_run(run)
+    assert done.skipped["lpips_alex"] == "no alexnet weights: run `percept weights fetch`"
+    assert "lpips_alex" not in set(run.metrics["metric"])
+    with pytest.raises(InputError, match="percept weights fetch"):
+        evaluate_run(open_run(run.root), ["lpips_alex"])
+    before = (run.root / "run.json").read_bytes()
+    assert main(["metrics", str(run.root), "--metric", "lpips_alex"]) == 2
+    assert "percept weights fetch" in capsys.readouterr().err
+    assert (run.root / "run.json").read_bytes() == before
+
+
+def test_lpips_stays_when_its_weights_leave_but_not_when_the_outputs_change(
+    make_run: MakeRun, random_backbone: object, cache: Path
+) -> None:
+    run = make_run()
+    evaluate_run(run, ["lpips_alex"])
+    next(cache.rglob("*.safetensors")).unlink()
+    assert evaluate_run(open_run(run.root)).kept == ("lpips_alex",)
+    done = evaluate_run(touch_outputs(run))
+    assert "lpips_alex" in done.skipped
+    assert "lpips_alex" not in done.kept
+    assert not values(run, "lpips_alex")
+    assert "lpips_alex" not in open_run(run.root).info["metrics"]
+
+
+def test_a_run_without_any_reference(make_run: MakeRun) -> None:
+    run = make_run()
+    write_parquet_atomic(run.root / "manifest.parquet", run.manifest.drop(columns="reference_path"))
+    done = evaluate_run(open_run(run.root), ["psnr", "colorfulness"])
+    assert done.skipped["psnr"].endswith("no reference: 4 photographs")
+    assert set(run.metrics["metric"]) == {"colorfulness"}
+
+
+def test_an_unknown_metric_is_named(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run()
+    assert main(["metrics", str(run.root), "--metric", "psnr", "pnsr"]) == 2
+    assert "'pnsr'). There are psnr, psnr_ab" in capsys.readouterr().err
+    assert not (run.root / "metrics.parquet").exists()
+
+
+def test_the_command_prints_a_table_and_the_reasons(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run()
+    assert main(["metrics", str(run.root), "--metric", "psnr", "--metric", "ciede2000"]) == 0
+    out = capsys.readouterr().out
+    assert "psnr ↑" in out
+    assert "ciede2000 ↓" in out
+    assert [line.split()[0] for line in out.splitlines()[2:5]] == list(CONDITIONS)
+    assert "left out: psnr: failed in inference: 1 output; no reference: 1 photograph" in out
+    assert main(["metrics", str(run.root), "--metric", "psnr", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["computed"] == []
+    assert told["kept"] == ["psnr", "ciede2000"]
+
+
+def test_registry_tells_all_about_each_metric() -> None:
+    for name, metric in METRICS.items():
+        assert metric.name == name
+        assert metric.citation
+        assert metric.range[0] < metric.range[1]
+        text = metric.compute.__doc__ or ""
+        for word in ("Source", "better"):
+            assert word.lower() in text.lower(), f"{name}: its docstring lacks {word!r}"
+    assert [metric.name for metric in select_metrics(["ssim", "psnr"])] == ["psnr", "ssim"]
+
+
+# -- metrics made elsewhere ----------------------------------------------------------------------
+
+
+def write_csv(folder: Path, rows: list[tuple[object, ...]], header: str = "") -> Path:
+    file = folder / "mine.csv"
+    lines = [header or "content_id,condition,metric,value"]
+    lines += [",".join(map(str, row)) for row in rows]
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def test_a_metric_made_elsewhere_joins_and_is_replaced(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run()
+    evaluate_run(run, ["psnr"])
+    file = write_csv(
+        tmp_path, [("mill", "gray", "cvvdp", 9.5), ("harbour", "vivid", "cvvdp", "inf")]
+    )
+    assert main(["metrics", str(run.root), "--import", str(file)]) == 0
+    assert "2 values of cvvdp" in capsys.readouterr().out
+    run = open_run(run.root)
+    assert values(run, "cvvdp") == {("harbour", "vivid"): math.inf, ("mill", "gray"): 9.5}
+    assert len(values(run, "psnr")) == 8
+    assert run.info["metrics"]["cvvdp"]["imported_from"] == "mine.csv"
+    import_metrics(run, write_csv(tmp_path, [("mill", "gray", "cvvdp", 1.0)]))
+    run = open_run(run.root)
+    assert values(run, "cvvdp") == {("mill", "gray"): 1.0}
+    assert evaluate_run(run, ["psnr"]).kept == ("psnr", "cvvdp")
+    assert main(["metrics", str(run.root), "--metric", "psnr"]) == 0
+
+    stale = evaluate_run(touch_outputs(run), ["psnr"])
+    assert stale.skipped["cvvdp"] == "imported before the run changed: import it again"
+    assert not values(run, "cvvdp")
+    assert len(values(run, "psnr")) == 8
+
+
+def test_every_wrong_row_is_named(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run()
+    file = write_csv(
+        tmp_path,
+        [
+            ("mill", "gray", "cvvdp", 9.5),
+            ("mil", "gray", "cvvdp", 9.5),
+            ("mill", "grey", "cvvdp", 9.5),
+            ("mill", "reference", "psnr", 9.5),
+            ("mill", "vivid", "cvvdp", ""),
+            ("mill", "vivid", "a b", "good"),
+            ("mill", "gray", "cvvdp", 9.6),
+        ],
+    )
+    with pytest.raises(InputErrors) as caught:
+        import_metrics(run, file)
+    found = [(error.row, error.column, error.value) for error in caught.value.errors]
+    assert found == [
+        (2, "content_id", "mil"),
+        (3, "condition", "grey"),
+        (4, "metric", "psnr"),
+        (5, "value", ""),
+        (6, "metric", "a b"),
+        (6, "value", "good"),
+        (7, "metric", "cvvdp"),
+    ]
+    assert "It has gray, reference, vivid" in str(caught.value)
+    assert run.metrics.empty
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("content_id,condition,metric", "column 'value': column missing"),
+        ("content_id;condition;metric;value", "column 'content_id': column missing"),
+        ("content_id,condition,metric,value", "no rows"),
+    ],
+)
+def test_a_table_that_is_none(make_run: MakeRun, tmp_path: Path, header: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        import_metrics(make_run(), write_csv(tmp_path, [], header))
+
+
+def test_an_unreadable_table(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run()
+    (tmp_path / "mine.csv").write_bytes(b"\xff\xfe\x00")
+    for file in (tmp_path / "mine.csv", tmp_path / "none.csv"):
+        with pytest.raises(InputError, match="cannot be read as CSV"):
+            import_metrics(run, file)
+
+
+def test_identifiers_that_look_like_numbers_stay_as_they_are(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run()
+    for name in ("manifest", "outputs"):
+        frame = pd.read_parquet(run.root / f"{name}.parquet")
+        frame["content_id"] = frame["content_id"].replace({"mill": "007", "harbour": "NA"})
+        write_parquet_atomic(run.root / f"{name}.parquet", frame)
+    run = open_run(run.root)
+    import_metrics(
+        run, write_csv(tmp_path, [("007", "gray", "mine", 1), ("NA", "gray", "mine", 2)])
+    )
+    assert values(run, "mine") == {("NA", "gray"): 2.0, ("007", "gray"): 1.0}
+    assert np.isfinite(run.metrics["value"]).all()

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from metric_samples import photograph
+
+from percept.metrics import fidelity
+from percept.metrics.color import Images, Picture
+from percept.metrics.registry import METRICS
+
+TRUE = photograph(1, 48, 61)
+OTHER = (TRUE * 0.8 + np.array([30, 5, 12])).astype(np.uint8)
+FULL_REFERENCE = [m for m in METRICS.values() if m.kind == "full-reference" and not m.weights]
+
+
+class Shifted(Picture):
+    """A picture whose a* and b* are moved by a constant, beyond what 8 bits can hold."""
+
+    def __init__(self, image: np.ndarray, a: float, b: float) -> None:
+        super().__init__(image)
+        self.lab = Picture(image).lab + np.array([0.0, a, b])
+
+
+def test_psnr_equals_scikit_image() -> None:
+    from skimage.metrics import peak_signal_noise_ratio
+
+    expected = peak_signal_noise_ratio(TRUE / 255, OTHER / 255, data_range=1)
+    assert fidelity.psnr(Images(OTHER, reference=TRUE)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_psnr_of_a_known_error() -> None:
+    """An error of 255/10 everywhere is 20 dB; of 51 = 255/5, 20 log10(5) dB."""
+    black = np.zeros((8, 8, 3), np.uint8)
+    value = fidelity.psnr(Images(black + np.uint8(51), reference=black))
+    assert value == pytest.approx(20 * math.log10(5), rel=1e-12)
+
+
+def test_psnr_ab_of_a_known_shift() -> None:
+    """A shift of a* alone by d has the mean squared error d²/2 over a* and b*."""
+    value = fidelity.psnr_ab(Images(Shifted(TRUE, 10.2, 0.0), reference=TRUE))
+    assert value == pytest.approx(20 * math.log10(255 / 10.2) + 10 * math.log10(2), rel=1e-9)
+    both = fidelity.psnr_ab(Images(Shifted(TRUE, 6.0, -8.0), reference=TRUE))
+    assert both == pytest.approx(20 * math.log10(255 / math.sqrt(50)), rel=1e-9)
+
+
+def test_psnr_ab_does_not_see_luminance() -> None:
+    """Unlike PSNR, it forgives a change of lightness alone."""
+    grey = np.full((8, 8, 3), 90, np.uint8)
+    lighter = np.full((8, 8, 3), 160, np.uint8)
+    assert fidelity.psnr(Images(lighter, reference=grey)) < 12
+    assert fidelity.psnr_ab(Images(lighter, reference=grey)) > 90
+
+
+def test_ssim_equals_the_formula_of_the_paper() -> None:
+    """Written out here from Wang et al. 2004, windows and all, with nothing of scikit-image."""
+    x = np.arange(11) - 5
+    weight = np.exp(-(x[:, None] ** 2 + x[None, :] ** 2) / (2 * 1.5**2))
+    weight /= weight.sum()
+
+    def mean(image: np.ndarray) -> np.ndarray:
+        windows = np.lib.stride_tricks.sliding_window_view(image, (11, 11))
+        return np.einsum("yxij,ij->yx", windows, weight)
+
+    values = []
+    for channel in range(3):
+        a, b = OTHER[..., channel] / 255, TRUE[..., channel] / 255
+        ma, mb = mean(a), mean(b)
+        va, vb, cov = mean(a * a) - ma**2, mean(b * b) - mb**2, mean(a * b) - ma * mb
+        luminance = (2 * ma * mb + 0.01**2) / (ma**2 + mb**2 + 0.01**2)
+        values.append(luminance * (2 * cov + 0.03**2) / (va + vb + 0.03**2))
+    value = fidelity.ssim(Images(OTHER, reference=TRUE))
+    assert value == pytest.approx(np.mean(values), abs=1e-9)
+
+
+def test_ciede2000_of_flat_patches() -> None:
+    """Half of the image differs: the mean is half the difference, the 95th percentile all."""
+    red, blue = np.uint8([180, 40, 40]), np.uint8([40, 40, 180])
+    true = np.broadcast_to(red, (10, 10, 3)).copy()
+    output = true.copy()
+    output[:5] = blue
+    from skimage.color import deltaE_ciede2000, rgb2lab
+
+    difference = float(deltaE_ciede2000(rgb2lab(red), rgb2lab(blue)))
+    images = Images(output, reference=true)
+    assert fidelity.ciede2000(images) == pytest.approx(difference / 2, rel=1e-9)
+    assert fidelity.ciede2000_p95(images) == pytest.approx(difference, rel=1e-9)
+
+
+@pytest.mark.parametrize("metric", FULL_REFERENCE, ids=lambda m: m.name)
+def test_identity_is_best_and_worse_colour_is_worse(metric) -> None:
+    best = metric.compute(Images(TRUE, reference=TRUE.copy()))
+    near = (TRUE * 0.97).astype(np.uint8)
+    good, bad = (metric.compute(Images(image, reference=TRUE)) for image in (near, OTHER))
+    assert best == {"psnr": math.inf, "psnr_ab": math.inf, "ssim": 1.0}.get(metric.name, 0.0)
+    assert (best > good > bad) if metric.higher_is_better else (best < good < bad)
+    low, high = metric.range
+    assert all(low <= value <= high for value in (best, good, bad))
+
+
+def test_lpips_equals_the_lpips_package(random_backbone: dict[str, torch.Tensor]) -> None:
+    """Same heads, same backbone, built in the package's own way."""
+    import lpips
+
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        peer = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    for key, value in peer.net.named_parameters():
+        value.data.copy_(random_backbone[f"features.{key.split('.', 1)[1]}"])
+    before = torch.get_rng_state()
+    value = fidelity.lpips_alex(Images(OTHER, reference=TRUE))
+    expected = peer(lpips.im2tensor(OTHER), lpips.im2tensor(TRUE)).item()
+    assert value == pytest.approx(expected, rel=1e-5)
+    assert value > 1e-4
+    assert torch.equal(before, torch.get_rng_state()), "the caller's random state is untouched"
+    assert fidelity.lpips_alex(Images(TRUE, reference=TRUE)) == 0.0
+
+
+def test_lpips_with_the_real_weights() -> None:
+    """Weights that reproduce published correlations on HECD gave this value."""
+    from percept.metrics.weights import weights_info
+
+    if weights_info("alexnet") is None:
+        pytest.skip("the AlexNet weights are not in the cache: run `percept weights fetch`")
+    import skimage
+
+    from percept.manifest import load_rgb
+
+    image = load_rgb(Path(skimage.__file__).parent / "data" / "astronaut.png")
+    gray = np.repeat(image[..., 1:2], 3, axis=2)
+    assert fidelity.lpips_alex(Images(gray, reference=image)) == pytest.approx(0.18509, abs=2e-5)
