@@ -109,14 +109,26 @@ def relaunch(args: argparse.Namespace, nproc: int, *, positional: Sequence[str] 
 
     Parameters
     ----------
-    args : argparse.Namespace
-        The parsed command; every option in it is passed on except ``nproc``.
+    args, positional
+        As for :func:`command_words`.
     nproc : int
         Number of workers.
+    """
+    words = ["-m", *command_words(args, positional=positional)]
+    return launch(words, nproc, threads=getattr(args, "threads", None) or 1)
+
+
+def command_words(args: argparse.Namespace, *, positional: Sequence[str] = ()) -> list[str]:
+    """Spell a parsed percept command out again, without ``--nproc``.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        The parsed command; its options are spelled like their names.
     positional : sequence of str
         The names in ``args`` that are positional arguments, in their order.
     """
-    words = [args.command, *(str(getattr(args, name)) for name in positional)]
+    words = ["percept", args.command, *(str(getattr(args, name)) for name in positional)]
     for name, value in vars(args).items():
         if name in {"command", "run", "nproc", *positional} or value is None or value is False:
             continue
@@ -125,8 +137,7 @@ def relaunch(args: argparse.Namespace, nproc: int, *, positional: Sequence[str] 
             words += map(str, value)
         elif value is not True:
             words.append(str(value))
-    threads = getattr(args, "threads", None) or 1
-    return launch(["-m", "percept", *words], nproc, threads=threads)
+    return words
 
 
 def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int:
@@ -298,28 +309,37 @@ def all_gather_rows(rows: torch.Tensor) -> torch.Tensor:
     import torch.distributed as dist
 
     world = world_size()
+
+    def exchange(block: torch.Tensor) -> list[torch.Tensor]:
+        blocks = [torch.empty_like(block) for _ in range(world)]
+        try:
+            dist.all_gather(blocks, block)
+        except RuntimeError as error:
+            if world == 1:
+                raise
+            raise Interrupted(
+                f"worker {rank()} lost another worker; the same command resumes"
+            ) from error
+        return blocks
+
     size = torch.tensor([rows.shape[0]], dtype=torch.int64, device=rows.device)
-    sizes = [torch.zeros_like(size) for _ in range(world)]
-    dist.all_gather(sizes, size)
-    counts = [int(n.item()) for n in sizes]
+    counts = [int(n.item()) for n in exchange(size)]
     block = rows.new_zeros((max(counts), *rows.shape[1:]))
     block[: rows.shape[0]] = rows
     if block.numel() == 0:
         return block
-    blocks = [torch.empty_like(block) for _ in range(world)]
-    dist.all_gather(blocks, block)
-    return torch.cat([part[:n] for part, n in zip(blocks, counts, strict=True)])
+    return torch.cat([part[:n] for part, n in zip(exchange(block), counts, strict=True)])
 
 
 def all_gather_texts(texts: Sequence[str]) -> list[str]:
     """Concatenate every worker's texts, in order of rank, as tensors of UTF-8 bytes."""
+    import numpy as np
     import torch
 
     encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
     lengths = all_gather_rows(torch.tensor([len(part) for part in encoded], dtype=torch.int64))
-    # A copy, since frombuffer wants a writable, non-empty buffer.
-    flat = torch.tensor(list(b"".join(encoded)), dtype=torch.uint8)
-    data = bytes(all_gather_rows(flat).tolist())
+    flat = torch.from_numpy(np.frombuffer(b"".join(encoded), dtype=np.uint8).copy())
+    data = all_gather_rows(flat).numpy().tobytes()
     texts, start = [], 0
     for length in lengths.tolist():
         texts.append(data[start : start + length].decode("utf-8", "surrogatepass"))

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
                 batch_megapixels=args.batch_megapixels,
                 split=args.split,
                 fresh=args.fresh,
-                command=["percept", *sys.argv[1:]],
+                command=distributed.command_words(args, positional=("manifest",)),
                 progress=progress,
             )
     except KeyboardInterrupt:
@@ -162,7 +162,9 @@ class _Progress:
             )
         elif done > self.reused and (done == total or now - self.printed > self.INTERVAL_SECONDS):
             self.printed = now
-            left = f", {timedelta(seconds=round((total - done) / rate))} left" if rate else ""
+            left = (
+                f", {timedelta(seconds=round((total - done) / rate))} left" if done < total else ""
+            )
             print(
                 f"percept infer: {done} of {total} images, {rate:.1f} images/s{left}{errors}",
                 file=sys.stderr,

@@ -161,21 +161,7 @@ def open_run(path: str | Path) -> Run:
         If there is no run, or it is not finished.
     """
     root = Path(path)
-    if not (root / "run.json").is_file():
-        raise InputError(
-            "not a run directory: it has no run.json",
-            file=root,
-            remedy="Make one with percept infer MANIFEST --condition NAME=SPEC --out RUN.",
-        )
-    info = read_json(root / "run.json")
-    if info.get("format") != RUN_FORMAT:
-        raise InputError(
-            "the run directory has an unknown format",
-            file=root / "run.json",
-            key="format",
-            value=info.get("format"),
-            remedy=f"This version reads format {RUN_FORMAT}.",
-        )
+    info = read_info(root)
     needed = ("conditions.json", "manifest.parquet", "outputs.parquet", "timings.parquet")
     missing = [name for name in needed if not (root / name).is_file()]
     if missing:
@@ -185,6 +171,32 @@ def open_run(path: str | Path) -> Run:
             remedy="Give the same percept infer command again; it resumes.",
         )
     return Run(root, info, read_conditions(root / "conditions.json"))
+
+
+def read_info(root: Path) -> dict[str, Any]:
+    """Read ``run.json``, of a run that need not be finished.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it is of an unknown format.
+    """
+    file = root / "run.json"
+    if not file.is_file():
+        raise InputError(
+            "not a run directory: it has no run.json",
+            file=root,
+            remedy="Make one with percept infer MANIFEST --condition NAME=SPEC --out RUN.",
+        )
+    info = read_json(file)
+    if not isinstance(info, dict) or info.get("format") != RUN_FORMAT:
+        raise InputError(
+            "not the run.json of a run that this version reads",
+            file=file,
+            key="format",
+            remedy=f"It reads format {RUN_FORMAT}.",
+        )
+    return info
 
 
 def read_conditions(file: Path) -> tuple[Condition, ...]:
