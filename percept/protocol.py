@@ -26,6 +26,8 @@ from percept.types import METHODS, Method
 #: Methods that this version can run; the others of ``METHODS`` are recognised and refused.
 AVAILABLE: tuple[Method, ...] = ("pairwise", "artifact")
 
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")  # types of pydantic's findings
+_MISSING = ("missing", "missing_argument")
 _CONFIG = ConfigDict(extra="forbid")
 _Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 _Text = Annotated[str, StringConstraints(min_length=1, max_length=20_000, strip_whitespace=True)]
@@ -254,17 +256,7 @@ def parse_protocol(text: str, *, file: str | Path | None = None) -> Protocol:
         # JSON mode: strict types, yet arrays become tuples. TOML's dates become strings.
         protocol = TypeAdapter(Protocol).validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
-        found = error.errors()
-        # A wrong key inside a table also makes the table wrong; only the cause is told.
-        causes = [
-            entry
-            for entry in found
-            if not any(
-                other["loc"][: len(entry["loc"])] == entry["loc"] and other is not entry
-                for other in found
-            )
-        ]
-        errors = [_explain(entry, file) for entry in causes]
+        errors = [_explain(entry, file) for entry in _causes(error.errors())]
         raise (errors[0] if len(errors) == 1 else InputErrors(errors)) from None
     except InputError as error:
         raise InputError(
@@ -280,10 +272,31 @@ def _no_twins(key: str, values: Any) -> None:
         raise InputError("named twice", key=key, value=twins[0], remedy="Keep one of them")
 
 
+def _causes(found: list[Any]) -> list[Any]:
+    """Drop findings that follow from others.
+
+    A wrong key inside a table also makes the table wrong, and a misspelt one leaves the one
+    that was meant missing.
+    """
+
+    def follows(entry: Any, other: Any) -> bool:
+        loc, cause = entry["loc"], other["loc"]
+        if len(cause) > len(loc):
+            return bool(cause[: len(loc)] == loc)
+        return (
+            entry["type"] in _MISSING
+            and other["type"] in _UNKNOWN
+            and loc[:-1] == cause[:-1]
+            and bool(difflib.get_close_matches(str(cause[-1]), [str(loc[-1])]))
+        )
+
+    return [entry for entry in found if not any(follows(entry, other) for other in found)]
+
+
 def _explain(entry: Any, file: str | Path | None) -> InputError:
     """One finding of pydantic as an :class:`InputError`."""
     key = ".".join(str(part) for part in entry["loc"])
-    if entry["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+    if entry["type"] in _UNKNOWN:
         parts = [part for part in entry["loc"] if isinstance(part, str)]
         tables: dict[str, Any] = {
             "attributes": Attribute,
@@ -303,7 +316,7 @@ def _explain(entry: Any, file: str | Path | None) -> InputError:
             value=entry["input"],
             remedy=f"Did you mean {close[0]!r}?" if close else f"Known keys: {', '.join(known)}",
         )
-    if entry["type"] in ("missing", "missing_argument"):
+    if entry["type"] in _MISSING:
         return InputError("a required key is missing", file=file, key=key, remedy="Add it")
     message = entry["msg"][0].lower() + entry["msg"][1:]
     return InputError(

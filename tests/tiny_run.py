@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from percept.inference.run import (
     write_json_atomic,
     write_parquet_atomic,
 )
+from percept.protocol import Protocol, load_protocol, parse_protocol
 from percept.types import MANIFEST_OPTIONAL
 
 CONDITIONS = ("warm", "cold", "gray")
@@ -92,3 +95,17 @@ def make_run(
 
 def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def tiny_protocol(method: str = "pairwise", **values: object) -> Protocol:
+    """A bundled protocol with some of its top-level keys changed."""
+    text = load_protocol(method).text
+    for key, value in values.items():
+        line = f"{key} = {_toml(value)}"
+        text, found = re.subn(rf"^{key} = .*$", line, text, count=1, flags=re.M)
+        text = text if found else f"{line}\n{text}"
+    return parse_protocol(text)
+
+
+def _toml(value: object) -> str:
+    return json.dumps(value)  # for the values used here, JSON is TOML
