@@ -554,7 +554,6 @@ def load_rgb(path: str | Path) -> NDArray[np.uint8]:
             image = image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
             alpha = image.getchannel("A")
         profile = image.info.get("icc_profile")
-        image = _to_eight_bit(image, path)
         image = (_through_profile(image, profile) if profile else image).convert("RGB")
         if alpha is not None:
             image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
@@ -602,11 +601,13 @@ def _decoded(path: str | Path) -> Iterator[Image.Image]:
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
             raise InputError("not a file", file=path)
-        with Image.open(path, formats=_known_formats()) as image:
+        # A stream, not a name: Pillow (13.0 at least) maps uncompressed grey TIFFs into memory by
+        # their upright size and scrambles those that EXIF turns.
+        with open(path, "rb") as stream, Image.open(stream, formats=_known_formats()) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large(path)
             image.load()
-            yield _upright(image)
+            yield _upright(image, _to_eight_bit(image, path))
     except InputError:
         raise
     except Image.DecompressionBombError as error:
@@ -615,7 +616,7 @@ def _decoded(path: str | Path) -> Iterator[Image.Image]:
         raise InputError(
             "not an image that percept can read",
             file=path,
-            remedy=f"It reads {', '.join(_known_formats())}",
+            remedy=f"It reads {', '.join(_known_formats())}, with 8 or 16 bits a channel",
         ) from error
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}", file=path) from error
@@ -636,41 +637,51 @@ def _too_large(path: Path) -> InputError:
     )
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(original: Image.Image, image: Image.Image) -> Image.Image:
     try:
-        orientation = image.getexif().get(0x0112)
+        orientation = original.getexif().get(0x0112)
     except Exception:  # a damaged EXIF block does not make the picture unreadable
         return image
     method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    if method is None:
-        return image
-    turned = image.transpose(method)
-    turned.info = image.info
-    return turned
+    return image if method is None else _with_info(image.transpose(method), image.info)
 
 
 def _to_eight_bit(image: Image.Image, path: str | Path) -> Image.Image:
     """Scale the single-channel modes of more than 8 bits; leave the rest as it is."""
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(258, (16,))[0]  # BitsPerSample; what else has more than 8 bits has 16
+    if 2 in tags.get(339, ()) or (image.mode.startswith("I") and bits > 16):  # SampleFormat
+        raise InputError(
+            "signed or 32-bit integers, of unknown range",
+            file=path,
+            remedy="Save it with 8 or 16 bits",
+        )
     if not (image.mode == "F" or image.mode.startswith("I")):
         return image
-    values = np.asarray(image, dtype=np.float64)
+    values = np.asarray(image, dtype=np.float32)
+    scale = 2.0**bits - 1
     if image.mode == "F":
         top = float(values.max())
         if not np.isfinite(values).all():
             raise InputError("holds values that are not finite", file=path)
         # A margin for overshoot of resampling; 8-bit data this dark would be black anyway.
-        scale = next((s for s in (1.0, 255.0, 65535.0) if top <= 1.5 * s), None)
-        if scale is None:
+        known = [scale for scale in (1.0, 255.0, 65535.0) if top <= 1.5 * scale]
+        if not known:
             raise InputError(
                 "floating point values of unknown range",
                 file=path,
                 value=top,
                 remedy="Scale them to 0–1",
             )
-    else:
-        bits = getattr(image, "tag_v2", {}).get(258, (16,))[0]
-        scale = 2.0**bits - 1
-    return Image.fromarray(np.clip(values / scale * 255 + 0.5, 0, 255).astype(np.uint8))
+        scale = known[0]
+    levels = np.clip(values / np.float32(scale) * 255 + 0.5, 0, 255).astype(np.uint8)
+    info = {key: value for key, value in image.info.items() if key != "transparency"}
+    return _with_info(Image.fromarray(levels), info)
+
+
+def _with_info(image: Image.Image, info: dict[str | tuple[int, int], Any]) -> Image.Image:
+    image.info = info
+    return image
 
 
 def _through_profile(image: Image.Image, data: bytes) -> Image.Image:
@@ -679,7 +690,7 @@ def _through_profile(image: Image.Image, data: bytes) -> Image.Image:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
         space = profile.profile.xcolor_space.strip()
         mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}[space]
-        if mode == "RGB" and "srgb" in ImageCms.getProfileDescription(profile).lower():
+        if mode == "RGB" and "srgb" in (profile.profile.profile_description or "").lower():
             return image  # a round trip would only round
         if mode != image.mode:
             if mode != "RGB" and not (mode == "L" and image.mode in ("1", "LA")):
