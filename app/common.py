@@ -1,0 +1,59 @@
+"""Pieces that several observers' pages share."""
+
+from __future__ import annotations
+
+import html
+from typing import NoReturn
+
+import streamlit as st
+
+from app import state
+from percept.errors import InputError
+from percept.store import Study
+from percept.study import protocol_of
+
+
+def go(page: str, study: Study, **parameters: str) -> NoReturn:
+    """Change to another page of the same study."""
+    st.switch_page(f"pages/{page}.py", query_params={"study": study.name, **parameters})
+
+
+def kicker(text: str) -> None:
+    """Write a small line above a heading."""
+    st.html(f'<p class="percept-kicker">{html.escape(text)}</p>')
+
+
+def wide() -> None:
+    """Make the sheet of this page wide."""
+    st.html('<span class="percept-wide"></span>')
+
+
+def bare() -> None:
+    """Hide the sheet: there is nothing to read on this page, or not yet."""
+    st.html('<span class="percept-bare"></span>')
+
+
+def current_study() -> Study:
+    """Get the study that the address names, or let the visitor choose among the open ones."""
+    name = st.query_params.get("study")
+    if name:
+        try:
+            return state.store().study(name)
+        except InputError:
+            kicker("Not found")
+            st.title("There is no study at this address")
+            st.write("Please check the link that you were given.")
+            st.stop()
+    studies = [study for study in state.store().studies() if study.state == "open"]
+    if len(studies) == 1:
+        return studies[0]
+    kicker("Photograph studies")
+    if not studies:
+        st.title("No study is open at the moment")
+        st.write("Please use the link that you were given, or come back later.")
+        st.stop()
+    st.title("Which study would you like to take part in?")
+    for study in studies:
+        if st.button(protocol_of(study).title, key=f"choose-{study.name}", width="stretch"):
+            go("join", study)
+    st.stop()

@@ -1,0 +1,303 @@
+"""Administration: progress, links, export; results once a study is closed. Needs the token."""
+
+from __future__ import annotations
+
+import hmac
+import html
+import io
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Literal, cast
+from urllib.parse import quote, urlsplit
+
+import pandas as pd
+import streamlit as st
+
+from app import common, state
+from percept import stats
+from percept.errors import PerceptError
+from percept.store import Study
+from percept.study import export_study, protocol_of, session_length
+
+Format = Literal["csv", "parquet", "json"]
+STATES = {
+    "open": "Open: observers can join and answer.",
+    "paused": "Paused: nobody can join; observers who began can finish.",
+    "closed": "Closed: nobody can join or answer.",
+}
+STEPS = {"open": ("pause", "close"), "paused": ("open", "close"), "closed": ("reopen",)}
+LEADS_TO: dict[str, Literal["open", "paused", "closed"]] = {
+    "open": "open",
+    "reopen": "open",
+    "pause": "paused",
+    "close": "closed",
+}
+
+
+def admit() -> None:
+    """Stop here unless the visitor holds the token; take it out of the address if so."""
+    token = os.environ.get("PERCEPT_ADMIN_TOKEN", "")
+    given = st.query_params.get("token", "")
+    if given:
+        st.session_state.admin_token = given
+        del st.query_params["token"]
+    given = st.session_state.get("admin_token", "")
+    if token and hmac.compare_digest(given.encode(), token.encode()):
+        return
+    common.kicker("Administration")
+    st.title("This page needs its token")
+    st.write("Open the link that `percept app` printed, or enter the token.")
+    with st.form("token", border=False):
+        entered = st.text_input("Token", type="password")
+        if st.form_submit_button("Continue", type="primary") and entered:
+            st.session_state.admin_token = entered
+            st.rerun()
+    if given:
+        st.error("That is not the token.")
+    st.stop()
+
+
+def choose() -> Study:
+    """Choose one of the studies."""
+    studies = {study.name: study for study in state.store().studies()}
+    if not studies:
+        st.title("There is no study yet")
+        st.write("`percept study create` makes one.")
+        st.stop()
+    if len(studies) == 1:
+        return next(iter(studies.values()))
+    return studies[st.selectbox("Study", list(studies), width=420)]
+
+
+@st.fragment(run_every=5)
+def progress(study: Study) -> None:
+    """How far it is: counts alone, nothing that says who wins."""
+    now = state.store().progress(study)
+    if now.simulated:
+        st.html(
+            '<p class="percept-banner"><strong>Simulated.</strong> '
+            f"{now.simulated} of {now.observers} observers are simulated: nobody looked.</p>"
+        )
+    seconds = now.median_response_time_ms
+    figures = {
+        "Observers": f"{now.observers}",
+        "Sessions complete": f"{now.finished} of {now.sessions}",
+        "Trials answered": f"{now.rated_trials} of {now.trials}",
+        "Answering now": f"{now.active}",
+        "Median time": "–" if seconds is None else f"{seconds / 1000:.1f} s",
+    }
+    for column, (label, value) in zip(st.columns(len(figures)), figures.items(), strict=True):
+        column.metric(label, value)
+    groups = ", ".join(f"{group} {count}" for group, count in now.by_group.items())
+    latest = "" if now.last_rating_at is None else f"{now.last_rating_at:%d %B %Y, %H:%M:%S} UTC"
+    rows = {"Groups": groups, "Skipped": str(now.skips), "Last answer": latest}
+    table("".join(row(label, text or "–") for label, text in rows.items()))
+
+    pairs = "left" in now.by_unit
+    st.header("Votes for each pair" if pairs else "Trials for each condition")
+    if now.by_unit.empty:
+        st.write("No test trial was answered yet.")
+        return
+    names = ["left", "right"] if pairs else ["condition"]
+    most = int(now.by_unit["trials"].max())
+    table(
+        "".join(
+            row(
+                " and ".join(str(record[name]) for name in names),
+                bar(record["trials"] / most) + str(record["trials"]),
+                markup=True,
+            )
+            for record in now.by_unit.to_dict("records")
+        )
+    )
+
+
+def table(rows: str) -> None:
+    """Write a quiet table of two columns."""
+    st.html(f'<table class="percept-table">{rows}</table>')
+
+
+def row(label: str, text: str, *, markup: bool = False) -> str:
+    """One row of :func:`table`; ``text`` is HTML if ``markup``."""
+    return f"<tr><th>{html.escape(label)}</th><td>{text if markup else html.escape(text)}</td></tr>"
+
+
+def bar(share: float) -> str:
+    """A bar of that share of the column."""
+    return f'<span class="percept-bar" style="width:{60 * share:.1f}%"></span>'
+
+
+def sessions(study: Study) -> None:
+    """List every session, the newest first."""
+    frame = state.store().sessions(study)
+    if frame.empty:
+        return
+    with st.expander(f"Sessions ({len(frame)})"):
+        shown = frame.iloc[::-1].assign(
+            progress=[f"{a} of {b}" for a, b in zip(frame.rated_trials, frame.trials, strict=True)][
+                ::-1
+            ]
+        )
+        st.dataframe(
+            shown[["observer", "group", "simulated", "progress", "started_at", "finished_at"]],
+            hide_index=True,
+        )
+
+
+def links(study: Study) -> None:
+    """Show what to send to observers."""
+    st.header("Link for observers")
+    address = urlsplit(st.context.url or "")
+    folder = address.path.removesuffix("/").removesuffix("/admin").removesuffix("admin")
+    base = f"{address.scheme}://{address.netloc}{folder.rstrip('/')}/?study={quote(study.name)}"
+    st.code(base, language=None)
+    groups = protocol_of(study).groups
+    if len(groups) > 1:
+        named = " or ".join(f"`&group={group}`" for group in groups)
+        st.write(f"Observers say which group they belong to, or the link says it: add {named}.")
+
+
+def control(study: Study) -> None:
+    """Pause, close and reopen."""
+    st.header("State")
+    st.write(STATES[study.state])
+    with st.container(horizontal=True):
+        for step in STEPS[study.state]:
+            if st.button(f"{step.capitalize()} the study", key=f"step-{step}-{study.name}"):
+                state.store().set_state(study.name, LEADS_TO[step])
+                st.rerun()
+
+
+def export(study: Study) -> None:
+    """Hand out all tables as one archive."""
+    st.header("Export")
+    st.write("Every answer with its time, kind of trial and what was shown, observers, events.")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        kind = st.radio(
+            "Format", ["csv", "parquet", "json"], horizontal=True, format_func=str.upper
+        )
+        st.download_button(
+            "Download",
+            data=lambda: archive(study, cast(Format, kind)),
+            file_name=f"{study.name}-{kind}.zip",
+            mime="application/zip",
+            on_click="ignore",
+        )
+
+
+def archive(study: Study, kind: Format) -> bytes:
+    """Make the archive, and log that an unfinished study was looked into."""
+    store = state.store()
+    if study.state != "closed":
+        store.look(study, "export")
+    buffer = io.BytesIO()
+    with tempfile.TemporaryDirectory() as folder:
+        files = export_study(store, study, Path(folder) / study.name, kind)
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in files:
+                archive.write(file, f"{study.name}/{file.name}")
+    return buffer.getvalue()
+
+
+def results(study: Study) -> None:
+    """Agreement and ranking, for a closed study alone; every look is logged."""
+    st.header("Results")
+    if study.state != "closed":
+        st.write(
+            "Agreement and ranking are shown once the study is closed: who watches a live ranking "
+            "is tempted to stop when it pleases."
+        )
+        return
+    if not st.toggle("Show the results (this is logged)", key=f"results-{study.name}"):
+        return
+    state.store().look(study, "results")
+    ratings = state.store().ratings(study)
+    try:
+        for attribute in protocol_of(study).attributes:
+            frame = ratings[ratings["attribute"] == attribute.name]
+            st.subheader(attribute.question)
+            (preferences if study.method == "pairwise" else artifacts)(frame)
+    except PerceptError as error:
+        st.write(f"Not estimable: {error}")
+    looks = state.store().looks(study)
+    st.html(
+        f'<p class="percept-note">Looked at {len(looks)} times so far, exports before closing '
+        "included. The full analysis is <code>percept report</code>.</p>"
+    )
+
+
+def preferences(frame: pd.DataFrame) -> None:
+    """Strengths of the conditions, and how far observers agree."""
+    scale = stats.bradley_terry(frame)
+    alpha = stats.pairwise_alpha(frame)
+    order = sorted(range(len(scale.items)), key=lambda i: scale.rank_low[i] + scale.rank_high[i])
+    st.dataframe(
+        pd.DataFrame(
+            {
+                "condition": [scale.items[i] for i in order],
+                "rank": [
+                    f"{scale.rank_low[i]}"
+                    if scale.rank_low[i] == scale.rank_high[i]
+                    else f"{scale.rank_low[i]} to {scale.rank_high[i]}"
+                    for i in order
+                ],
+                "score (JOD)": [scale.jod[i] for i in order],
+                "low": [scale.low[i] / scale.jod_unit for i in order],
+                "high": [scale.high[i] / scale.jod_unit for i in order],
+            }
+        ),
+        hide_index=True,
+        column_config={
+            name: st.column_config.NumberColumn(format="%.2f")
+            for name in ("score (JOD)", "low", "high")
+        },
+    )
+    agreement = f"{alpha.value:.2f}" if alpha.estimable else "not estimable"
+    st.write(
+        f"Krippendorff's alpha: {agreement}. Votes: {scale.n:.0f}, of which {scale.n_ties:.0f} "
+        "ties. Intervals of 95 % speak of new observers and new photographs."
+    )
+    for warning in dict.fromkeys((*scale.warnings, *alpha.warnings)):
+        st.caption(warning)
+
+
+def artifacts(frame: pd.DataFrame) -> None:
+    """How often anything was seen in each condition."""
+    rates = [one for one in stats.artifact_rates(frame) if one.artifact is None]
+    st.dataframe(
+        pd.DataFrame(
+            {
+                "condition": [one.condition for one in rates],
+                "trials": [one.trials for one in rates],
+                "with an artifact": [100 * one.rate.value for one in rates],
+                "low": [100 * one.rate.low for one in rates],
+                "high": [100 * one.rate.high for one in rates],
+            }
+        ),
+        hide_index=True,
+        column_config={
+            name: st.column_config.NumberColumn(format="%.0f %%")
+            for name in ("with an artifact", "low", "high")
+        },
+    )
+
+
+common.wide()
+admit()
+common.kicker("Administration")
+study = choose()
+protocol = protocol_of(study)
+st.title(protocol.title)
+st.html(
+    f'<p class="percept-note">{html.escape(study.name)} · {study.method} · '
+    f"{session_length(state.store(), study)} trials in a session · created "
+    f"{study.created_at:%d %B %Y}</p>"
+)
+progress(study)
+sessions(study)
+links(study)
+control(study)
+export(study)
+results(study)

@@ -1,0 +1,258 @@
+// What the browser keeps and how it talks to the server: the session, the answers that are not
+// acknowledged yet, and a short queue of decoded photographs. No page is involved.
+
+const API = new URL("api/v1/", document.baseURI);
+const RETRY_MS = [500, 1000, 2000, 4000, 8000, 15000];
+
+/** An answer of the server that is not 2xx; `status` 0 means that no answer came. */
+export class ApiError extends Error {
+  constructor(status, code, message) {
+    super(message || code || `HTTP ${status}`);
+    this.status = status;
+    this.code = code || "";
+  }
+  /** Worth another try: no connection, server trouble, or too many requests. */
+  get temporary() {
+    return this.status === 0 || this.status === 429 || this.status >= 500;
+  }
+}
+
+export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** Random 128 bits as hex; `crypto.randomUUID` exists on https and localhost only. */
+export function randomId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Local storage, or memory where the browser refuses it. */
+class Cupboard {
+  constructor(study) {
+    this.prefix = `percept/${study}/`;
+    this.memory = new Map();
+  }
+  get(name, otherwise = null) {
+    try {
+      const text = localStorage.getItem(this.prefix + name);
+      if (text !== null) return JSON.parse(text);
+    } catch {
+      // refused or damaged: fall through to memory
+    }
+    return this.memory.has(name) ? this.memory.get(name) : otherwise;
+  }
+  set(name, value) {
+    this.memory.set(name, value);
+    try {
+      localStorage.setItem(this.prefix + name, JSON.stringify(value));
+    } catch {
+      // full or refused: memory has it for as long as the page lives
+    }
+  }
+  remove(name) {
+    this.memory.delete(name);
+    try {
+      localStorage.removeItem(this.prefix + name);
+    } catch {
+      // nothing to remove
+    }
+  }
+}
+
+/** One observer in one study. */
+export class Client extends EventTarget {
+  constructor(study) {
+    super();
+    this.study = study;
+    this.cupboard = new Cupboard(study);
+    this.sending = null;
+    this.failures = 0;
+    this.wake = () => {};
+    this.events = [];
+    this.closed = false;
+    this.onOnline = () => this.wake();
+    addEventListener("online", this.onOnline);
+  }
+
+  close() {
+    this.closed = true;
+    removeEventListener("online", this.onOnline);
+    this.wake();
+  }
+
+  get session() {
+    return this.cupboard.get("session");
+  }
+
+  async request(method, path, body, { keepalive = false } = {}) {
+    const headers = {};
+    if (this.session) headers.Authorization = `Bearer ${this.session}`;
+    if (body !== undefined) headers["Content-Type"] = "application/json";
+    let response;
+    try {
+      response = await fetch(new URL(path, API), {
+        method,
+        headers,
+        keepalive,
+        cache: "no-store",
+        body: body === undefined ? undefined : JSON.stringify(body),
+      });
+    } catch {
+      throw new ApiError(0, "offline", "no connection");
+    }
+    let answer = null;
+    try {
+      answer = await response.json();
+    } catch {
+      // an empty body, or a proxy's error page
+    }
+    if (!response.ok) {
+      throw new ApiError(response.status, answer?.error?.code, answer?.error?.message);
+    }
+    return answer ?? {};
+  }
+
+  /** Join the study, or come back to it: the same browser always gets the same session. */
+  async join(facts) {
+    let clientId = this.cupboard.get("client");
+    if (!clientId) {
+      clientId = randomId();
+      this.cupboard.set("client", clientId);
+    }
+    const { session } = await this.request("POST", "sessions", {
+      client_id: clientId,
+      study: this.study,
+      ...facts,
+    });
+    this.cupboard.set("session", session);
+  }
+
+  /** The trials after a position; without one, from the first unanswered trial. */
+  trials(after = null) {
+    return this.request("GET", after === null ? "trials" : `trials?after=${after}`);
+  }
+
+  // -- answers ------------------------------------------------------------------------------
+
+  /** Answers that the server has not acknowledged, oldest first. */
+  get outbox() {
+    return this.cupboard.get("outbox", []);
+  }
+
+  /** Keep an answer until the server says that it is durable, and start to send it. */
+  submit(rating) {
+    this.cupboard.set("outbox", [...this.outbox, rating]);
+    this.flush();
+  }
+
+  /** Send what is kept, in order, until nothing is left; resolves then. */
+  flush() {
+    this.sending ??= this.#send().finally(() => {
+      this.sending = null;
+    });
+    return this.sending;
+  }
+
+  async #send() {
+    for (let rating; !this.closed && (rating = this.outbox[0]); ) {
+      try {
+        await this.request("POST", "ratings", rating, { keepalive: true });
+        this.#sent(rating);
+      } catch (error) {
+        if (error.temporary) {
+          await this.#pause();
+        } else {
+          // 401: the session is gone, nothing can be sent. Else this one answer is refused
+          // (already given in another window, for example) and must not hold up the rest.
+          if (error.status === 401) {
+            this.#tell("lost", error);
+            return;
+          }
+          this.#sent(rating);
+          this.#tell("refused", { rating, error });
+        }
+      }
+    }
+  }
+
+  #sent(rating) {
+    this.cupboard.set(
+      "outbox",
+      this.outbox.filter((kept) => kept.response_id !== rating.response_id),
+    );
+    this.failures = 0;
+    this.#tell("connection", { online: true, waiting: this.outbox.length });
+  }
+
+  async #pause() {
+    const ms = RETRY_MS[Math.min(this.failures, RETRY_MS.length - 1)];
+    this.failures += 1;
+    this.#tell("connection", { online: false, waiting: this.outbox.length });
+    await this.patience(ms);
+  }
+
+  /** Wait, but no longer than until the browser says that it is online again. */
+  patience(ms) {
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, ms * (0.8 + 0.4 * Math.random()));
+      this.wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  #tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+
+  // -- what happened beside the answers ---------------------------------------------------------
+
+  /** Log something that is no answer (a key too early, zoom used). Sent in batches, best effort. */
+  log(name, trial, data = null) {
+    this.events.push({ name, trial: trial ?? null, data, at: new Date().toISOString() });
+    if (this.events.length > 100) this.events.shift();
+    clearTimeout(this.eventTimer);
+    this.eventTimer = setTimeout(() => this.sendEvents(), 2000);
+  }
+
+  async sendEvents() {
+    if (!this.events.length) return;
+    const batch = this.events.splice(0);
+    try {
+      await this.request("POST", "events", { events: batch }, { keepalive: true });
+    } catch (error) {
+      if (error.temporary) this.events.unshift(...batch);
+    }
+  }
+}
+
+/** Facts about the window that bear on what colours look like; nothing that names a person. */
+export function screening() {
+  const gamut = ["rec2020", "p3", "srgb"].find((name) => matchMedia(`(color-gamut: ${name})`).matches);
+  return {
+    device_pixel_ratio: devicePixelRatio,
+    window: [innerWidth, innerHeight],
+    screen: [screen.width, screen.height],
+    color_gamut: gamut ?? "unknown",
+    color_depth: screen.colorDepth,
+    touch: matchMedia("(pointer: coarse)").matches,
+  };
+}
+
+/**
+ * Load and decode the photographs of one trial. Three requests at a time are enough: asking for
+ * a whole session at once stalls browsers, and the next trial is what matters.
+ */
+export async function decode(images) {
+  const entries = await Promise.all(
+    Object.entries(images).map(async ([role, token]) => {
+        const image = new Image();
+        image.decoding = "sync"; // it is decoded below; a late decode would flash
+        image.draggable = false;
+        image.src = new URL(`stimuli/${token}`, API).href;
+        await image.decode();
+        return [role, image];
+      }),
+  );
+  return Object.fromEntries(entries);
+}
