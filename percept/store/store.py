@@ -12,18 +12,17 @@ import hmac
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import pandas as pd
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 
 from percept.errors import InputError, PerceptError
-from percept.store import schema
+from percept.store.connect import Database, connect
+from percept.store.frames import Frames, Progress, Study, StudyState
 from percept.store.schema import (
     condition,
     content,
@@ -38,12 +37,25 @@ from percept.store.schema import (
     study,
     trial,
 )
-from percept.types import METHOD_COLUMNS, RATING_COLUMNS
+
+__all__ = [
+    "Answer",
+    "Conflict",
+    "Given",
+    "Joined",
+    "Mark",
+    "NotFound",
+    "Progress",
+    "Session",
+    "Store",
+    "Study",
+    "Trial",
+    "Usage",
+    "open_store",
+]
 
 #: A trial counts as used when it is rated, or while its session is younger than this.
 RESERVATION = timedelta(hours=1)
-
-StudyState = Literal["open", "paused", "closed"]
 
 
 class NotFound(PerceptError):
@@ -56,25 +68,6 @@ class Conflict(PerceptError):
     def __init__(self, code: str, message: str) -> None:
         self.code = code
         super().__init__(message)
-
-
-@dataclass(frozen=True)
-class Study:
-    """One launched use of a protocol, with the rule's text and hash frozen into it."""
-
-    id: int
-    name: str
-    method: str
-    protocol: str
-    protocol_sha256: str
-    run_path: str
-    state: StudyState
-    seed: int
-    info: dict[str, Any]
-    created_at: datetime
-    closed_at: datetime | None
-    stimuli_path: str | None
-    secret: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -152,26 +145,6 @@ class Trial:
     answered: Mapping[str, Given]
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a study is, for its administrator."""
-
-    observers: int
-    simulated: int
-    sessions: int
-    finished: int
-    active: int
-    trials: int
-    rated_trials: int
-    ratings: int
-    skips: int
-    last_rating_at: datetime | None
-    median_response_time_ms: float | None
-    by_group: Mapping[str, int]
-    by_unit: pd.DataFrame
-    """Rated test trials: left, right, trials (pairs) or condition, trials."""
-
-
 class PlannedTrial(Protocol):
     """What :meth:`Store.join` needs to know of a trial (``percept.design`` makes them)."""
 
@@ -212,17 +185,14 @@ Usage = Mapping[tuple[int, ...], int]
 """How often each (left, right) or (stimulus,) is in use, by stimulus id, as shown."""
 
 
-class Store:
+class Store(Frames):
     """One open database. Made by :func:`open_store`; safe to share between threads."""
 
-    def __init__(self, engine: sa.Engine, *, file: Path | None, created: bool) -> None:
-        self.engine = engine
-        self.file = file
-        self.created = created
-        self._writer = engine.execution_options(percept_write=True)
+    def __init__(self, database: Database) -> None:
+        super().__init__(database.engine)
+        self._database = database
         # Waiting in line here is fairer and quicker than polling SQLite's lock.
-        self._turn = threading.RLock() if file is not None else None
-        self._local = threading.local()
+        self._turn = threading.RLock() if database.file is not None else nullcontext()
 
     def __enter__(self) -> Store:
         return self
@@ -236,9 +206,7 @@ class Store:
 
     def discard(self) -> None:
         """Close, and remove the database again if opening created it."""
-        self.close()
-        if self.created and self.file is not None:
-            _remove_sqlite(self.file)
+        self._database.discard()
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -255,19 +223,7 @@ class Store:
         if (current := getattr(self._local, "connection", None)) is not None:
             yield current
             return
-        if self._turn is None:
-            with self._writer.begin() as connection:
-                yield connection
-        else:
-            with self._turn, self._writer.begin() as connection:
-                yield connection
-
-    @contextmanager
-    def _read(self) -> Iterator[sa.Connection]:
-        if (current := getattr(self._local, "connection", None)) is not None:
-            yield current
-            return
-        with self.engine.connect() as connection:
+        with self._turn, self._database.begin() as connection:
             yield connection
 
     def ping(self) -> None:
@@ -354,34 +310,13 @@ class Store:
                 )
         return self.study(name)
 
-    def studies(self) -> list[Study]:
-        """All studies, oldest first."""
-        with self._read() as connection:
-            rows = connection.execute(sa.select(study).order_by(study.c.id))
-            return [_study(row) for row in rows]
-
-    def study(self, name: str) -> Study:
-        """Get the study of that name.
-
-        Raises
-        ------
-        InputError
-            There is none; the message names those that exist.
-        """
-        with self._read() as connection:
-            row = connection.execute(sa.select(study).where(study.c.name == name)).first()
-        if row is None:
-            names = ", ".join(repr(one.name) for one in self.studies()) or "none yet"
-            raise InputError("no such study", key="study", value=name, remedy=f"There: {names}")
-        return _study(row)
-
     def study_by_id(self, study_id: int) -> Study:
         """Get the study with that key."""
         with self._read() as connection:
             row = connection.execute(sa.select(study).where(study.c.id == study_id)).first()
         if row is None:
             raise NotFound("no such study")
-        return _study(row)
+        return Study(**row._mapping)
 
     def set_state(self, study_name: str, state: StudyState) -> Study:
         """Open, pause (nobody joins) or close (nobody joins or answers) a study."""
@@ -402,23 +337,18 @@ class Store:
         """
         if of is not None and of.stimuli_path is not None:
             return Path(of.stimuli_path)
-        if self.file is None:
+        if self._database.file is None:
             raise InputError(
                 "the folder for rendered images is not known",
                 key="stimuli",
                 remedy="With PostgreSQL, give --stimuli DIR, a folder that every server can read",
             )
-        return self.file.with_name(f"{self.file.stem}-stimuli")
+        return self._database.file.with_name(f"{self._database.file.stem}-stimuli")
 
     def look(self, of: Study, what: str) -> None:
         """Log that an administrator looked at results."""
         with self._write() as connection:
             _insert(connection, look, study_id=of.id, what=what, looked_at=datetime.now(UTC))
-
-    def looks(self, of: Study) -> pd.DataFrame:
-        """Return the logged looks at results: ``what, looked_at``."""
-        query = sa.select(look.c.what, look.c.looked_at).where(look.c.study_id == of.id)
-        return self._frame(query.order_by(look.c.id), times=("looked_at",))
 
     # Sessions ----------------------------------------------------------------------------
 
@@ -840,284 +770,6 @@ class Store:
             if rows:
                 connection.execute(sa.insert(event), rows)
 
-    # Frames ------------------------------------------------------------------------------
-
-    def _frame(self, query: sa.Select[Any], times: Sequence[str] = ()) -> pd.DataFrame:
-        with self._read() as connection:
-            result = connection.execute(query)
-            frame = pd.DataFrame([tuple(row) for row in result], columns=list(result.keys()))
-        for column in times:
-            frame[column] = pd.to_datetime(frame[column], utc=True)
-        return frame
-
-    def conditions(self, of: Study) -> pd.DataFrame:
-        """Conditions: ``condition, spec, arm, seed, sha256``, in the run's order."""
-        query = sa.select(
-            condition.c.name.label("condition"),
-            condition.c.spec,
-            condition.c.arm,
-            condition.c.seed,
-            condition.c.sha256,
-        ).where(condition.c.study_id == of.id)
-        frame = self._frame(query.order_by(condition.c.id))
-        return frame.astype({"seed": "Int64"})
-
-    def contents(self, of: Study) -> pd.DataFrame:
-        """Photographs: ``content_id``, size of the images, and the manifest's facts."""
-        query = sa.select(
-            content.c.name.label("content_id"),
-            content.c.sha256,
-            content.c.width,
-            content.c.height,
-            content.c.era,
-            content.c.process,
-            content.c.degradation,
-            content.c.stratum,
-            content.c.weight,
-            content.c.source,
-            content.c.license,
-        ).where(content.c.study_id == of.id)
-        frame = self._frame(query.order_by(content.c.id))
-        return frame.astype({"weight": "float64"})
-
-    def stimuli(self, of: Study) -> pd.DataFrame:
-        """List the rendered images: ``id, content, content_id, condition, role, variant, sha256``.
-
-        ``content`` is the key inside the database, ``content_id`` the manifest's.
-        """
-        query = (
-            sa.select(
-                stimulus.c.id,
-                content.c.id.label("content"),
-                content.c.name.label("content_id"),
-                condition.c.name.label("condition"),
-                stimulus.c.role,
-                stimulus.c.variant,
-                stimulus.c.sha256,
-            )
-            .select_from(stimulus.join(content).outerjoin(condition))
-            .where(content.c.study_id == of.id)
-        )
-        return self._frame(query.order_by(stimulus.c.id))
-
-    def observers(self, of: Study) -> pd.DataFrame:
-        """Observers: ``observer, group, invite, consent_version, screening, simulated, …``."""
-        query = sa.select(
-            observer.c.name.label("observer"),
-            observer.c.group,
-            observer.c.invite,
-            observer.c.crowd,
-            observer.c.consent_version,
-            observer.c.consented_at,
-            observer.c.screening,
-            observer.c.simulated,
-            observer.c.joined_at,
-            observer.c.withdrawn_at,
-        ).where(observer.c.study_id == of.id)
-        return self._frame(
-            query.order_by(observer.c.id), times=("consented_at", "joined_at", "withdrawn_at")
-        )
-
-    def sessions(self, of: Study) -> pd.DataFrame:
-        """Sessions: ``session, observer, group, simulated, trials, rated_trials, …``."""
-        trials = (
-            sa.select(sa.func.count())
-            .where(trial.c.session_id == session.c.id)
-            .correlate(session)
-            .scalar_subquery()
-        )
-        rated = (
-            sa.select(sa.func.count(sa.distinct(rating.c.trial_id)))
-            .select_from(rating.join(trial))
-            .where(trial.c.session_id == session.c.id)
-            .correlate(session)
-            .scalar_subquery()
-        )
-        query = (
-            sa.select(
-                session.c.id.label("session"),
-                observer.c.name.label("observer"),
-                observer.c.group,
-                observer.c.simulated,
-                trials.label("trials"),
-                rated.label("rated_trials"),
-                session.c.started_at,
-                session.c.finished_at,
-                session.c.completion,
-            )
-            .select_from(session.join(observer))
-            .where(observer.c.study_id == of.id)
-        )
-        return self._frame(query.order_by(session.c.id), times=("started_at", "finished_at"))
-
-    def events(self, of: Study) -> pd.DataFrame:
-        """Return the event log: ``session, trial, name, data, happened_at, received_at``."""
-        query = (
-            sa.select(
-                event.c.session_id.label("session"),
-                event.c.trial_id.label("trial"),
-                event.c.name,
-                event.c.data,
-                event.c.happened_at,
-                event.c.received_at,
-            )
-            .select_from(event.join(session).join(observer))
-            .where(observer.c.study_id == of.id)
-        )
-        frame = self._frame(query.order_by(event.c.id), times=("happened_at", "received_at"))
-        return frame.astype({"trial": "Int64"})
-
-    def notes(self, of: Study) -> pd.DataFrame:
-        """Free text and reasons: ``response_id, attribute, value, reason, artifact, note``."""
-        query = (
-            sa.select(
-                rating.c.response_id,
-                rating.c.attribute,
-                rating.c.revision,
-                rating.c.value,
-                rating.c.reason,
-                mark.c.artifact,
-                mark.c.note,
-            )
-            .select_from(rating.join(trial).join(session).join(observer).outerjoin(mark))
-            .where(
-                observer.c.study_id == of.id,
-                rating.c.reason.is_not(None) | mark.c.note.is_not(None),
-            )
-        )
-        return self._frame(query.order_by(rating.c.id, mark.c.id))
-
-    def ratings(self, of: Study | str) -> pd.DataFrame:
-        """Every rating as a tidy frame: ``RATING_COLUMNS``, then ``METHOD_COLUMNS[method]``.
-
-        All revisions are there (the last one counts), and all kinds of trials. For the artifact
-        method a rating has one row for each mark, and one with a null ``artifact`` where none
-        was seen; a trial whose last answer is a skip has no rows.
-        """
-        of = self.study(of) if isinstance(of, str) else of
-        columns = [*RATING_COLUMNS, *METHOD_COLUMNS[of.method]]
-        shown: dict[str, sa.Subquery] = {}
-        source: Any = rating.join(trial).join(session).join(observer)
-        source = source.join(content, trial.c.content_id == content.c.id)
-        pairs = "left" in columns
-        for role in ("left", "right") if pairs else ("stimulus",):
-            shown[role] = (
-                sa.select(presentation.c.trial_id, condition.c.name, stimulus.c.variant)
-                .select_from(presentation.join(stimulus).outerjoin(condition))
-                .where(presentation.c.role == role)
-                .subquery(role)
-            )
-            source = source.outerjoin(shown[role], shown[role].c.trial_id == trial.c.id)
-        selected: list[sa.ColumnElement[Any]] = [
-            observer.c.name.label("observer"),
-            observer.c.group.label("group"),
-            session.c.id.label("session"),
-            trial.c.id.label("trial"),
-            rating.c.attribute,
-            content.c.name.label("content"),
-            trial.c.kind,
-            trial.c.expected,
-            trial.c.repeat_of,
-            rating.c.response_id,
-            rating.c.revision,
-            rating.c.response_time_ms,
-            rating.c.presented_at,
-            rating.c.rated_at,
-            observer.c.simulated,
-            rating.c.value,
-        ]
-        order: list[sa.ColumnElement[Any]] = [rating.c.id]
-        if pairs:
-            selected += [shown["left"].c.name.label("left"), shown["right"].c.name.label("right")]
-        else:
-            selected += [
-                shown["stimulus"].c.name.label("condition"),
-                mark.c.artifact,
-                mark.c.severity,
-                mark.c.x,
-                mark.c.y,
-                mark.c.width,
-                mark.c.height,
-                mark.c.shape,
-            ]
-            source = source.outerjoin(mark, mark.c.rating_id == rating.c.id)
-            order.append(mark.c.id)
-        query = sa.select(*selected).select_from(source).where(observer.c.study_id == of.id)
-        frame = self._frame(query.order_by(*order), times=("presented_at", "rated_at"))
-        frame["study"] = of.name
-        frame["method"] = of.method
-        if pairs:
-            frame = frame.rename(columns={"value": "choice"})
-        else:
-            keys = ["trial", "attribute"]
-            newest = frame.groupby(keys)["revision"].transform("max")
-            skipped = frame.loc[(frame["revision"] == newest) & (frame["value"] == "skip"), keys]
-            gone = pd.MultiIndex.from_frame(frame[keys]).isin(pd.MultiIndex.from_frame(skipped))
-            frame = frame[~gone].reset_index(drop=True)
-        types = {
-            "repeat_of": "Int64",
-            "simulated": "bool",
-            "response_time_ms": "float64",
-            **dict.fromkeys(("severity", "x", "y", "width", "height"), "float64"),
-        }
-        return frame[columns].astype({key: t for key, t in types.items() if key in columns})
-
-    def progress(self, of: Study) -> Progress:
-        """How far a study is; nothing of it says which condition people prefer."""
-        now = datetime.now(UTC)
-        sessions = self.sessions(of)
-        ours = (observer.c.study_id == of.id,)
-        source = rating.join(trial).join(session).join(observer)
-        with self._read() as connection:
-            observers, simulated = connection.execute(
-                sa.select(
-                    sa.func.count(),
-                    sa.func.coalesce(sa.func.sum(sa.cast(observer.c.simulated, sa.Integer)), 0),
-                ).where(*ours)
-            ).one()
-            groups = connection.execute(
-                sa.select(observer.c.group, sa.func.count())
-                .where(*ours)
-                .group_by(observer.c.group)
-                .order_by(observer.c.group)
-            )
-            by_group = {row[0]: row[1] for row in groups}
-            rows = connection.execute(
-                sa.select(
-                    rating.c.value,
-                    rating.c.response_time_ms,
-                    rating.c.rated_at,
-                    session.c.id,
-                )
-                .select_from(source)
-                .where(*ours)
-            ).all()
-        active = {row.id for row in rows if row.rated_at > now - timedelta(minutes=10)}
-        finished = set(sessions.loc[sessions["finished_at"].notna(), "session"])
-        ratings = self.ratings(of)
-        units = ["left", "right"] if "left" in ratings else ["condition"]
-        tests = ratings[ratings["kind"] == "test"].drop_duplicates("trial")
-        if len(units) == 2:  # A against B, whichever side they were on
-            ordered = [sorted(pair) for pair in zip(tests["left"], tests["right"], strict=True)]
-            tests = pd.DataFrame(ordered, columns=units).assign(trial=range(len(ordered)))
-        by_unit = tests.groupby(units, as_index=False).agg(trials=("trial", "size"))
-        times = pd.Series([row.response_time_ms for row in rows], dtype="float64")
-        return Progress(
-            observers=observers,
-            simulated=int(simulated),
-            sessions=len(sessions),
-            finished=len(finished),
-            active=len(active - finished),
-            trials=int(sessions["trials"].sum()),
-            rated_trials=int(sessions["rated_trials"].sum()),
-            ratings=len(rows),
-            skips=sum(row.value == "skip" for row in rows),
-            last_rating_at=max((row.rated_at for row in rows), default=None),
-            median_response_time_ms=float(times.median()) if len(times) else None,
-            by_group=by_group,
-            by_unit=by_unit,
-        )
-
 
 def open_store(url: str | Path, *, create: bool = False) -> Store:
     """Open a database, bringing its tables up to date.
@@ -1136,187 +788,12 @@ def open_store(url: str | Path, *, create: bool = False) -> Store:
         It cannot be opened, holds something else, or was made by a newer percept. Nothing is
         written, and no file is left behind.
     """
-    text = str(url)
-    try:
-        parsed = sa.make_url(text if "://" in text else f"sqlite:///{text}")
-    except ArgumentError as error:
-        raise InputError(
-            "not a database URL",
-            key="db",
-            value=text,
-            remedy="Use sqlite:///FILE, a file name, or postgresql://USER@HOST/NAME",
-        ) from error
-    if parsed.drivername in ("postgresql", "postgres"):
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    file: Path | None = None
-    created = False
-    if parsed.get_backend_name() == "sqlite":
-        file = _check_sqlite_file(parsed, text, create=create)
-        created = not file.exists()
-    shown = parsed.render_as_string(hide_password=True)
-    try:
-        if file is not None:
-            engine = _sqlite_engine(file)
-        else:
-            engine = sa.create_engine(parsed, pool_size=16, max_overflow=48, pool_pre_ping=True)
-    except NoSuchModuleError as error:
-        raise InputError(
-            "databases of this kind are not supported",
-            key="db",
-            value=shown,
-            remedy="Use sqlite:///FILE or postgresql://USER@HOST/NAME",
-        ) from error
-    except ModuleNotFoundError as error:
-        raise InputError(
-            "the driver for PostgreSQL is not installed",
-            key="db",
-            value=shown,
-            remedy='pip install "percept[postgresql]"',
-        ) from error
-    store = Store(engine, file=file, created=created)
-    try:
-        _migrate(store, shown, create=create)
-    except DBAPIError as error:
-        store.discard()
-        raise InputError(
-            f"the database cannot be opened: {str(error.orig).strip()}",
-            key="db",
-            value=shown,
-            remedy="Check that it exists, runs, and may be written by you",
-        ) from error
-    except BaseException:
-        store.discard()
-        raise
-    return store
-
-
-def _check_sqlite_file(parsed: sa.URL, text: str, *, create: bool) -> Path:
-    if not parsed.database or parsed.database == ":memory:":
-        raise InputError("an SQLite database needs a file", key="db", value=text)
-    file = Path(parsed.database).absolute()
-    if not file.parent.is_dir():
-        raise InputError(
-            "the database cannot be opened: its folder does not exist",
-            key="db",
-            value=text,
-            remedy=f"Create {file.parent} or check the path",
-        )
-    if not file.exists() and not create:
-        raise InputError(
-            "there is no database",
-            key="db",
-            value=text,
-            remedy="Check the path; `percept study create` makes one",
-        )
-    if file.exists():
-        try:
-            with file.open("rb") as stream:
-                head = stream.read(16)
-        except OSError as error:
-            raise InputError(
-                f"the database cannot be opened: {error.strerror}", key="db", value=text
-            ) from error
-        if head != b"SQLite format 3\0":
-            raise InputError(
-                "the file is no SQLite database",
-                key="db",
-                value=text,
-                remedy="Check the path; nothing was changed",
-            )
-    return file
-
-
-def _sqlite_engine(file: Path) -> sa.Engine:
-    engine = sa.create_engine(
-        sa.URL.create("sqlite", database=str(file)),
-        connect_args={"timeout": 30},
-        pool_size=16,
-        max_overflow=48,
-    )
-
-    @sa.event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # begin() below says when a transaction starts
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA synchronous = FULL")  # a saved vote survives a power cut
-
-    @sa.event.listens_for(engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        # A transaction that reads first and writes later could find the lock taken and fail;
-        # writers take it at the start.
-        writes = connection.get_execution_options().get("percept_write", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
-
-
-def _migrate(store: Store, shown: str, *, create: bool) -> None:
-    """Create or upgrade the tables, or refuse a database that is not ours."""
-    version = _version(store.engine)
-    if version == schema.REVISION:
-        return
-    # Late, because almost every start finds the tables up to date.
-    import alembic.command
-    import alembic.config
-    import alembic.script
-
-    config = alembic.config.Config()
-    folder = str(Path(__file__).parent / "migrations")
-    config.set_main_option("script_location", folder.replace("%", "%%"))
-    known = {one.revision for one in alembic.script.ScriptDirectory(folder).walk_revisions()}
-    if version is not None and version not in known:
-        raise InputError(
-            f"the database has the unknown version {version!r}: a newer percept made it",
-            key="db",
-            value=shown,
-            remedy="Update percept",
-        )
-    if version is None:
-        if sa.inspect(store.engine).get_table_names():
-            raise InputError(
-                "the database holds something else", key="db", value=shown, remedy="Use another"
-            )
-        if not create:
-            raise InputError(
-                "the database is empty",
-                key="db",
-                value=shown,
-                remedy="`percept study create` fills it",
-            )
-        if store.file is not None:
-            with store.engine.connect() as connection:
-                raw = connection.connection.driver_connection
-                if raw is not None:
-                    raw.execute("PRAGMA journal_mode = WAL")  # stays with the file
-    with store._write() as connection:
-        if store.file is None:
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x70657263)))
-        config.attributes["connection"] = connection
-        alembic.command.upgrade(config, "head")
-
-
-def _version(engine: sa.Engine) -> str | None:
-    if not sa.inspect(engine).has_table("alembic_version"):
-        return None
-    with engine.connect() as connection:
-        version = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-    return str(version) if version is not None else None
-
-
-def _remove_sqlite(file: Path) -> None:
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        file.with_name(file.name + suffix).unlink(missing_ok=True)
+    return Store(connect(url, create=create))
 
 
 def _insert(connection: sa.Connection, table: sa.Table, **values: Any) -> int:
     key = connection.execute(sa.insert(table).values(**values)).inserted_primary_key
-    if key is None:
-        raise IntegrityError("insert gave no key", None, ValueError(table.name))
-    return int(key[0])
-
-
-def _study(row: sa.Row[Any]) -> Study:
-    return Study(**dict(row._mapping))
+    return int(key[0])  # type: ignore[index]  # one row in, one key out
 
 
 def _sha256(text: str) -> str:

@@ -1,0 +1,389 @@
+"""Reading a study as tidy frames, and how far it is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import pandas as pd
+import sqlalchemy as sa
+
+from percept.errors import InputError
+from percept.store.schema import (
+    condition,
+    content,
+    event,
+    look,
+    mark,
+    observer,
+    presentation,
+    rating,
+    session,
+    stimulus,
+    study,
+    trial,
+)
+from percept.types import METHOD_COLUMNS, RATING_COLUMNS
+
+StudyState = Literal["open", "paused", "closed"]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One launched use of a protocol, with the rule's text and hash frozen into it."""
+
+    id: int
+    name: str
+    method: str
+    protocol: str
+    protocol_sha256: str
+    run_path: str
+    state: StudyState
+    seed: int
+    info: dict[str, Any]
+    created_at: datetime
+    closed_at: datetime | None
+    stimuli_path: str | None
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a study is, for its administrator."""
+
+    observers: int
+    simulated: int
+    sessions: int
+    finished: int
+    active: int
+    trials: int
+    rated_trials: int
+    ratings: int
+    skips: int
+    last_rating_at: datetime | None
+    median_response_time_ms: float | None
+    by_group: Mapping[str, int]
+    by_unit: pd.DataFrame
+    """Rated test trials: left, right, trials (pairs) or condition, trials."""
+
+
+class Frames:
+    """The reading half of :class:`percept.store.store.Store`."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.engine = engine
+        self._local = threading.local()
+
+    @contextmanager
+    def _read(self) -> Iterator[sa.Connection]:
+        if (current := getattr(self._local, "connection", None)) is not None:
+            yield current
+            return
+        with self.engine.connect() as connection:
+            yield connection
+
+    def _frame(self, query: sa.Select[Any], times: Sequence[str] = ()) -> pd.DataFrame:
+        with self._read() as connection:
+            result = connection.execute(query)
+            frame = pd.DataFrame([tuple(row) for row in result], columns=list(result.keys()))
+        for column in times:
+            frame[column] = pd.to_datetime(frame[column], utc=True)
+        return frame
+
+    def studies(self) -> list[Study]:
+        """All studies, oldest first."""
+        with self._read() as connection:
+            rows = connection.execute(sa.select(study).order_by(study.c.id))
+            return [Study(**row._mapping) for row in rows]
+
+    def study(self, name: str) -> Study:
+        """Get the study of that name.
+
+        Raises
+        ------
+        InputError
+            There is none; the message names those that exist.
+        """
+        with self._read() as connection:
+            row = connection.execute(sa.select(study).where(study.c.name == name)).first()
+        if row is None:
+            names = ", ".join(repr(one.name) for one in self.studies()) or "none yet"
+            raise InputError("no such study", key="study", value=name, remedy=f"There: {names}")
+        return Study(**row._mapping)
+
+    def conditions(self, of: Study) -> pd.DataFrame:
+        """Conditions: ``condition, spec, arm, seed, sha256``, in the run's order."""
+        query = sa.select(
+            condition.c.name.label("condition"),
+            condition.c.spec,
+            condition.c.arm,
+            condition.c.seed,
+            condition.c.sha256,
+        ).where(condition.c.study_id == of.id)
+        frame = self._frame(query.order_by(condition.c.id))
+        return frame.astype({"seed": "Int64"})
+
+    def contents(self, of: Study) -> pd.DataFrame:
+        """Photographs: ``content_id``, size of the images, and the manifest's facts."""
+        query = sa.select(
+            content.c.name.label("content_id"),
+            content.c.sha256,
+            content.c.width,
+            content.c.height,
+            content.c.era,
+            content.c.process,
+            content.c.degradation,
+            content.c.stratum,
+            content.c.weight,
+            content.c.source,
+            content.c.license,
+        ).where(content.c.study_id == of.id)
+        frame = self._frame(query.order_by(content.c.id))
+        return frame.astype({"weight": "float64"})
+
+    def stimuli(self, of: Study) -> pd.DataFrame:
+        """List the rendered images: ``id, content, content_id, condition, role, variant, sha256``.
+
+        ``content`` is the key inside the database, ``content_id`` the manifest's.
+        """
+        query = (
+            sa.select(
+                stimulus.c.id,
+                content.c.id.label("content"),
+                content.c.name.label("content_id"),
+                condition.c.name.label("condition"),
+                stimulus.c.role,
+                stimulus.c.variant,
+                stimulus.c.sha256,
+            )
+            .select_from(stimulus.join(content).outerjoin(condition))
+            .where(content.c.study_id == of.id)
+        )
+        return self._frame(query.order_by(stimulus.c.id))
+
+    def observers(self, of: Study) -> pd.DataFrame:
+        """Observers: ``observer, group, invite, consent_version, screening, simulated, …``."""
+        query = sa.select(
+            observer.c.name.label("observer"),
+            observer.c.group,
+            observer.c.invite,
+            observer.c.crowd,
+            observer.c.consent_version,
+            observer.c.consented_at,
+            observer.c.screening,
+            observer.c.simulated,
+            observer.c.joined_at,
+            observer.c.withdrawn_at,
+        ).where(observer.c.study_id == of.id)
+        return self._frame(
+            query.order_by(observer.c.id), times=("consented_at", "joined_at", "withdrawn_at")
+        )
+
+    def sessions(self, of: Study) -> pd.DataFrame:
+        """Sessions: ``session, observer, group, simulated, trials, rated_trials, …``."""
+        trials = (
+            sa.select(sa.func.count())
+            .where(trial.c.session_id == session.c.id)
+            .correlate(session)
+            .scalar_subquery()
+        )
+        rated = (
+            sa.select(sa.func.count(sa.distinct(rating.c.trial_id)))
+            .select_from(rating.join(trial))
+            .where(trial.c.session_id == session.c.id)
+            .correlate(session)
+            .scalar_subquery()
+        )
+        query = (
+            sa.select(
+                session.c.id.label("session"),
+                observer.c.name.label("observer"),
+                observer.c.group,
+                observer.c.simulated,
+                trials.label("trials"),
+                rated.label("rated_trials"),
+                session.c.started_at,
+                session.c.finished_at,
+                session.c.completion,
+            )
+            .select_from(session.join(observer))
+            .where(observer.c.study_id == of.id)
+        )
+        return self._frame(query.order_by(session.c.id), times=("started_at", "finished_at"))
+
+    def events(self, of: Study) -> pd.DataFrame:
+        """Return the event log: ``session, trial, name, data, happened_at, received_at``."""
+        query = (
+            sa.select(
+                event.c.session_id.label("session"),
+                event.c.trial_id.label("trial"),
+                event.c.name,
+                event.c.data,
+                event.c.happened_at,
+                event.c.received_at,
+            )
+            .select_from(event.join(session).join(observer))
+            .where(observer.c.study_id == of.id)
+        )
+        frame = self._frame(query.order_by(event.c.id), times=("happened_at", "received_at"))
+        return frame.astype({"trial": "Int64"})
+
+    def notes(self, of: Study) -> pd.DataFrame:
+        """Free text and reasons: ``response_id, attribute, value, reason, artifact, note``."""
+        query = (
+            sa.select(
+                rating.c.response_id,
+                rating.c.attribute,
+                rating.c.revision,
+                rating.c.value,
+                rating.c.reason,
+                mark.c.artifact,
+                mark.c.note,
+            )
+            .select_from(rating.join(trial).join(session).join(observer).outerjoin(mark))
+            .where(
+                observer.c.study_id == of.id,
+                rating.c.reason.is_not(None) | mark.c.note.is_not(None),
+            )
+        )
+        return self._frame(query.order_by(rating.c.id, mark.c.id))
+
+    def ratings(self, of: Study | str) -> pd.DataFrame:
+        """Every rating as a tidy frame: ``RATING_COLUMNS``, then ``METHOD_COLUMNS[method]``.
+
+        All revisions are there (the last one counts), and all kinds of trials. For the artifact
+        method a rating has one row for each mark, and one with a null ``artifact`` where none
+        was seen; a trial whose last answer is a skip has no rows.
+        """
+        of = self.study(of) if isinstance(of, str) else of
+        columns = [*RATING_COLUMNS, *METHOD_COLUMNS[of.method]]
+        shown: dict[str, sa.Subquery] = {}
+        source: Any = rating.join(trial).join(session).join(observer)
+        source = source.join(content, trial.c.content_id == content.c.id)
+        pairs = "left" in columns
+        for role in ("left", "right") if pairs else ("stimulus",):
+            shown[role] = (
+                sa.select(presentation.c.trial_id, condition.c.name, stimulus.c.variant)
+                .select_from(presentation.join(stimulus).outerjoin(condition))
+                .where(presentation.c.role == role)
+                .subquery(role)
+            )
+            source = source.outerjoin(shown[role], shown[role].c.trial_id == trial.c.id)
+        selected: list[sa.ColumnElement[Any]] = [
+            observer.c.name.label("observer"),
+            observer.c.group.label("group"),
+            session.c.id.label("session"),
+            trial.c.id.label("trial"),
+            rating.c.attribute,
+            content.c.name.label("content"),
+            trial.c.kind,
+            trial.c.expected,
+            trial.c.repeat_of,
+            rating.c.response_id,
+            rating.c.revision,
+            rating.c.response_time_ms,
+            rating.c.presented_at,
+            rating.c.rated_at,
+            observer.c.simulated,
+            rating.c.value,
+        ]
+        order: list[sa.ColumnElement[Any]] = [rating.c.id]
+        if pairs:
+            selected += [shown["left"].c.name.label("left"), shown["right"].c.name.label("right")]
+        else:
+            selected += [
+                shown["stimulus"].c.name.label("condition"),
+                mark.c.artifact,
+                mark.c.severity,
+                mark.c.x,
+                mark.c.y,
+                mark.c.width,
+                mark.c.height,
+                mark.c.shape,
+            ]
+            source = source.outerjoin(mark, mark.c.rating_id == rating.c.id)
+            order.append(mark.c.id)
+        query = sa.select(*selected).select_from(source).where(observer.c.study_id == of.id)
+        frame = self._frame(query.order_by(*order), times=("presented_at", "rated_at"))
+        frame["study"] = of.name
+        frame["method"] = of.method
+        if pairs:
+            frame = frame.rename(columns={"value": "choice"})
+        else:
+            keys = ["trial", "attribute"]
+            newest = frame.groupby(keys)["revision"].transform("max")
+            skipped = frame.loc[(frame["revision"] == newest) & (frame["value"] == "skip"), keys]
+            gone = pd.MultiIndex.from_frame(frame[keys]).isin(pd.MultiIndex.from_frame(skipped))
+            frame = frame[~gone].reset_index(drop=True)
+        types = {
+            "repeat_of": "Int64",
+            "simulated": "bool",
+            "response_time_ms": "float64",
+            **dict.fromkeys(("severity", "x", "y", "width", "height"), "float64"),
+        }
+        return frame[columns].astype({key: t for key, t in types.items() if key in columns})
+
+    def progress(self, of: Study) -> Progress:
+        """How far a study is; nothing of it says which condition people prefer."""
+        now = datetime.now(UTC)
+        sessions = self.sessions(of)
+        ours = (observer.c.study_id == of.id,)
+        source = rating.join(trial).join(session).join(observer)
+        with self._read() as connection:
+            observers, simulated = connection.execute(
+                sa.select(
+                    sa.func.count(),
+                    sa.func.coalesce(sa.func.sum(sa.cast(observer.c.simulated, sa.Integer)), 0),
+                ).where(*ours)
+            ).one()
+            groups = connection.execute(
+                sa.select(observer.c.group, sa.func.count())
+                .where(*ours)
+                .group_by(observer.c.group)
+                .order_by(observer.c.group)
+            )
+            by_group = {row[0]: row[1] for row in groups}
+            rows = connection.execute(
+                sa.select(
+                    rating.c.value,
+                    rating.c.response_time_ms,
+                    rating.c.rated_at,
+                    session.c.id,
+                )
+                .select_from(source)
+                .where(*ours)
+            ).all()
+        active = {row.id for row in rows if row.rated_at > now - timedelta(minutes=10)}
+        finished = set(sessions.loc[sessions["finished_at"].notna(), "session"])
+        ratings = self.ratings(of)
+        units = ["left", "right"] if "left" in ratings else ["condition"]
+        tests = ratings[ratings["kind"] == "test"].drop_duplicates("trial")
+        if len(units) == 2:  # A against B, whichever side they were on
+            ordered = [sorted(pair) for pair in zip(tests["left"], tests["right"], strict=True)]
+            tests = pd.DataFrame(ordered, columns=units).assign(trial=range(len(ordered)))
+        by_unit = tests.groupby(units, as_index=False).agg(trials=("trial", "size"))
+        times = pd.Series([row.response_time_ms for row in rows], dtype="float64")
+        return Progress(
+            observers=observers,
+            simulated=int(simulated),
+            sessions=len(sessions),
+            finished=len(finished),
+            active=len(active - finished),
+            trials=int(sessions["trials"].sum()),
+            rated_trials=int(sessions["rated_trials"].sum()),
+            ratings=len(rows),
+            skips=sum(row.value == "skip" for row in rows),
+            last_rating_at=max((row.rated_at for row in rows), default=None),
+            median_response_time_ms=float(times.median()) if len(times) else None,
+            by_group=by_group,
+            by_unit=by_unit,
+        )
+
+    def looks(self, of: Study) -> pd.DataFrame:
+        """Return the logged looks at results: ``what, looked_at``."""
+        query = sa.select(look.c.what, look.c.looked_at).where(look.c.study_id == of.id)
+        return self._frame(query.order_by(look.c.id), times=("looked_at",))
