@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from percept.inference.run import Run
     from percept.metrics.evaluate import Evaluation, Progress
 
@@ -36,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "condition, metric, value",
     )
     parser.add_argument(
+        "--lower-is-better",
+        action="store_true",
+        help="with --import: small values of these metrics are the good ones",
+    )
+    parser.add_argument(
         "--nproc", type=int, default=1, metavar="N", help="processes (default: %(default)s)"
     )
     parser.add_argument("--fresh", action="store_true", help="compute again what is there already")
@@ -57,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
     opened = open_run(args.run_dir)
     if args.import_file is not None:
         return _import(opened, args)
+    if args.lower_is_better:
+        raise InputError("--lower-is-better goes with --import; percept knows its own metrics")
     if args.nproc > 1 and not in_world():
         return relaunch(args, args.nproc, positional=("run_dir",))
     from percept.metrics.evaluate import evaluate_run
@@ -74,7 +83,7 @@ def _import(opened: Run, args: argparse.Namespace) -> int:
 
     from percept.metrics.evaluate import import_metrics
 
-    frame = import_metrics(opened, args.import_file)
+    frame = import_metrics(opened, args.import_file, higher_is_better=not args.lower_is_better)
     names = list(frame["metric"].unique())
     if args.json:
         print(json.dumps({"imported": names, "rows": len(frame)}))
@@ -100,24 +109,32 @@ def _tell(opened: Run, done: Evaluation, *, as_json: bool) -> None:
         return
     frame = opened.metrics
     if len(frame):
-        names = [condition.name for condition in opened.conditions]
-        table = frame.pivot_table(
-            index="condition", columns="metric", values="value", aggfunc="median"
-        )
-        order = [name for name in (*done.computed, *done.kept) if name in table]
         print("Medians over photographs (↑ higher is better, ↓ lower is better):")
-        table = table.reindex(index=names, columns=order)
-        info = opened.info["metrics"]
-        arrows = {True: " ↑", False: " ↓", None: ""}
-        table.columns = [f"{n}{arrows[info.get(n, {}).get('higher_is_better')]}" for n in order]
-        table.index.name = None
-        print(table.to_string(float_format="{:.3f}".format, na_rep="–"))
+        print(_table(opened, frame, [*done.computed, *done.kept]))
+    names: dict[str, list[str]] = {}
     for name, reason in done.skipped.items():
-        print(f"left out: {name}: {reason}")
+        names.setdefault(reason, []).append(name)
+    for reason, left_out in names.items():
+        print(f"left out: {', '.join(left_out)}: {reason}")
     kept = f" ({', '.join(done.kept)} were there already)" if done.kept else ""
     print(f"{file}{kept}")
     for problem in done.failed:
         print(f"failed: {problem}", file=sys.stderr)
+
+
+def _table(opened: Run, frame: pd.DataFrame, names: list[str]) -> str:
+    from percept.metrics.registry import METRICS
+
+    table = frame.pivot_table(index="condition", columns="metric", values="value", aggfunc="median")
+    order = [*METRICS, *sorted(set(names) - METRICS.keys())]
+    order = [name for name in order if name in names and name in table]
+    table = table.reindex(index=[c.name for c in opened.conditions], columns=order)
+    known = opened.info["metrics"]
+    rises = [known.get(name, {}).get("higher_is_better") for name in order]
+    arrows = {True: " ↑", False: " ↓", None: ""}
+    table.columns = [f"{name}{arrows[up]}" for name, up in zip(order, rises, strict=True)]
+    table.index.name = None
+    return str(table.to_string(float_format="{:.3f}".format, na_rep="–"))
 
 
 @contextmanager

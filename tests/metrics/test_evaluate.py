@@ -249,7 +249,10 @@ def test_the_command_prints_a_table_and_the_reasons(
     assert "psnr ↑" in out
     assert "ciede2000 ↓" in out
     assert [line.split()[0] for line in out.splitlines()[2:5]] == list(CONDITIONS)
-    assert "left out: psnr: failed in inference: 1 output; no reference: 1 photograph" in out
+    reason = "failed in inference: 1 output; no reference: 1 photograph"
+    assert f"left out: psnr, ciede2000: {reason}\n" in out
+    assert main(["metrics", str(run.root), "--metric", "psnr"]) == 0
+    assert reason in capsys.readouterr().out, "told again where nothing is computed again"
     assert main(["metrics", str(run.root), "--metric", "psnr", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["computed"] == []
@@ -292,11 +295,17 @@ def test_a_metric_made_elsewhere_joins_and_is_replaced(
     assert values(run, "cvvdp") == {("harbour", "vivid"): math.inf, ("mill", "gray"): 9.5}
     assert len(values(run, "psnr")) == 8
     assert run.info["metrics"]["cvvdp"]["imported_from"] == "mine.csv"
-    import_metrics(run, write_csv(tmp_path, [("mill", "gray", "cvvdp", 1.0)]))
+    assert run.info["metrics"]["cvvdp"]["higher_is_better"] is True
+    write_csv(tmp_path, [("mill", "gray", "cvvdp", 1.0)])
+    assert main(["metrics", str(run.root), "--import", str(file), "--lower-is-better"]) == 0
     run = open_run(run.root)
     assert values(run, "cvvdp") == {("mill", "gray"): 1.0}
+    assert run.info["metrics"]["cvvdp"]["higher_is_better"] is False
+    assert main(["metrics", str(run.root), "--lower-is-better"]) == 2
     assert evaluate_run(run, ["psnr"]).kept == ("psnr", "cvvdp")
+    capsys.readouterr()
     assert main(["metrics", str(run.root), "--metric", "psnr"]) == 0
+    assert "psnr ↑  cvvdp ↓" in capsys.readouterr().out
 
     stale = evaluate_run(touch_outputs(run), ["psnr"])
     assert stale.skipped["cvvdp"] == "imported before the run changed: import it again"

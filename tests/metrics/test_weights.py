@@ -174,6 +174,12 @@ def test_torchvision_is_asked_first(server: Server, known: Known) -> None:
     assert_same(cached(known), known.state)
     assert weights.weights_info("alexnet")["source"].startswith(f"{server.url}/official.pth")
 
+    assert fetch(known.backbone) == file
+    assert server.asked == ["/official.pth"], "what is there and whole is not fetched again"
+    file.write_bytes(file.read_bytes()[:-1])
+    fetch(known.backbone)
+    assert_same(cached(known), known.state)
+
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["html", "json"])
 def test_the_package_is_read_where_torchvision_is_not_reached(
