@@ -221,7 +221,7 @@ def _jackknife(
         return np.nan, np.nan, np.nan, ("too few observers for an interval",)
     m = left.size
     se = float(np.sqrt((m - 1) / m * ((left - left.mean()) ** 2).sum()))
-    half = critical_value(confidence, m - 1.0) * se
+    half = float(critical_value(confidence, m - 1)) * se
     return value - half, min(value + half, 1.0), se, ()
 
 

@@ -398,7 +398,8 @@ def correlate(
         warnings.append("not estimable: fewer than 3 stimuli, or no variation")
         point = np.full(len(_COEFFICIENTS), np.nan)
 
-    described, se, degrees = "no interval", np.full(len(point), np.nan), np.inf
+    described, se = "no interval", np.full(len(point), np.nan)
+    degrees = np.full(len(point), np.inf)
     transformed = _transform(point)
     grouped = group is not None or clusters is not None
     if n_boot and np.isfinite(point).any():
@@ -469,8 +470,8 @@ def _resample(
     observed: bool,
     n_boot: int,
     rng: np.random.Generator,
-) -> tuple[FloatArray, float, str]:
-    """Variances (6,) on the transformed scale, degrees of freedom, and what they speak of."""
+) -> tuple[FloatArray, FloatArray, str]:
+    """Variances and degrees of freedom (6,) on the transformed scale; what they speak of."""
     n = y.size
     ones = np.ones((1, n))
     filled = np.where(given, ratings, 0.0)
@@ -494,22 +495,20 @@ def _resample(
         each = weights.reshape(-1, *given.shape) * given
         return data.coefficients(ones, (each * filled).sum(axis=1) / each.sum(axis=1))
 
-    sizes, terms, speaks = [], [], []
+    terms, speaks = [], []
     if observed and len(ratings) > 1:
-        sizes.append(len(ratings))
-        terms.append((1.0, spread(over_observers, len(ratings))))
+        terms.append((spread(over_observers, len(ratings)), len(ratings)))
         speaks.append("new observers")
     if clusters is not None or not terms:
         size = n if clusters is None else int(clusters.max()) + 1
-        sizes.append(size)
-        terms.append((1.0, spread(over_stimuli, size)))
+        terms.append((spread(over_stimuli, size), size))
         speaks.append("new photographs" if clusters is not None else "new stimuli")
     if len(terms) == 2:
-        terms.append((-1.0, spread(over_votes, given.size)))
+        terms.append((spread(over_votes, given.size), int(given.sum())))
     text = " and ".join(speaks)
     if speaks == ["new observers"]:
         text += ", these photographs only"
-    return combine(terms), float(min(sizes) - 1), f"{text} (bootstrap, {n_boot} resamples)"
+    return *combine(terms), f"{text} (bootstrap, {n_boot} resamples)"
 
 
 @dataclass(frozen=True)

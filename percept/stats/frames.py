@@ -84,13 +84,14 @@ class Clusters:
     sizes: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
 
-    def dimensions(self) -> list[tuple[float, IntArray, int]]:
-        """Every (sign, codes, number of clusters) of the inclusion–exclusion formula."""
-        terms = [(1.0, code, size) for code, size in zip(self.codes, self.sizes, strict=True)]
-        if len(self.codes) == 2:
-            cells = self.codes[0] * self.sizes[1] + self.codes[1]
-            unique, both = np.unique(cells, return_inverse=True)
-            terms.append((-1.0, both.astype(np.int64), len(unique)))
+    def dimensions(self) -> list[tuple[IntArray, int]]:
+        """Codes and number of clusters: of each dimension, then of their combinations if two."""
+        terms = list(zip(self.codes, self.sizes, strict=True))
+        if len(terms) == 2:
+            unique, both = np.unique(
+                self.codes[0] * self.sizes[1] + self.codes[1], return_inverse=True
+            )
+            terms.append((both.astype(np.int64), len(unique)))
         return terms
 
     @property
@@ -105,11 +106,6 @@ class Clusters:
         if self.names:
             return f"new values of {' and '.join(self.names)}"
         return "independent votes"
-
-    @property
-    def degrees_of_freedom(self) -> float:
-        """Clusters of the scarcest dimension less one; infinite without clusters."""
-        return float(min(self.sizes) - 1) if self.sizes else np.inf
 
 
 def clusters_of(rows: pd.DataFrame, wanted: str | Sequence[str] | None) -> Clusters:

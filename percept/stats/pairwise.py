@@ -129,8 +129,12 @@ class Scale:
         Votes used, ties among all votes, and skipped answers.
     method : str
         Model and what the intervals speak of.
-    confidence, degrees_of_freedom : float
+    confidence : float
         Of the intervals.
+    degrees_of_freedom : array (k, k)
+        Of each difference; on the diagonal of each score. Infinite: normal theory.
+    jod_unit : float
+        ``score`` of one JOD.
     """
 
     items: tuple[Any, ...]
@@ -155,7 +159,7 @@ class Scale:
     n_skipped: float
     method: str
     confidence: float
-    degrees_of_freedom: float
+    degrees_of_freedom: FloatArray
     jod_unit: float
 
     def _index(self, item: Any) -> int:
@@ -178,7 +182,7 @@ class Scale:
         c = self.covariance
         se = float(np.sqrt(max(c[i, i] + c[j, j] - 2 * c[i, j], 0.0))) / size
         value = float(self.score[i] - self.score[j]) / size
-        half = critical_value(self.confidence, self.degrees_of_freedom) * se
+        half = float(critical_value(self.confidence, self.degrees_of_freedom[i, j])) * se
         return Estimate(
             value,
             value - half,
@@ -550,8 +554,7 @@ def bradley_terry(
     Notes
     -----
     Newton's method on counts (Hunter 2004 discusses existence and uniqueness). Two-way
-    covariance: Cameron, Gelbach & Miller (2011), G/(G-1) for each dimension, Student's t with
-    the clusters of the scarcest dimension less one.
+    covariance: Cameron, Gelbach & Miller (2011), G/(G-1) for each dimension, Student's t.
     """
     return _scale(comparisons, False, ties, side_effect, cluster, n_boot, confidence, penalty, rng)
 
@@ -642,10 +645,10 @@ def _scale(
     unit = JOD_NORMAL if normal else JOD_LOGISTIC
     score = np.full(k, np.nan)
     covariance = np.full((k, k), np.nan)
-    side_value = side_se = tie_value = np.nan
+    side_value = tie_value = np.nan
     likelihood, converged = 0.0, True
-    degrees = votes.clusters.degrees_of_freedom
-    critical = critical_value(confidence, degrees)
+    side_half = np.nan
+    degrees = np.full((k, k), np.inf)
     if inside.any():
         terms = _normal if normal else _logistic
         if tie:
@@ -668,17 +671,23 @@ def _scale(
             if not converged:
                 warnings.append("Newton's method did not converge")
             score[estimable] = beta[0, :k][estimable]
-            variances = _variances(model, votes, inside, treat, beta, n_boot, generator)
+            variances, freedom = _variances(model, votes, inside, treat, beta, n_boot, generator)
+            degrees = freedom[:k, :k]
             covariance = _centred_covariance(variances[:k, :k], model.origins())
             covariance[block[:, None] != block] = np.nan
             covariance[~estimable] = np.nan
             if side_effect:
-                side_value, side_se = float(beta[0, k]), float(np.sqrt(variances[k, k]))
+                side_value = float(beta[0, k])
+                side_half = float(
+                    critical_value(confidence, freedom[k, k]) * np.sqrt(variances[k, k])
+                )
             if tie:
                 tie_value = float(np.exp(beta[0, -1]))
         if modelled and not tie:
             tie_value = 0.0 if ties == "davidson" else 1.0
-    half = critical * np.sqrt(np.maximum(np.diagonal(covariance), 0))
+    half = critical_value(confidence, np.diagonal(degrees)) * np.sqrt(
+        np.maximum(np.diagonal(covariance), 0)
+    )
     rank_low, rank_high = _ranks(score, covariance, degrees, confidence)
     return Scale(
         items=votes.items,
@@ -691,8 +700,8 @@ def _scale(
         rank_high=rank_high,
         tie_parameter=tie_value,
         side_effect=side_value,
-        side_effect_low=side_value - critical * side_se,
-        side_effect_high=side_value + critical * side_se,
+        side_effect_low=side_value - side_half,
+        side_effect_high=side_value + side_half,
         log_likelihood=likelihood if inside.any() else np.nan,
         component=block,
         estimable=estimable,
@@ -760,8 +769,8 @@ def _variances(
     beta: FloatArray,
     n_boot: int,
     rng: np.random.Generator,
-) -> FloatArray:
-    """Variances of differences (k, k), and of the side effect at [k, k], as one matrix."""
+) -> tuple[FloatArray, FloatArray]:
+    """Variances and degrees of freedom of differences (k, k); of the side effect at [k, k]."""
     k, width = model.k, model.k + model.side
     cells = np.repeat(inside, 3)  # columns (cell, outcome) that the model uses
     counts = (votes.counts[inside] @ treat)[None]
@@ -772,14 +781,14 @@ def _variances(
     inverse = project @ np.linalg.pinv(info, hermitian=True) @ project
     dimensions = votes.clusters.dimensions()
     if not dimensions:
-        return _difference_variances(inverse, k, width)
+        return _difference_variances(inverse, k, width), np.full((width, width), np.inf)
     sums = [
         cluster_sums(codes, size, votes.column, votes.counts.size, votes.weight)[:, cells]
-        for _, codes, size in dimensions
+        for codes, size in dimensions
     ]
     variances = []
     if n_boot:
-        for matrix, (sign, _, size) in zip(sums, dimensions, strict=True):
+        for matrix, (_, size) in zip(sums, dimensions, strict=True):
 
             def refit(weights: FloatArray, matrix: sparse.csr_matrix = matrix) -> FloatArray:
                 # Memory: the batch holds (b, size, size) matrices and (b, cells, 3) counts.
@@ -793,7 +802,7 @@ def _variances(
 
             draws = bootstrap_draws(refit, size, n_boot, rng)
             spread = np.atleast_2d(np.cov(draws, rowvar=False)) * inflate(size)
-            variances.append((sign, _difference_variances(spread, k, width)))
+            variances.append((_difference_variances(spread, k, width), size))
     else:
         # Score of one vote of each (cell, outcome): the gradient for that vote alone.
         single = np.repeat(treat[:, None, :], counts.shape[1], axis=1)
@@ -804,12 +813,15 @@ def _variances(
         if t.g_tie is not None:
             by_column = sparse.hstack([by_column, sparse.csr_matrix(t.g_tie.T.reshape(-1, 1))])
         influence = sparse.csr_matrix(by_column)
-        for matrix, (sign, _, size) in zip(sums, dimensions, strict=True):
+        for matrix, (_, size) in zip(sums, dimensions, strict=True):
             scores = matrix @ influence
             meat = (scores.T @ scores).toarray() * size / max(size - 1, 1)
             spread = inverse @ meat @ inverse
-            variances.append((sign, _difference_variances(spread, k, width)))
-    return combine(variances)
+            variances.append((_difference_variances(spread, k, width), size))
+    total, degrees = combine(variances)
+    for i in range(k):  # a score is a mean of differences: as uncertain as the worst of them
+        degrees[i, i] = np.delete(degrees[i, :k], i).min(initial=np.inf)
+    return total, degrees
 
 
 def _difference_variances(covariance: FloatArray, k: int, width: int) -> FloatArray:
@@ -829,7 +841,7 @@ def _centred_covariance(differences: FloatArray, origins: FloatArray) -> FloatAr
 
 
 def _ranks(
-    score: FloatArray, covariance: FloatArray, degrees: float, confidence: float
+    score: FloatArray, covariance: FloatArray, degrees: FloatArray, confidence: float
 ) -> tuple[IntArray, IntArray]:
     k = len(score)
     low, high = np.ones(k, dtype=np.int64), np.full(k, k, dtype=np.int64)
@@ -838,7 +850,7 @@ def _ranks(
         difference = score - score[i]
         with np.errstate(divide="ignore", invalid="ignore"):
             se = np.sqrt(np.maximum(variance + variance[i] - 2 * covariance[i], 0))
-            p = p_value(difference / se, degrees)
+            p = p_value(difference / se, degrees[i])
         p[i] = np.nan
         others = np.flatnonzero(np.isfinite(p))
         order = others[np.argsort(p[others], kind="stable")]
