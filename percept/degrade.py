@@ -146,7 +146,7 @@ def age(rgb: Pixels, process: Process, *, rng: np.random.Generator) -> Aged:
     Parameters
     ----------
     rgb : ndarray of uint8, shape (H, W, 3)
-        sRGB. The work needs about 60 bytes per pixel.
+        sRGB. The work needs about 70 bytes per pixel.
     process : Process
         Strengths vary by a quarter from photograph to photograph.
     rng : numpy.random.Generator
