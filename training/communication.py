@@ -64,7 +64,11 @@ class Communication:
         if self.step < self._config.compression_start:
             return default_hooks.allreduce_hook(world, bucket)
         if self._power is not None:
-            return powerSGD_hook(self._power, bucket)
+            averaged = powerSGD_hook(self._power, bucket)
+            # Each bucket is three collectives, the later ones started by callbacks. Gloo pairs
+            # them by order of starting, which two buckets in flight would leave to chance.
+            averaged.wait()
+            return averaged
         if self._config.gradient_compression == "fp16":
             return default_hooks.fp16_compress_hook(world, bucket)
         return default_hooks.bf16_compress_hook(world, bucket)

@@ -305,8 +305,9 @@ def test_killed_worker_then_the_same_command_equals_undisturbed(
     kill_group: list[subprocess.Popen[bytes]],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    # PowerSGD keeps most state: what compression left out, by process and bucket.
-    settings = ["--set", "distributed.gradient_compression=powersgd"]
+    # PowerSGD keeps most state: what compression left out, by process and bucket (two here).
+    settings = ["--set", "network.arguments={width = 16, depth = 3}"]
+    settings += ["--set", "distributed.gradient_compression=powersgd"]
     settings += ["--set", "distributed.compression_start=3", "--set", "train.steps=60"]
     settings += ["--set", "train.checkpoint_every=5"]
 
