@@ -1,0 +1,67 @@
+"""``percept report``: the report of one or more studies."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write one self-contained report.html on one or more studies of the same photographs, "
+        "with the same results as report.json, tables as CSV and figures as SVG."
+    )
+    parser.add_argument(
+        "--db", required=True, metavar="URL", help="database that holds the studies"
+    )
+    parser.add_argument(
+        "--study",
+        required=True,
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="study to report on; give several for one report on all of them",
+    )
+    parser.add_argument(
+        "--run",
+        dest="run_directory",  # "run" is the command's function
+        type=Path,
+        metavar="RUN",
+        help="run directory with images and metrics (default: where the studies were made from)",
+    )
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="directory that the report goes to"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of every resampling (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--n-boot",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="resamples for each bootstrap interval (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from percept.errors import InputError
+    from percept.report.build import build_report
+    from percept.report.render import write_report
+    from percept.store import open_store
+
+    if args.n_boot < 2:
+        raise InputError("too few resamples", key="--n-boot", value=args.n_boot, remedy="Use 1000")
+    if args.seed < 0:
+        raise InputError("must not be negative", key="--seed", value=args.seed)
+    if args.out.exists() and not args.out.is_dir():
+        raise InputError("is a file", file=args.out, remedy="Name a directory for the report")
+    with open_store(args.db) as store:
+        report = build_report(
+            store, args.study, run=args.run_directory, seed=args.seed, n_boot=args.n_boot
+        )
+    files = write_report(report, args.out)
+    for line in report.headlines:
+        print(line)
+    print(f"\nReport: {files[0]}  ({len(files)} files in {args.out})")
+    return 0

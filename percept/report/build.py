@@ -1,0 +1,941 @@
+"""Joins data and statistics into one frozen, JSON-able result: the whole content of a report.
+
+Reading (:func:`read_study`) and analysis (:func:`analyse`) are separate, so that the analysis
+needs frames and no database. Nothing is estimated here: every estimate comes from
+:mod:`percept.stats`, each with a generator of its own (:func:`generator`), so that a number does
+not depend on what else is in the report.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import platform
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+import percept
+from percept import stats
+from percept.errors import InputError
+from percept.inference.run import Run, open_run
+from percept.protocol import Protocol, parse_protocol
+from percept.stats.frames import counted_rows
+from percept.stats.rates import ArtifactRate
+from percept.types import GRAY, REFERENCE
+
+if TYPE_CHECKING:
+    from percept.store import Store
+
+FORMAT = 1
+HEAT_MAP = (32, 48)  # rows, columns of the grid that drawn regions are counted on
+MOST_EXAMPLES = 3
+
+
+def generator(seed: int, *labels: str) -> np.random.Generator:
+    """Make the generator of one estimate, from the report's seed and the estimate's labels."""
+    return np.random.default_rng([seed, zlib.crc32("\n".join(labels).encode())])
+
+
+# --- what is read ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """Everything that is read of one study, as frames of :class:`percept.store.Store`.
+
+    ``images`` maps (content, condition), with condition None for the grey original, to the file
+    of the image that observers saw; ``run`` is None where the run directory is not at hand, and
+    ``run_problem`` then says why.
+    """
+
+    name: str
+    protocol: Protocol
+    state: str
+    created_at: str
+    seed: int
+    run_path: str
+    ratings: pd.DataFrame
+    observers: pd.DataFrame
+    sessions: pd.DataFrame
+    conditions: pd.DataFrame
+    contents: pd.DataFrame
+    notes: pd.DataFrame
+    looks: int
+    images: Mapping[tuple[str, str | None], Path]
+    run: Run | None
+    run_problem: str = ""
+
+
+def read_study(store: Store, name: str, run: Run | None = None) -> StudyData:
+    """Read one study; its own run directory is opened if none is given.
+
+    Raises
+    ------
+    InputError
+        There is no such study, or ``run`` holds none of its photographs and conditions.
+    """
+    study = store.study(name)
+    problem = ""
+    if run is None:
+        try:
+            run = open_run(study.run_path)
+        except InputError as error:
+            problem = f"The run directory is not at hand ({error.message}); name it with --run."
+    else:
+        known = set(zip(run.outputs["content_id"], run.outputs["condition"], strict=True))
+        wanted = {
+            (content, condition)
+            for content in store.contents(study)["content_id"]
+            for condition in store.conditions(study)["condition"]
+        }
+        if not known & wanted:
+            raise InputError(
+                f"the run shares no photograph and condition with study {name!r}",
+                file=run.root,
+                remedy=f"The study was made from {study.run_path}",
+            )
+    stimuli = store.stimuli(study)
+    try:
+        folder = store.stimuli_folder(study)
+    except InputError:
+        folder = Path()
+    images: dict[tuple[str, str | None], Path] = {
+        (row["content_id"], None if row["role"] == "original" else row["condition"]): folder
+        / f"{row['sha256']}.png"
+        for row in stimuli.to_dict("records")
+        if row["role"] in ("test", "original")
+    }
+    return StudyData(
+        name=study.name,
+        protocol=parse_protocol(study.protocol),
+        state=study.state,
+        created_at=study.created_at.isoformat(timespec="seconds"),
+        seed=study.seed,
+        run_path=study.run_path,
+        ratings=store.ratings(study),
+        observers=store.observers(study),
+        sessions=store.sessions(study),
+        conditions=store.conditions(study),
+        contents=store.contents(study),
+        notes=store.notes(study),
+        looks=len(store.looks(study)),
+        images=images,
+        run=run,
+        run_problem=problem,
+    )
+
+
+# --- the result, in the order of the report --------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StudyFacts:
+    """What was launched."""
+
+    study: str
+    method: str
+    title: str
+    attributes: dict[str, str]
+    """Name and question of each attribute."""
+    conditions: tuple[str, ...]
+    anchors: dict[str, str]
+    """Conditions that are no colorizer: name, and which of ``gray`` and ``reference``."""
+    photographs: int
+    state: str
+    created_at: str
+    protocol_sha256: str
+    seed: int
+    simulated: Literal["all", "some", "none"]
+
+
+@dataclass(frozen=True)
+class People:
+    """Who answered one study, and which answers count."""
+
+    study: str
+    observers: int
+    """With at least one counted answer."""
+    joined: int
+    withdrawn: int
+    simulated: int
+    groups: dict[str, int]
+    sessions: int
+    sessions_complete: int
+    answers: dict[str, int]
+    """Answered trials by kind; only ``test`` enters the estimates."""
+    skipped: int
+    skip_reasons: dict[str, int]
+    revised: int
+    """Answers that a later one replaced."""
+    excluded_observers: int
+    response_s: dict[str, float]
+    """Quartiles of response times in seconds, over counted answers."""
+    response_counts: tuple[int, ...]
+    response_edges_s: tuple[float, ...]
+    """Histogram of response times; the edges are equally spaced in log seconds."""
+    left_share: stats.Estimate | None
+    """Share of decided pairs in which the left image won; sides were balanced."""
+    last_answer: str | None
+    looks: int
+    """How often results were looked at before this report."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Whether observers agree with each other and with themselves, on one question."""
+
+    study: str
+    attribute: str
+    measure: str
+    between: stats.Estimate
+    """Krippendorff's alpha; interval for new units."""
+    between_observers: stats.Estimate
+    """The same; interval for new observers."""
+    repeated: stats.Estimate | None
+    """Share of repeated trials that got the same answer."""
+    identical: stats.Estimate | None
+    """Share of pairs of one image with itself that were called no different."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two conditions compared directly."""
+
+    first: str
+    second: str
+    first_wins: float
+    second_wins: float
+    ties: float
+    share: stats.Estimate
+    """Share that prefers ``first``, without a model; a tie counts half."""
+    model: stats.Estimate
+    """Share of those who choose that prefers ``first``, from the scale."""
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Preference on one question among all observers and photographs, or a part of them."""
+
+    study: str
+    attribute: str
+    group: str | None
+    stratum: str | None
+    observers: int
+    photographs: int
+    votes: int
+    weighted: bool
+    scale: stats.Scale | None
+    pairs: tuple[Pair, ...]
+    problem: str
+    """Why there is no scale, where there is none."""
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """What observers marked in single images, and where."""
+
+    study: str
+    severity: int
+    """Marks from this severity on count as severe."""
+    severity_label: str
+    labels: dict[str, str]
+    """Name and label of each artifact of the taxonomy."""
+    viewings: int
+    weighted: bool
+    any: tuple[ArtifactRate, ...]
+    severe: tuple[ArtifactRate, ...]
+    by_artifact: tuple[ArtifactRate, ...]
+    by_severity: dict[str, tuple[int, ...]]
+    """Number of viewings of each condition by worst severity: none first."""
+    severities: tuple[str, ...]
+    heat: dict[str, tuple[tuple[float, ...], ...]]
+    """Share of viewings of each condition in which a place of the frame was marked."""
+    problem: str
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """One metric held against the people of one study."""
+
+    metric: str
+    higher_is_better: bool
+    choices: stats.ChoicePrediction
+    within: stats.Correlation
+    """Inside each photograph, averaged."""
+    overall: stats.Correlation
+    verdict: Literal["better", "chance", "worse", "not estimable"]
+    """Whether the interval of its accuracy lies above, around or below one half."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Metrics against people on one question."""
+
+    study: str
+    attribute: str
+    ceiling: stats.Estimate | None
+    """The most that any predictor of choices can expect, from people's own disagreement."""
+    results: tuple[MetricResult, ...]
+    skipped: dict[str, str]
+    problem: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """A pair of images on which observers agreed most, or least."""
+
+    study: str
+    attribute: str
+    kind: Literal["most agreed", "least agreed"]
+    content: str
+    first: str
+    second: str
+    first_wins: int
+    second_wins: int
+    ties: int
+    images: dict[str, Path]
+    """Files of ``original``, ``first`` and ``second``, named by the hash of their bytes."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer of one question in plain words; condition names stand between ``**``."""
+
+    study: str
+    attribute: str
+    question: str
+    lead: str
+    details: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The whole content of a report, in its order."""
+
+    format: int
+    title: str
+    simulated: Literal["all", "some", "none"]
+    banner: str
+    settings: dict[str, Any]
+    studies: tuple[StudyFacts, ...]
+    answer: tuple[Answer, ...]
+    people: tuple[People, ...]
+    agreement: tuple[Agreement, ...]
+    preference: tuple[Preference, ...]
+    artifacts: tuple[Artifacts, ...]
+    metrics: tuple[Metrics, ...]
+    examples: tuple[Example, ...]
+    methods: tuple[str, ...]
+    provenance: dict[str, Any]
+
+    @property
+    def stamp(self) -> str:
+        """Words that mark every figure and table of simulated answers; else empty."""
+        return {"all": "Simulated observers", "some": "Partly simulated observers"}.get(
+            self.simulated, ""
+        )
+
+    @property
+    def headlines(self) -> tuple[str, ...]:
+        """The leads of the answers, without marks."""
+        return tuple(answer.lead.replace("**", "") for answer in self.answer)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as JSON types: NaN and infinity are null, frames are lists."""
+        result: dict[str, Any] = jsonable(self)
+        for answer in result["answer"]:
+            answer["lead"] = answer["lead"].replace("**", "")
+            answer["details"] = [text.replace("**", "") for text in answer["details"]]
+        return result
+
+
+def jsonable(value: Any) -> Any:
+    """Turn results of any depth into JSON types."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray):
+        return jsonable(value.tolist())
+    if isinstance(value, tuple | list):
+        return [jsonable(entry) for entry in value]
+    if isinstance(value, np.generic):
+        return jsonable(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return value.name
+    return value
+
+
+# --- analysis --------------------------------------------------------------------------------
+
+
+def build_report(
+    store: Store,
+    studies: Sequence[str],
+    *,
+    run: str | Path | None = None,
+    seed: int = 0,
+    n_boot: int = 1000,
+    confidence: float = 0.95,
+) -> Report:
+    """Read studies and analyse them together.
+
+    Parameters
+    ----------
+    store : Store
+        The open database.
+    studies : sequence of str
+        Names, in the order of the report.
+    run : path, optional
+        Run directory with the metrics; by default the one that each study was made from.
+    seed, n_boot, confidence
+        Of every interval; the same inputs give the same report.
+
+    Raises
+    ------
+    InputError
+        There is no such study, ``run`` is no run, or it is the run of something else.
+    """
+    opened = open_run(run) if run is not None else None
+    data = [read_study(store, name, opened) for name in dict.fromkeys(studies)]
+    return analyse(data, seed=seed, n_boot=n_boot, confidence=confidence)
+
+
+def analyse(
+    studies: Sequence[StudyData], *, seed: int = 0, n_boot: int = 1000, confidence: float = 0.95
+) -> Report:
+    """Analyse studies that were read already; see :func:`build_report`."""
+    from percept.report import words
+
+    settings = {"seed": seed, "n_boot": n_boot, "confidence": confidence}
+    facts = tuple(_facts(study) for study in studies)
+    marked = {fact.simulated for fact in facts}
+    simulated: Literal["all", "some", "none"] = (
+        "all" if marked == {"all"} else "none" if marked == {"none"} else "some"
+    )
+    people = tuple(_people(study, confidence) for study in studies)
+    parts = [
+        (study, attribute.name) for study in studies for attribute in study.protocol.attributes
+    ]
+    pairwise = [part for part in parts if part[0].protocol.method == "pairwise"]
+    agreement = tuple(_agreement(*part, settings) for part in parts)
+    preference = tuple(entry for part in pairwise for entry in _preferences(*part, settings))
+    artifacts = tuple(
+        _artifacts(study, confidence) for study in studies if study.protocol.method == "artifact"
+    )
+    metrics = tuple(_metrics(*part, settings) for part in pairwise)
+    examples = tuple(entry for part in pairwise for entry in _examples(*part))
+    return Report(
+        format=FORMAT,
+        title=" and ".join(study.name for study in studies),
+        simulated=simulated,
+        banner=words.banner(people),
+        settings=settings,
+        studies=facts,
+        answer=words.answers(facts, preference, artifacts, people),
+        people=people,
+        agreement=agreement,
+        preference=preference,
+        artifacts=artifacts,
+        metrics=metrics,
+        examples=examples,
+        methods=words.methods(
+            [study.protocol for study in studies],
+            facts,
+            people,
+            agreement,
+            preference,
+            artifacts,
+            metrics,
+            settings,
+        ),
+        provenance=_provenance(studies),
+    )
+
+
+def _facts(study: StudyData) -> StudyFacts:
+    return StudyFacts(
+        study=study.name,
+        method=study.protocol.method,
+        title=study.protocol.title,
+        attributes={entry.name: entry.question for entry in study.protocol.attributes},
+        conditions=tuple(study.conditions["condition"]),
+        anchors=anchors(study.conditions),
+        photographs=len(study.contents),
+        state=study.state,
+        created_at=study.created_at,
+        protocol_sha256=study.protocol.sha256,
+        seed=study.seed,
+        simulated=_simulated(study),
+    )
+
+
+def _simulated(study: StudyData) -> Literal["all", "some", "none"]:
+    flags = study.observers["simulated"].astype(bool)
+    if not flags.any():
+        return "none"
+    return "all" if flags.all() else "some"
+
+
+def _people(study: StudyData, confidence: float) -> People:
+    ratings = study.ratings
+    kinds = ratings.drop_duplicates("trial")["kind"].value_counts()
+    last = _last_revision(ratings)
+    test = last[last["kind"] == "test"]
+    answers = test.drop_duplicates(["trial", "attribute"])
+    reasons = study.notes[study.notes["value"] == "skip"]["reason"].dropna().value_counts()
+    if "choice" in test:
+        answers = answers[answers["choice"] != "skip"]
+        skipped = int((last["choice"] == "skip").sum())
+    else:  # a skipped artifact trial has no rows; it always has a reason
+        skipped = int(reasons.sum())
+    seconds = answers["response_time_ms"].to_numpy(float) / 1000
+    seconds = seconds[np.isfinite(seconds) & (seconds > 0)]
+    logs = np.log10(seconds)
+    counts, edges = np.histogram(
+        logs, bins=28, range=(logs.min() - 0.05, logs.max() + 0.05) if logs.size else (0, 1)
+    )
+    left = None
+    if "choice" in test:
+        decided = test[test["choice"].isin(["left", "right"])]
+        if len(decided):
+            left = stats.cluster_mean(
+                (decided["choice"] == "left").to_numpy(float),
+                decided[["observer"]],
+                share=True,
+                confidence=confidence,
+                method="share of decided pairs in which the left image was chosen",
+            )
+    who = study.observers[study.observers["observer"].isin(answers["observer"])]
+    sessions = study.sessions
+    return People(
+        study=study.name,
+        observers=len(who),
+        joined=len(study.observers),
+        withdrawn=int(study.observers["withdrawn_at"].notna().sum()),
+        simulated=int(study.observers["simulated"].sum()),
+        groups={str(key): int(n) for key, n in who["group"].value_counts().sort_index().items()},
+        sessions=len(sessions),
+        sessions_complete=int(sessions["finished_at"].notna().sum()),
+        answers={str(kind): int(n) for kind, n in kinds.sort_index().items()},
+        skipped=skipped,
+        skip_reasons={str(key): int(n) for key, n in sorted(reasons.items())},
+        revised=int((ratings.drop_duplicates("response_id")["revision"] > 1).sum()),
+        excluded_observers=0,
+        response_s={
+            name: float(np.quantile(seconds, q)) if seconds.size else math.nan
+            for name, q in (("lower_quartile", 0.25), ("median", 0.5), ("upper_quartile", 0.75))
+        },
+        response_counts=tuple(int(n) for n in counts),
+        response_edges_s=tuple(float(10**edge) for edge in edges),
+        left_share=left,
+        last_answer=ratings["rated_at"].max().isoformat(timespec="seconds")
+        if len(ratings)
+        else None,
+        looks=study.looks,
+    )
+
+
+def _last_revision(ratings: pd.DataFrame) -> pd.DataFrame:
+    newest = ratings.groupby(["trial", "attribute"])["revision"].transform("max")
+    return ratings[(ratings["revision"] == newest).to_numpy(bool)]
+
+
+def _weights(study: StudyData) -> pd.Series | None:
+    """Return sampling weights by content, mean 1; None where all photographs weigh the same."""
+    weights = study.contents.set_index("content_id")["weight"]
+    if weights.isna().any() or weights.nunique() < 2:
+        return None
+    return weights / weights.mean()
+
+
+def _votes(study: StudyData, attribute: str) -> pd.DataFrame:
+    """Votes on one question, all kinds; sampling weights go in as counts."""
+    votes = study.ratings[(study.ratings["attribute"] == attribute).to_numpy(bool)]
+    weights = _weights(study)
+    return votes if weights is None else votes.assign(count=votes["content"].map(weights))
+
+
+def _agreement(study: StudyData, attribute: str, settings: dict[str, Any]) -> Agreement:
+    votes = study.ratings[(study.ratings["attribute"] == attribute).to_numpy(bool)]
+    interval = {"n_boot": settings["n_boot"], "confidence": settings["confidence"]}
+    paired = study.protocol.method == "pairwise"
+    ratings = None if paired else _worst_severity(votes)
+
+    def alpha(resample: Literal["units", "observers"]) -> stats.Estimate:
+        rng = generator(settings["seed"], "agreement", study.name, attribute, resample)
+        if ratings is None:
+            return stats.pairwise_alpha(votes, resample=resample, rng=rng, **interval)
+        return stats.krippendorff_alpha(ratings, "ordinal", resample=resample, rng=rng, **interval)
+
+    return Agreement(
+        study=study.name,
+        attribute=attribute,
+        measure="which of two versions is preferred"
+        if paired
+        else "worst severity seen in an image (0: no artifact)",
+        between=alpha("units"),
+        between_observers=alpha("observers"),
+        repeated=_repeated(votes, settings["confidence"]),
+        identical=_identical(votes, settings["confidence"]),
+    )
+
+
+def _worst_severity(ratings: pd.DataFrame) -> np.ndarray:
+    """Ratings array (observers, units): worst severity marked in an image, 0 where none."""
+    rows = counted_rows(ratings, ("observer", "content", "condition", "artifact", "severity"))
+    worst = rows.assign(worst=rows["severity"].where(rows["artifact"].notna(), 0.0)).pivot_table(
+        index="observer", columns=["content", "condition"], values="worst", aggfunc="max"
+    )
+    return np.asarray(worst.to_numpy(float)) if worst.size else np.empty((0, 0))
+
+
+def _outcomes(rows: pd.DataFrame) -> pd.Series:
+    """Return what each trial said: the preferred condition or tie; any artifact or none."""
+    if "choice" in rows:
+        rows = rows[(rows["choice"] != "skip").to_numpy(bool)]
+        preferred = rows["left"].where(rows["choice"] == "left", rows["right"])
+        return pd.Series(
+            preferred.where(rows["choice"] != "tie", "tie").to_numpy(), rows["trial"].to_numpy()
+        )
+    return rows["artifact"].notna().groupby(rows["trial"]).any()
+
+
+def _repeated(votes: pd.DataFrame, confidence: float) -> stats.Estimate | None:
+    votes = _last_revision(votes)
+    repeats = votes[(votes["kind"] == "repeat").to_numpy(bool)].drop_duplicates("trial")
+    outcome = _outcomes(votes)
+    both = repeats[repeats["trial"].isin(outcome.index) & repeats["repeat_of"].isin(outcome.index)]
+    if both.empty:
+        return None
+    same = outcome[both["trial"]].to_numpy() == outcome[both["repeat_of"]].to_numpy()
+    return stats.cluster_mean(
+        same.astype(float),
+        both[["observer"]],
+        share=True,
+        confidence=confidence,
+        method="share of repeated trials that got the same answer",
+    )
+
+
+def _identical(votes: pd.DataFrame, confidence: float) -> stats.Estimate | None:
+    votes = _last_revision(votes)
+    rows = votes[(votes["kind"] == "identical").to_numpy(bool)]
+    if "choice" not in rows or not (rows["choice"] == "tie").any():
+        return None  # without ties as an answer, a choice between equals means nothing
+    rows = rows[(rows["choice"] != "skip").to_numpy(bool)]
+    return stats.cluster_mean(
+        (rows["choice"] == "tie").to_numpy(float),
+        rows[["observer"]],
+        share=True,
+        confidence=confidence,
+        method="share of identical pairs that were called no different",
+    )
+
+
+def _preferences(
+    study: StudyData, attribute: str, settings: dict[str, Any]
+) -> Iterator[Preference]:
+    """Everybody first, then each group and each stratum, where there is more than one."""
+    votes = _votes(study, attribute)
+    yield _preference(study, attribute, None, None, votes, settings)
+    test = counted_rows(votes, ("group", "content"))
+    groups = sorted(test["group"].dropna().unique())
+    for group in groups if len(groups) > 1 else ():
+        part = votes[(votes["group"] == group).to_numpy(bool)]
+        yield _preference(study, attribute, group, None, part, settings)
+    strata = votes["content"].map(study.contents.set_index("content_id")["stratum"])
+    names = sorted(strata[test.index].dropna().unique())
+    for stratum in names if len(names) > 1 else ():
+        part = votes[(strata == stratum).to_numpy(bool)]
+        yield _preference(study, attribute, None, stratum, part, settings)
+
+
+def _preference(
+    study: StudyData,
+    attribute: str,
+    group: str | None,
+    stratum: str | None,
+    votes: pd.DataFrame,
+    settings: dict[str, Any],
+) -> Preference:
+    rows = counted_rows(votes, ("left", "right", "choice"))
+    rows = rows[(rows["choice"] != "skip").to_numpy(bool)]
+    scale, problem = None, ""
+    pairs: tuple[Pair, ...] = ()
+    if rows.empty:
+        problem = "There are no votes yet."
+    else:
+        labels = ("preference", study.name, attribute, group or "", stratum or "")
+        scale = stats.bradley_terry(
+            votes,
+            n_boot=settings["n_boot"],
+            confidence=settings["confidence"],
+            rng=generator(settings["seed"], *labels),
+        )
+        pairs = tuple(_pairs(study, votes, scale, settings["confidence"]))
+        if not scale.estimable.any():
+            problem = "; ".join(text for text in scale.warnings if "not estimable" in text)
+            problem = problem or "The votes do not determine a scale."
+    return Preference(
+        study=study.name,
+        attribute=attribute,
+        group=group,
+        stratum=stratum,
+        observers=rows["observer"].nunique(),
+        photographs=rows["content"].nunique(),
+        votes=len(rows),
+        weighted="count" in votes,
+        scale=scale,
+        pairs=pairs,
+        problem=problem,
+    )
+
+
+def _pairs(
+    study: StudyData, votes: pd.DataFrame, scale: stats.Scale, confidence: float
+) -> Iterator[Pair]:
+    counts = stats.count_pairs(votes.drop(columns="count", errors="ignore"))
+    items = list(counts.items or ())
+    wins, ties = np.asarray(counts.wins), np.asarray(counts.ties)
+    order = [name for name in study.conditions["condition"] if name in items]
+    for first, second in combinations(order, 2):
+        i, j = items.index(first), items.index(second)
+        if wins[i, j] + wins[j, i] + ties[i, j] == 0:
+            continue
+        yield Pair(
+            first,
+            second,
+            wins[i, j],
+            wins[j, i],
+            ties[i, j],
+            stats.preference_share(votes, first, second, confidence=confidence),
+            scale.probability(first, second),
+        )
+
+
+def _artifacts(study: StudyData, confidence: float) -> Artifacts:
+    protocol = study.protocol
+    levels = sorted(protocol.severities, key=lambda level: level.value)
+    rows = counted_rows(study.ratings, ("condition", "artifact", "severity", "trial"))
+    weights = _weights(study)
+    common: dict[str, Any] = {"weights": weights, "confidence": confidence}
+    rates = stats.artifact_rates(study.ratings, by_artifact=True, **common)
+    order = {name: i for i, name in enumerate(study.conditions["condition"])}
+
+    def sort(found: Sequence[ArtifactRate]) -> tuple[ArtifactRate, ...]:
+        return tuple(sorted(found, key=lambda rate: order[rate.condition]))
+
+    by_severity, heat = {}, {}
+    for condition in order:
+        own = rows[(rows["condition"] == condition).to_numpy(bool)]
+        if own.empty:
+            continue
+        worst = own["severity"].where(own["artifact"].notna(), 0).groupby(own["trial"]).max()
+        by_severity[condition] = tuple(
+            int((worst == value).sum()) for value in (0, *(level.value for level in levels))
+        )
+        heat[condition] = _heat(own)
+    return Artifacts(
+        study=study.name,
+        severity=levels[-1].value,
+        severity_label=levels[-1].label,
+        labels={entry.name: entry.label for entry in protocol.artifacts},
+        viewings=rows["trial"].nunique(),
+        weighted=weights is not None,
+        any=sort([rate for rate in rates if rate.artifact is None]),
+        severe=sort(stats.artifact_rates(study.ratings, min_severity=levels[-1].value, **common)),
+        by_artifact=sort([rate for rate in rates if rate.artifact is not None]),
+        by_severity=by_severity,
+        severities=("No artifact", *(level.label for level in levels)),
+        heat=heat,
+        problem="" if len(rows) else "There are no answers yet.",
+    )
+
+
+def _heat(rows: pd.DataFrame) -> tuple[tuple[float, ...], ...]:
+    """Share of viewings that marked each cell of the frame; a region counts once per viewing."""
+    marks = rows[rows["artifact"].notna().to_numpy(bool)].sort_values("trial", kind="stable")
+    total = np.zeros(HEAT_MAP)
+    if len(marks):
+        x, y, width, height = marks[["x", "y", "width", "height"]].to_numpy(float).T[:, :, None]
+        down, across = ((np.arange(n) + 0.5) / n for n in HEAT_MAP)
+        inside_y = (y <= down) & (down <= y + height)
+        inside_x = (x <= across) & (across <= x + width)
+        first = np.flatnonzero(np.diff(marks["trial"].to_numpy(), prepend=-1))
+        marked = np.logical_or.reduceat(inside_y[:, :, None] & inside_x[:, None], first, axis=0)
+        total = marked.sum(axis=0)
+    share = total / max(rows["trial"].nunique(), 1)
+    return tuple(tuple(round(float(v), 4) for v in line) for line in share)
+
+
+def _examples(study: StudyData, attribute: str) -> Iterator[Example]:
+    """Pairs of images with the most and the least one-sided votes; at least three votes each."""
+    votes = study.ratings[(study.ratings["attribute"] == attribute).to_numpy(bool)]
+    rows = counted_rows(votes, ("left", "right", "choice", "content"))
+    rows = rows[(rows["choice"] != "skip").to_numpy(bool)]
+    rank = {name: i for i, name in enumerate(study.conditions["condition"])}
+    swap = rows["left"].map(rank) > rows["right"].map(rank)
+    pairs = pd.DataFrame(
+        {
+            "content": rows["content"],
+            "first": rows["left"].where(~swap, rows["right"]),
+            "second": rows["right"].where(~swap, rows["left"]),
+            "one": (rows["choice"] == "left").where(~swap, rows["choice"] == "right"),
+            "two": (rows["choice"] == "right").where(~swap, rows["choice"] == "left"),
+            "tie": rows["choice"] == "tie",
+        }
+    )
+    table = pairs.groupby(["content", "first", "second"], as_index=False).sum()
+    table["n"] = table[["one", "two", "tie"]].sum(axis=1)
+    table = table[table["n"] >= 3]
+    table["lead"] = (table["one"] - table["two"]).abs() / table["n"]
+    shown = min(MOST_EXAMPLES, len(table) // 2)
+    kinds: dict[Literal["most agreed", "least agreed"], bool] = {
+        "most agreed": False,
+        "least agreed": True,
+    }
+    for kind, ascending in kinds.items():
+        order = table.sort_values(
+            ["lead", "n", "content"], ascending=[ascending, False, True], kind="stable"
+        )
+        for row in order.drop_duplicates("content").head(shown).to_dict("records"):
+            roles = {"original": None, "first": row["first"], "second": row["second"]}
+            yield Example(
+                study=study.name,
+                attribute=attribute,
+                kind=kind,
+                content=row["content"],
+                first=row["first"],
+                second=row["second"],
+                first_wins=int(row["one"]),
+                second_wins=int(row["two"]),
+                ties=int(row["tie"]),
+                images={
+                    role: study.images[row["content"], condition]
+                    for role, condition in roles.items()
+                    if (row["content"], condition) in study.images
+                },
+            )
+
+
+def anchors(conditions: pd.DataFrame) -> dict[str, str]:
+    """Return the conditions that are no colorizer: name and which of ``gray``, ``reference``."""
+    return {
+        str(name): kind
+        for name, spec in zip(conditions["condition"], conditions["spec"], strict=True)
+        for kind in (GRAY, REFERENCE)
+        if kind in (name, spec)
+    }
+
+
+def _metrics(study: StudyData, attribute: str, settings: dict[str, Any]) -> Metrics:
+    if study.run is None:
+        return Metrics(study.name, attribute, None, (), {}, study.run_problem)
+    skipped = dict(study.run.info.get("metrics_skipped", {}))
+    table = study.run.metrics
+    table = table[table["content_id"].isin(study.contents["content_id"])]
+    if table.empty:
+        problem = "No metrics were computed: percept metrics RUN computes them."
+        return Metrics(study.name, attribute, None, (), skipped, problem)
+    votes = study.ratings[(study.ratings["attribute"] == attribute).to_numpy(bool)]
+    left_out = tuple(anchors(study.conditions))
+    wins = stats.stimulus_wins(votes, exclude=left_out)
+    if wins.empty:
+        problem = "There are no votes between colorizers yet."
+        return Metrics(study.name, attribute, None, (), skipped, problem)
+    photographs = wins.index.get_level_values("content")
+    described = study.run.info.get("metrics", {})
+    results, ceiling = [], None
+    for name in table["metric"].unique():
+        entry = described.get(name, {})
+        rises = bool(entry.get("higher_is_better", True))
+        own = table[(table["metric"] == name).to_numpy(bool)]
+        choices = stats.predict_choices(
+            own,
+            votes,
+            higher_is_better=rises,
+            exclude=left_out,
+            confidence=settings["confidence"],
+        )
+        values = own.set_index(["content_id", "condition"])["value"].reindex(wins.index)
+
+        def coefficients(
+            inside: bool, values: pd.Series = values, name: str = name
+        ) -> stats.Correlation:
+            labels = ("metric", study.name, attribute, name, "within" if inside else "overall")
+            return stats.correlate(
+                values.to_numpy(float),
+                wins.to_numpy(float).T,
+                within=photographs if inside else None,
+                fit=None if inside else "logistic4",
+                cluster=photographs,
+                n_boot=settings["n_boot"],
+                confidence=settings["confidence"],
+                rng=generator(settings["seed"], *labels),
+            )
+
+        results.append(
+            MetricResult(
+                metric=name,
+                higher_is_better=rises,
+                choices=choices,
+                within=coefficients(inside=True),
+                overall=coefficients(inside=False),
+                verdict=_verdict(choices.accuracy),
+            )
+        )
+        if ceiling is None and choices.human_accuracy.estimable:
+            ceiling = choices.human_accuracy
+    results.sort(key=lambda result: (-np.nan_to_num(result.choices.accuracy.value), result.metric))
+    return Metrics(study.name, attribute, ceiling, tuple(results), skipped, "")
+
+
+def _verdict(accuracy: stats.Estimate) -> Literal["better", "chance", "worse", "not estimable"]:
+    if not accuracy.estimable:
+        return "not estimable"
+    if accuracy.low > 0.5:
+        return "better"
+    return "worse" if accuracy.high < 0.5 else "chance"
+
+
+def _provenance(studies: Sequence[StudyData]) -> dict[str, Any]:
+    runs = {str(study.run.root): study.run for study in studies if study.run is not None}
+    return {
+        "software": {
+            "percept": percept.__version__,
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("numpy", "scipy", "pandas", "krippendorff")},
+        },
+        "studies": [
+            {
+                "study": study.name,
+                "created_at": study.created_at,
+                "protocol_sha256": study.protocol.sha256,
+                "seed": study.seed,
+                "run": study.run_path,
+                "conditions": study.conditions.astype(object)
+                .where(study.conditions.notna(), None)
+                .to_dict("records"),
+            }
+            for study in studies
+        ],
+        "runs": [{"path": path, "run": run.info} for path, run in runs.items()],
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

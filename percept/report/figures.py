@@ -1,0 +1,759 @@
+"""The figures: one function each, results in, a standalone SVG out.
+
+SVG is written directly. The text of a figure stays text (in the page's own fonts, searchable,
+sharp in print), a figure weighs a few kilobytes, and equal numbers give equal bytes. Colours are
+those of Okabe and Ito (2008), which remain distinct under the common colour-vision deficiencies;
+every mark is labelled in words as well.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from percept import stats
+from percept.report import words
+from percept.types import GRAY, REFERENCE
+
+if TYPE_CHECKING:
+    from percept.report.build import (
+        Artifacts,
+        Metrics,
+        People,
+        Preference,
+        Report,
+        StudyFacts,
+    )
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#4D4D4D")
+INK, SOFT, RULE, PAPER, WARN = "#1c1c1a", "#5c5c57", "#dcdad3", "#ffffff", "#9c3b00"
+FONT = "'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"
+WIDTH = 440.0
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A finished figure.
+
+    ``name`` is its file stem, ``alt`` says in words what it shows, ``caption`` how to read it.
+    """
+
+    name: str
+    alt: str
+    svg: str
+    caption: str = ""
+
+
+def draw(report: Report) -> dict[str, tuple[Figure, ...]]:
+    """Draw every figure of a report, by the section (or section/study) that it belongs to."""
+    facts = {fact.study: fact for fact in report.studies}
+    names = dict.fromkeys(name for fact in report.studies for name in fact.conditions)
+    anchors = {name: kind for fact in report.studies for name, kind in fact.anchors.items()}
+    colors = condition_colors(list(names), anchors)
+    found: dict[str, list[Figure]] = {}
+
+    def add(section: str, figure: Figure | None) -> None:
+        if figure is not None:
+            found.setdefault(section, []).append(figure)
+
+    for people in report.people:
+        add("people", response_times(people, _stamp(facts[people.study])))
+    for part in report.preference:
+        key, stamp = f"{part.study}/{part.attribute}", _stamp(facts[part.study])
+        if part.group is None and part.stratum is None:
+            add(f"answer/{key}", preference_scale(part, colors, stamp))
+            add(f"answer/{key}", over_gray(part, facts[part.study].anchors, colors, stamp))
+            add(f"preference/{key}", pair_shares(part, facts[part.study], stamp))
+        else:
+            add(f"parts/{key}", preference_scale(part, colors, stamp))
+    for one in report.artifacts:
+        stamp = _stamp(facts[one.study])
+        add(f"artifacts/{one.study}", severity_bars(one, stamp))
+        add(f"artifacts/{one.study}", artifact_kinds(one, stamp))
+        for figure in heat_maps(one, stamp):
+            add(f"heat/{one.study}", figure)
+    for metrics in report.metrics:
+        key, stamp = f"{metrics.study}/{metrics.attribute}", _stamp(facts[metrics.study])
+        add(f"metrics/{key}", choice_prediction(metrics, stamp))
+        add(f"metrics/{key}", coefficients(metrics, stamp))
+    return {section: tuple(figures) for section, figures in found.items()}
+
+
+def _stamp(fact: StudyFacts) -> str:
+    return {"all": "Simulated observers", "some": "Partly simulated observers"}.get(
+        fact.simulated, ""
+    )
+
+
+def condition_colors(conditions: Sequence[str], anchors: Mapping[str, str]) -> dict[str, str]:
+    """Give each condition its colour, the same in every figure; no hue for anchors."""
+    fixed = {name: {GRAY: "#808080", REFERENCE: "#000000"}[kind] for name, kind in anchors.items()}
+    others = [name for name in conditions if name not in fixed]
+    return fixed | {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(others)}
+
+
+# --- one function per figure -----------------------------------------------------------------
+
+
+def preference_scale(part: Preference, colors: Mapping[str, str], stamp: str) -> Figure | None:
+    """Scores in JOD with intervals and rank ranges, best first; None without a scale."""
+    if part.scale is None or not part.scale.estimable.any():
+        return None
+    frame = part.scale.to_frame()
+    rows = [
+        _Row(
+            row.item,
+            row.jod if row.estimable else None,
+            row.jod_low,
+            row.jod_high,
+            text=f"{words.number(row.jod)} [{words.number(row.jod_low)}, "
+            f"{words.number(row.jod_high)}]  rank {words.ranks(row.rank_low, row.rank_high)}"
+            if row.estimable
+            else "not estimable",
+            color=colors[row.item],
+        )
+        for row in frame.itertuples()
+    ]
+    title = f"Preference: {part.attribute}{_among(part)}"
+    return _dots(
+        _slug(part.study, part.attribute, part.group, part.stratum, "scale"),
+        title,
+        rows,
+        "Just-objectionable differences (JOD); better to the right",
+        caption="Score of each condition with its interval. Overlapping intervals are no test of a "
+        "difference; the ranks are those that the votes cannot exclude.",
+        stamp=stamp,
+    )
+
+
+def over_gray(
+    part: Preference, anchors: Mapping[str, str], colors: Mapping[str, str], stamp: str
+) -> Figure | None:
+    """How often each colorizer was preferred to the untouched grey photograph."""
+    rows = []
+    for pair in part.pairs:
+        for name, other, share in (
+            (pair.first, pair.second, pair.share),
+            (pair.second, pair.first, words.complement(pair.share)),
+        ):
+            if anchors.get(other) == GRAY and name not in anchors:
+                rows.append(_share_row(name, share, colors[name]))
+    if not rows:
+        return None
+    return _dots(
+        _slug(part.study, part.attribute, "over-gray"),
+        f"Preferred to leaving it grey: {part.attribute}",
+        sorted(rows, key=lambda row: -(row.value or 0)),
+        "Share of comparisons; a tie counts half",
+        domain=(0, 1),
+        chance=0.5,
+        percent=True,
+        caption="Comparisons with the photograph as it was. Left of the dashed line, people would "
+        "rather leave it grey.",
+        stamp=stamp,
+    )
+
+
+def pair_shares(part: Preference, fact: StudyFacts, stamp: str) -> Figure | None:
+    """Every pair: how often the row was preferred to the column, and by how many votes."""
+    if not part.pairs:
+        return None
+    shown = {name for pair in part.pairs for name in (pair.first, pair.second)}
+    names = [name for name in fact.conditions if name in shown]
+    if part.scale is not None and part.scale.estimable.all():
+        names = list(part.scale.to_frame()["item"])
+    share = np.full((len(names), len(names)), np.nan)
+    text = [["" for _ in names] for _ in names]
+    for pair in part.pairs:
+        i, j = names.index(pair.first), names.index(pair.second)
+        votes = f"{pair.first_wins + pair.second_wins + pair.ties:.0f} votes"
+        for row, column, value in (
+            (i, j, pair.share.value),
+            (j, i, 1 - pair.share.value),
+        ):
+            share[row, column] = value
+            text[row][column] = f"{100 * value:.0f} %\n{votes}"
+    return _matrix(
+        _slug(part.study, part.attribute, "pairs"),
+        f"Row preferred to column: {part.attribute}",
+        names,
+        names,
+        share,
+        text,
+        diverging=True,
+        note="a tie counts half",
+        stamp=stamp,
+    )
+
+
+def response_times(people: People, stamp: str) -> Figure | None:
+    """Distribution of response times."""
+    if not any(people.response_counts):
+        return None
+    return _histogram(
+        _slug(people.study, "response-times"),
+        f"Response times: {people.study}",
+        people.response_counts,
+        people.response_edges_s,
+        people.response_s["median"],
+        "Seconds per answer (logarithmic axis)",
+        stamp=stamp,
+    )
+
+
+def severity_bars(one: Artifacts, stamp: str) -> Figure | None:
+    """Divide the viewings of each condition by the worst severity that was marked."""
+    if not one.viewings:
+        return None
+    return _bars(
+        _slug(one.study, "severity"),
+        "Worst artifact in a viewing",
+        list(one.by_severity),
+        np.array(list(one.by_severity.values()), float),
+        one.severities,
+        "Share of viewings",
+        stamp=stamp,
+    )
+
+
+def artifact_kinds(one: Artifacts, stamp: str) -> Figure | None:
+    """Which artifact was seen how often in which condition."""
+    if not one.by_artifact:
+        return None
+    conditions = list(one.by_severity)
+    kinds = [name for name in one.labels if any(r.artifact == name for r in one.by_artifact)]
+    share = np.full((len(kinds), len(conditions)), np.nan)
+    for rate in one.by_artifact:
+        share[kinds.index(rate.artifact), conditions.index(rate.condition)] = rate.rate.value
+    text = [[f"{100 * v:.0f} %" if math.isfinite(v) else "" for v in line] for line in share]
+    return _matrix(
+        _slug(one.study, "kinds"),
+        "Artifact seen, share of viewings",
+        [one.labels[name] for name in kinds],
+        conditions,
+        share,
+        text,
+        diverging=False,
+        stamp=stamp,
+    )
+
+
+def heat_maps(one: Artifacts, stamp: str) -> Iterator[Figure]:
+    """Where in the frame observers drew their marks, one map per condition, one colour scale."""
+    grids = {name: np.array(grid) for name, grid in one.heat.items()}
+    peak = max((float(grid.max()) for grid in grids.values()), default=0.0)
+    if not peak:
+        return
+    for name, grid in grids.items():
+        note = f"at most {100 * float(grid.max()):.0f} % of viewings; darkest {100 * peak:.0f} %"
+        yield _heat_map(_slug(one.study, "where", name), name, grid, peak, note=note, stamp=stamp)
+
+
+def choice_prediction(metrics: Metrics, stamp: str) -> Figure | None:
+    """Share of people's choices that each metric predicts, beside chance and the human ceiling."""
+    if not metrics.results:
+        return None
+    ceiling = metrics.ceiling
+    return _dots(
+        _slug(metrics.study, metrics.attribute, "choices"),
+        f"Choices predicted: {metrics.attribute}",
+        [
+            _share_row(
+                result.metric,
+                result.choices.accuracy,
+                {"better": "#0072B2", "worse": "#D55E00"}.get(result.verdict, SOFT),
+                hollow=result.verdict == "chance",
+            )
+            for result in metrics.results
+        ],
+        "Share of decided votes; dashed: chance; green: other people",
+        domain=(0, 1),
+        chance=0.5,
+        ceiling=(ceiling.value, ceiling.low, ceiling.high) if ceiling else None,
+        percent=True,
+        caption="Hollow: the interval includes chance. Orange: people choose against the metric. "
+        "Green: what other people predict, with its interval.",
+        stamp=stamp,
+    )
+
+
+def coefficients(metrics: Metrics, stamp: str) -> Figure | None:
+    """Spearman's coefficient of each metric inside photographs, good direction to the right."""
+    if not metrics.results:
+        return None
+    rows = []
+    for result in metrics.results:
+        found = result.within.srocc
+        sign = 1 if result.higher_is_better else -1
+        low, high = sorted((sign * found.low, sign * found.high))
+        rows.append(
+            _Row(
+                result.metric,
+                sign * found.value if found.estimable else None,
+                low,
+                high,
+                text=words.interval(found),
+                color=SOFT if low <= 0 <= high else "#0072B2" if low > 0 else "#D55E00",
+                hollow=low <= 0 <= high,
+            )
+        )
+    return _dots(
+        _slug(metrics.study, metrics.attribute, "srocc"),
+        f"SROCC within photographs: {metrics.attribute}",
+        rows,
+        "Better metric to the right (sign turned where lower is better)",
+        domain=(-1, 1),
+        chance=0.0,
+        caption="Rank correlation inside each photograph, averaged. Hollow: interval includes zero.",
+        stamp=stamp,
+    )
+
+
+def _share_row(label: str, share: stats.Estimate, color: str, *, hollow: bool = False) -> _Row:
+    value = share.value if share.estimable else None
+    return _Row(label, value, share.low, share.high, words.percent(share), color, hollow)
+
+
+def _among(part: Preference) -> str:
+    if part.group is not None:
+        return f", group {part.group}"
+    return f", {part.stratum}" if part.stratum is not None else ""
+
+
+def _slug(*parts: str | None) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", "-".join(filter(None, parts))).strip("-").lower()
+
+
+# --- kinds of figures ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One line of a dot-and-interval figure; ``value=None`` is drawn without a mark."""
+
+    label: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    text: str = ""
+    color: str = INK
+    hollow: bool = False
+
+
+def _dots(
+    name: str,
+    title: str,
+    rows: Sequence[_Row],
+    axis: str,
+    *,
+    domain: tuple[float, float] | None = None,
+    chance: float | None = None,
+    ceiling: tuple[float, float, float] | None = None,
+    percent: bool = False,
+    caption: str = "",
+    stamp: str = "",
+) -> Figure:
+    """Estimates with intervals, one per row.
+
+    Parameters
+    ----------
+    name, title, axis : str
+        File stem, heading, and label of the horizontal axis.
+    rows : sequence of _Row
+        In the order to be drawn.
+    domain : (float, float), optional
+        Ends of the axis; by default the range of all intervals.
+    chance : float, optional
+        Where a dashed vertical line marks "no difference".
+    ceiling : (value, low, high), optional
+        A shaded band with its centre line: the best that can be expected.
+    percent : bool
+        Write tick labels as per cent of 1.
+    stamp : str
+        Words that mark the figure, such as "Simulated observers".
+    """
+    marks = [v for r in rows for v in (r.value, r.low, r.high) if _finite(v)]
+    marks += [v for v in (chance, *(ceiling or ())) if _finite(v)]
+    low, high = domain or _span([float(v) for v in marks if v is not None])
+    ticks = [t for t in _ticks(low, high) if low - 1e-9 <= t <= high + 1e-9]
+    left, right, top, step = 8.0, WIDTH - 8.0, 40.0, 41.0
+    bottom = top + step * len(rows) + 4
+
+    def x(value: float) -> float:
+        return left + (min(max(value, low), high) - low) / (high - low) * (right - left)
+
+    body = []
+    if ceiling is not None and all(_finite(v) for v in ceiling):
+        centre, c_low, c_high = ceiling
+        body.append(
+            _rect(x(c_low), top, max(x(c_high) - x(c_low), 1.0), bottom - top, "#e8f1ec")
+            + _line(x(centre), top, x(centre), bottom, "#009E73", 1.2)
+        )
+    for tick in ticks:
+        body.append(_line(x(tick), top, x(tick), bottom, RULE, 0.7))
+    if chance is not None:
+        body.append(_line(x(chance), top, x(chance), bottom, SOFT, 1.2, dash="4 3"))
+    for i, row in enumerate(rows):
+        y = top + step * i
+        shown = _fit(row.label, right - left - 8 - 6.2 * len(row.text), 13)
+        body.append(_text(left, y + 15, shown, 13, INK))
+        body.append(_text(right, y + 15, row.text, 12, SOFT, anchor="end"))
+        if not _finite(row.value) or row.value is None:
+            continue
+        centre_y = y + 28
+        if _finite(row.low) and _finite(row.high) and row.low is not None and row.high is not None:
+            body.append(_line(x(row.low), centre_y, x(row.high), centre_y, row.color, 2.2))
+            for end, inside in ((row.low, row.low >= low), (row.high, row.high <= high)):
+                if inside:
+                    body.append(_line(x(end), centre_y - 4, x(end), centre_y + 4, row.color, 2.2))
+        fill = PAPER if row.hollow else row.color
+        body.append(
+            f'<circle cx="{x(row.value):.1f}" cy="{centre_y:.1f}" r="4.6" fill="{fill}" '
+            f'stroke="{row.color}" stroke-width="2"><title>{escape(row.label)}: '
+            f"{escape(row.text)}</title></circle>"
+        )
+    body.append(_line(left, bottom, right, bottom, INK, 0.9))
+    for tick in ticks:
+        anchor = "start" if x(tick) < left + 10 else "end" if x(tick) > right - 10 else "middle"
+        label = f"{100 * tick:g} %" if percent else _number(tick)
+        body.append(_line(x(tick), bottom, x(tick), bottom + 4, INK, 0.9))
+        body.append(_text(x(tick), bottom + 17, label, 11, SOFT, anchor=anchor))
+    body.append(_text((left + right) / 2, bottom + 35, axis, 12, SOFT, anchor="middle"))
+    alt = f"{title}. " + "; ".join(f"{row.label}: {row.text}" for row in rows) + "."
+    return _figure(name, title, alt, bottom + 44, body, stamp, caption=caption)
+
+
+def _matrix(
+    name: str,
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    share: np.ndarray,
+    text: Sequence[Sequence[str]],
+    *,
+    diverging: bool,
+    note: str = "",
+    stamp: str = "",
+) -> Figure:
+    """Shares between 0 and 1 as a table of coloured cells, each with its numbers.
+
+    Parameters
+    ----------
+    share : array, shape (rows, columns)
+        In [0, 1]; NaN leaves the cell empty.
+    text : sequence of sequences of str
+        What is written in each cell; a line break starts a second, smaller line.
+    diverging : bool
+        Blue above one half and orange below, white at one half; else white to orange.
+    """
+    label_width = min(max(7.0 * max((len(r) for r in rows), default=1) + 12, 70.0), 168.0)
+    cell_w = (WIDTH - 8 - label_width) / max(len(columns), 1)
+    longest = max((len(c) for c in columns), default=1)
+    slanted = 6.6 * longest > cell_w
+    head = 40.0 + (min(6.6 * longest, 120.0) * 0.62 + 12 if slanted else 18.0)
+    cell_h = 42.0 if any("\n" in t for line in text for t in line) else 30.0
+    body = []
+    for j, column in enumerate(columns):
+        cx = label_width + cell_w * (j + 0.5)
+        if slanted:
+            body.append(
+                f'<g transform="translate({cx - 4:.1f} {head - 6:.1f}) rotate(-38)">'
+                + _text(0, 0, _fit(column, 120, 12), 12, INK)
+                + "</g>"
+            )
+        else:
+            body.append(_text(cx, head - 8, column, 12, INK, anchor="middle"))
+    peak = float(np.nanmax(share)) if np.isfinite(share).any() else 1.0
+    for i, row in enumerate(rows):
+        y = head + cell_h * i
+        body.append(
+            _text(
+                label_width - 8,
+                y + cell_h / 2 + 4,
+                _fit(row, label_width - 10, 12),
+                12,
+                INK,
+                anchor="end",
+            )
+        )
+        for j in range(len(columns)):
+            value = float(share[i, j])
+            xx = label_width + cell_w * j
+            if not math.isfinite(value):
+                body.append(_rect(xx + 1, y + 1, cell_w - 2, cell_h - 2, "#f4f3ef"))
+                fill, ink = "#f4f3ef", SOFT
+            else:
+                fill = _diverging(value) if diverging else _sequential(value / max(peak, 1e-9))
+                ink = PAPER if _dark(fill) else INK
+                body.append(_rect(xx + 1, y + 1, cell_w - 2, cell_h - 2, fill))
+            first, _, second = text[i][j].partition("\n")
+            middle = y + cell_h / 2 + (4 if not second else -2)
+            body.append(_text(xx + cell_w / 2, middle, first, 12, ink, anchor="middle"))
+            if second:
+                body.append(_text(xx + cell_w / 2, middle + 14, second, 10, ink, anchor="middle"))
+    height = head + cell_h * len(rows) + 10
+    if note:
+        body.append(_text(WIDTH - 8, height + 10, note, 11, SOFT, anchor="end"))
+        height += 20
+    cells = (
+        f"{row} / {column}: {' '.join(text[i][j].split())}"
+        for i, row in enumerate(rows)
+        for j, column in enumerate(columns)
+        if text[i][j]
+    )
+    return _figure(name, title, f"{title}. {'; '.join(cells)}.", height, body, stamp)
+
+
+def _heat_map(
+    name: str,
+    title: str,
+    grid: np.ndarray,
+    peak: float,
+    *,
+    note: str = "",
+    stamp: str = "",
+) -> Figure:
+    """Where in the frame observers drew their marks.
+
+    Parameters
+    ----------
+    grid : array, shape (rows, columns)
+        Share of viewings in which this place was marked, in [0, 1]; row 0 is the top.
+    peak : float
+        The share that gets the darkest colour; give all maps of a study the same one.
+    """
+    from PIL import Image
+
+    scaled = np.clip(grid / max(peak, 1e-9), 0, 1)
+    lookup = np.array([_rgb(_sequential(i / 255)) for i in range(256)], dtype=np.uint8)
+    pixels = lookup[(scaled * 255).round().astype(int)]
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize((192, 128), Image.Resampling.BICUBIC).save(
+        buffer, "PNG", optimize=True
+    )
+    data = base64.b64encode(buffer.getvalue()).decode()
+    width, top = 220.0, 40.0
+    height = (width - 2) * 2 / 3
+    body = [
+        f'<image x="1" y="{top}" width="{width - 2:.0f}" height="{height:.1f}" '
+        f'preserveAspectRatio="none" href="data:image/png;base64,{data}"/>',
+        f'<rect x="1" y="{top}" width="{width - 2:.0f}" height="{height:.1f}" fill="none" '
+        f'stroke="{SOFT}"/>',
+        _text(1, top + height + 15, note, 11, SOFT),
+    ]
+    alt = f"Heat map of marked regions over the frame, {title}. {note}."
+    return _figure(name, title, alt, top + height + 24, body, stamp, width=width)
+
+
+def _histogram(
+    name: str,
+    title: str,
+    counts: Sequence[int],
+    edges: Sequence[float],
+    median: float,
+    axis: str,
+    *,
+    stamp: str = "",
+) -> Figure:
+    """Bars of equal width over a logarithmic axis, with the median."""
+    left, right, top, bottom = 8.0, WIDTH - 8.0, 48.0, 168.0
+    logs = np.log10(edges)
+
+    def x(value: float) -> float:
+        return left + (value - logs[0]) / (logs[-1] - logs[0]) * (right - left)
+
+    body = [
+        _rect(
+            x(start) + 0.5,
+            bottom - (bottom - top) * count / max(counts),
+            x(end) - x(start) - 1,
+            (bottom - top) * count / max(counts),
+            "#9db8cc",
+        )
+        for count, start, end in zip(counts, logs[:-1], logs[1:], strict=True)
+        if count
+    ]
+    middle = x(math.log10(median))
+    inside = middle < WIDTH * 0.7
+    label = f"median {_number(median)} s"
+    body += [
+        _line(left, bottom, right, bottom, INK, 0.9),
+        _line(middle, top - 6, middle, bottom, INK, 1.4),
+        _text(
+            middle + (6 if inside else -6), top + 2, label, 12, INK,
+            anchor="start" if inside else "end",
+        ),
+    ]  # fmt: skip
+    for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600):
+        if logs[0] <= math.log10(tick) <= logs[-1]:
+            at = x(math.log10(tick))
+            body.append(_line(at, bottom, at, bottom + 4, INK, 0.9))
+            body.append(_text(at, bottom + 17, f"{tick:g}", 11, SOFT, anchor="middle"))
+    body.append(_text((left + right) / 2, bottom + 35, axis, 12, SOFT, anchor="middle"))
+    alt = f"{title}: {sum(counts)} answers, {label}."
+    return _figure(name, title, alt, bottom + 44, body, stamp)
+
+
+def _bars(
+    name: str,
+    title: str,
+    labels: Sequence[str],
+    counts: np.ndarray,
+    levels: Sequence[str],
+    axis: str,
+    *,
+    stamp: str = "",
+) -> Figure:
+    """One bar of length 1 per label, divided by level from light to dark."""
+    left, right, top, step = 8.0, WIDTH - 8.0, 62.0, 44.0
+    shades = np.linspace(0.25, 1, len(levels) - 1)
+    fills = ["#efeee9", *(_sequential(float(shade)) for shade in shades)]
+    body, at = [], left
+    for level, fill in zip(levels, fills, strict=True):
+        body.append(_rect(at, 41, 11, 11, fill))
+        body.append(_text(at + 16, 51, level, 11.5, INK))
+        at += 16 + 6.3 * len(level) + 16
+    for i, label in enumerate(labels):
+        y = top + step * i
+        total = counts[i].sum()
+        body.append(_text(left, y + 15, label, 13, INK))
+        body.append(_text(right, y + 15, f"{total:.0f} viewings", 12, SOFT, anchor="end"))
+        start = left
+        for count, fill in zip(counts[i], fills, strict=True):
+            wide = (right - left) * count / max(total, 1)
+            body.append(_rect(start, y + 21, wide, 15, fill))
+            if wide > 30:
+                ink = PAPER if _dark(fill) else INK
+                share = f"{100 * count / total:.0f} %"
+                body.append(_text(start + wide / 2, y + 32.5, share, 11, ink, anchor="middle"))
+            start += wide
+    bottom = top + step * len(labels) + 2
+    body.append(_text((left + right) / 2, bottom + 14, axis, 12, SOFT, anchor="middle"))
+    told = (
+        f"{label}: "
+        + ", ".join(f"{level} {n:.0f}" for level, n in zip(levels, counts[i], strict=True))
+        for i, label in enumerate(labels)
+    )
+    return _figure(name, title, f"{title}. {'; '.join(told)}.", bottom + 24, body, stamp)
+
+
+# --- the small SVG layer ---------------------------------------------------------------------
+
+
+def _figure(
+    name: str,
+    title: str,
+    alt: str,
+    height: float,
+    body: Sequence[str],
+    stamp: str,
+    *,
+    width: float = WIDTH,
+    caption: str = "",
+) -> Figure:
+    inner = _text(0 if width < WIDTH else 8, 16, _fit(title, width - 10, 13), 13, INK, weight=600)
+    if stamp:
+        inner += _text(0 if width < WIDTH else 8, 31, stamp, 10.5, WARN, weight=600)
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:.0f}" '
+        f'role="img" aria-label="{escape(alt)}" font-family="{FONT}">'
+        f'<rect width="100%" height="100%" fill="{PAPER}"/>{inner}{"".join(body)}</svg>'
+    )
+    return Figure(name, alt, svg, caption)
+
+
+def _text(
+    x: float,
+    y: float,
+    words: str,
+    size: float,
+    color: str,
+    *,
+    anchor: str = "start",
+    weight: int = 400,
+) -> str:
+    extra = f' text-anchor="{anchor}"' if anchor != "start" else ""
+    extra += f' font-weight="{weight}"' if weight != 400 else ""
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" fill="{color}"{extra}>'
+        f"{escape(words)}</text>"
+    )
+
+
+def _line(
+    x1: float, y1: float, x2: float, y2: float, color: str, width: float, *, dash: str = ""
+) -> str:
+    extra = f' stroke-dasharray="{dash}"' if dash else ""
+    return (
+        f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{color}" '
+        f'stroke-width="{width:g}"{extra}/>'
+    )
+
+
+def _rect(x: float, y: float, width: float, height: float, fill: str) -> str:
+    return (
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{fill}"/>'
+    )
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _fit(words: str, room: float, size: float) -> str:
+    """Shorten a label to about ``room`` units, at half an em per character."""
+    most = max(int(room / (0.52 * size)), 4)
+    return words if len(words) <= most else words[: most - 1] + "…"
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    if not values:
+        return 0.0, 1.0
+    low, high = min(values), max(values)
+    pad = 0.06 * (high - low) or 0.5
+    return low - pad, high + pad
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """About five round numbers between ``low`` and ``high``."""
+    rough = (high - low) / 5
+    base = 10.0 ** math.floor(math.log10(rough))
+    step = next(base * m for m in (1, 2, 2.5, 5, 10) if base * m >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}".replace("-", "−")
+
+
+def _mix(a: str, b: str, t: float) -> str:
+    pairs = zip(_rgb(a), _rgb(b), strict=True)
+    return "#" + "".join(f"{round(x + (y - x) * t):02x}" for x, y in pairs)
+
+
+def _rgb(color: str) -> tuple[int, int, int]:
+    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
+
+
+def _diverging(share: float) -> str:
+    t = min(max(share, 0.0), 1.0)
+    return _mix("#ffffff", "#0072B2" if t > 0.5 else "#E69F00", abs(t - 0.5) * 1.7)
+
+
+def _sequential(share: float) -> str:
+    t = min(max(share, 0.0), 1.0)
+    return _mix("#fffaf3", "#E69F00", t / 0.5) if t < 0.5 else _mix("#E69F00", "#8a2f00", 2 * t - 1)
+
+
+def _dark(color: str) -> bool:
+    r, g, b = _rgb(color)
+    return 0.299 * r + 0.587 * g + 0.114 * b < 125
