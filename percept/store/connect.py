@@ -116,7 +116,8 @@ def _check_sqlite_file(parsed: sa.URL, text: str, *, create: bool) -> Path:
             raise InputError(
                 f"the database cannot be opened: {error.strerror}", key="db", value=text
             ) from error
-        if head != b"SQLite format 3\0":
+        # An empty file is what another process that is creating it has made so far.
+        if head not in (b"SQLite format 3\0", b""):
             raise InputError(
                 "the file is no SQLite database",
                 key="db",
@@ -152,7 +153,11 @@ def _sqlite_engine(file: Path) -> sa.Engine:
 
 def _migrate(database: Database, shown: str, *, create: bool) -> None:
     """Create or upgrade the tables, or refuse a database that is not ours."""
-    version = _version(database.engine)
+    with database.engine.connect() as connection:  # one transaction: one state of the database
+        tables = sa.inspect(connection).get_table_names()
+        version = None
+        if "alembic_version" in tables:
+            version = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
     if version == schema.REVISION:
         return
     # Late, because almost every start finds the tables up to date.
@@ -172,7 +177,7 @@ def _migrate(database: Database, shown: str, *, create: bool) -> None:
             remedy="Update percept",
         )
     if version is None:
-        if sa.inspect(database.engine).get_table_names():
+        if tables:
             raise InputError(
                 "the database holds something else", key="db", value=shown, remedy="Use another"
             )
@@ -193,11 +198,3 @@ def _migrate(database: Database, shown: str, *, create: bool) -> None:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x70657263)))
         config.attributes["connection"] = connection
         alembic.command.upgrade(config, "head")
-
-
-def _version(engine: sa.Engine) -> str | None:
-    if not sa.inspect(engine).has_table("alembic_version"):
-        return None
-    with engine.connect() as connection:
-        version = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-    return str(version) if version is not None else None

@@ -64,6 +64,9 @@ class Progress:
     rated_trials: int
     ratings: int
     skips: int
+    repeats: int
+    repeats_alike: int
+    """Repeated trials that were answered, and those answered as the first time."""
     last_rating_at: datetime | None
     median_response_time_ms: float | None
     by_group: Mapping[str, int]
@@ -329,61 +332,69 @@ class Frames:
 
     def progress(self, of: Study) -> Progress:
         """How far a study is; nothing of it says which condition people prefer."""
-        now = datetime.now(UTC)
-        sessions = self.sessions(of)
-        ours = (observer.c.study_id == of.id,)
+        observers, sessions = self.observers(of), self.sessions(of)
         source = rating.join(trial).join(session).join(observer)
-        with self._read() as connection:
-            observers, simulated = connection.execute(
-                sa.select(
-                    sa.func.count(),
-                    sa.func.coalesce(sa.func.sum(sa.cast(observer.c.simulated, sa.Integer)), 0),
-                ).where(*ours)
-            ).one()
-            groups = connection.execute(
-                sa.select(observer.c.group, sa.func.count())
-                .where(*ours)
-                .group_by(observer.c.group)
-                .order_by(observer.c.group)
-            )
-            by_group = {row[0]: row[1] for row in groups}
-            rows = connection.execute(
-                sa.select(
-                    rating.c.value,
-                    rating.c.response_time_ms,
-                    rating.c.rated_at,
-                    session.c.id,
-                )
-                .select_from(source)
-                .where(*ours)
-            ).all()
-        active = {row.id for row in rows if row.rated_at > now - timedelta(minutes=10)}
+        query = sa.select(
+            session.c.id.label("session"),
+            rating.c.value,
+            rating.c.response_time_ms,
+            rating.c.rated_at,
+        ).select_from(source)
+        answers = self._frame(query.where(observer.c.study_id == of.id), times=("rated_at",))
+        recent = answers["rated_at"] > datetime.now(UTC) - timedelta(minutes=10)
         finished = set(sessions.loc[sessions["finished_at"].notna(), "session"])
-        ratings = self.ratings(of)
+
+        ratings = self.ratings(of).sort_values("revision")
+        ratings = ratings.drop_duplicates(["trial", "attribute"], keep="last")
         units = ["left", "right"] if "left" in ratings else ["condition"]
-        tests = ratings[ratings["kind"] == "test"].drop_duplicates("trial")
+        tests = ratings.loc[ratings["kind"] == "test"].drop_duplicates("trial")[units]
         if len(units) == 2:  # A against B, whichever side they were on
-            ordered = [sorted(pair) for pair in zip(tests["left"], tests["right"], strict=True)]
-            tests = pd.DataFrame(ordered, columns=units).assign(trial=range(len(ordered)))
-        by_unit = tests.groupby(units, as_index=False).agg(trials=("trial", "size"))
-        times = pd.Series([row.response_time_ms for row in rows], dtype="float64")
+            pairs = [sorted(pair) for pair in zip(tests["left"], tests["right"], strict=True)]
+            tests = pd.DataFrame(pairs, columns=units)
+        repeats = _repeats(ratings)
         return Progress(
-            observers=observers,
-            simulated=int(simulated),
+            observers=len(observers),
+            simulated=int(observers["simulated"].sum()),
             sessions=len(sessions),
             finished=len(finished),
-            active=len(active - finished),
+            active=len(set(answers.loc[recent, "session"]) - finished),
             trials=int(sessions["trials"].sum()),
             rated_trials=int(sessions["rated_trials"].sum()),
-            ratings=len(rows),
-            skips=sum(row.value == "skip" for row in rows),
-            last_rating_at=max((row.rated_at for row in rows), default=None),
-            median_response_time_ms=float(times.median()) if len(times) else None,
-            by_group=by_group,
-            by_unit=by_unit,
+            ratings=len(answers),
+            skips=int((answers["value"] == "skip").sum()),
+            repeats=len(repeats),
+            repeats_alike=int(repeats.sum()),
+            last_rating_at=None if answers.empty else answers["rated_at"].max().to_pydatetime(),
+            median_response_time_ms=(
+                None if answers.empty else float(answers["response_time_ms"].median())
+            ),
+            by_group={str(group): int(n) for group, n in observers["group"].value_counts().items()},
+            by_unit=tests.value_counts().sort_index().rename("trials").reset_index(),
         )
 
     def looks(self, of: Study) -> pd.DataFrame:
         """Return the logged looks at results: ``what, looked_at``."""
         query = sa.select(look.c.what, look.c.looked_at).where(look.c.study_id == of.id)
         return self._frame(query.order_by(look.c.id), times=("looked_at",))
+
+
+def _repeats(ratings: pd.DataFrame) -> pd.Series[bool]:
+    """Whether each repeated trial was answered as the first time (artifacts: anything or none).
+
+    ``ratings`` has one row for each trial and attribute.
+    """
+    if "choice" in ratings:
+        answer, mirror = "choice", {"left": "right", "right": "left", "tie": "tie", "skip": "skip"}
+        ratings = ratings.assign(mirrored=ratings["choice"].map(mirror))
+    else:
+        answer = "answer"
+        seen = ratings["artifact"].notna()
+        ratings = ratings.assign(answer=seen, mirrored=seen)
+    again = ratings[ratings["kind"] == "repeat"].astype({"repeat_of": "int64"})
+    both = again.merge(
+        ratings,
+        left_on=["repeat_of", "attribute"],
+        right_on=["trial", "attribute"],
+        suffixes=("", "_first"),
+    )
+    return both["mirrored"] == both[f"{answer}_first"]

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from percept.inference.run import Run
+from percept.store import Store, open_store
+from percept.study import create_study
+from tests.tiny_run import make_run, tiny_protocol
+
+# URL of a PostgreSQL server for throw-away databases; without it, SQLite alone is tested.
+SERVER = os.environ.get("PERCEPT_TEST_POSTGRESQL")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"] if SERVER else ["sqlite"])
+def database(request, tmp_path: Path) -> Iterator[str]:
+    """URL of a database that does not exist yet (SQLite) or is empty (PostgreSQL)."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/study.db"
+        return
+    name = f"percept_{uuid.uuid4().hex[:12]}"
+    url = sa.make_url(SERVER).set(drivername="postgresql+psycopg")
+    server = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    yield url.set(database=name).render_as_string(hide_password=False)
+    with server.connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    server.dispose()
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory) -> Run:
+    return make_run(tmp_path_factory.mktemp("run"))
+
+
+def fill(store: Store, run: Run) -> None:
+    for name, protocol in {
+        "pairs": tiny_protocol(trials=6, practice=1, repeats=1),
+        "marks": tiny_protocol("artifact", trials=4, practice=1, repeats=1),
+    }.items():
+        create_study(run, protocol, store, name, stimuli=run.root.parent / "stimuli")
+
+
+@pytest.fixture(scope="session")
+def template(run: Run) -> Path:
+    """An SQLite database with the two studies, to be copied."""
+    file = run.root.parent / "template.db"
+    with open_store(file, create=True) as store:
+        fill(store, run)
+    return file
+
+
+@pytest.fixture
+def store(database: str, run: Run, template: Path) -> Iterator[Store]:
+    """A store with a small pairwise study ``pairs`` and an artifact study ``marks``."""
+    if database.startswith("sqlite"):
+        shutil.copy(template, database.removeprefix("sqlite:///"))
+    with open_store(database, create=True) as store:
+        if not store.studies():
+            fill(store, run)
+        yield store
