@@ -6,6 +6,7 @@ use the same three.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -631,7 +632,9 @@ def _write_table(table: pd.DataFrame, file: Path, format: str) -> None:
         )
     else:
         safe = table.map(lambda value: _no_formula(value) if isinstance(value, str) else value)
-        safe.to_csv(file, index=False, date_format="%Y-%m-%dT%H:%M:%S.%f%z")
+        # Quoted throughout: a lone carriage return inside of a note would end the row otherwise.
+        dates = "%Y-%m-%dT%H:%M:%S.%f%z"
+        safe.to_csv(file, index=False, date_format=dates, quoting=csv.QUOTE_NONNUMERIC)
 
 
 def _no_formula(text: str) -> str:

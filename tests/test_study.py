@@ -1,0 +1,363 @@
+from __future__ import annotations
+
+import json
+import shutil
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from percept.cli import main
+from percept.errors import InputError
+from percept.inference.run import Run, open_run
+from percept.protocol import load_protocol
+from percept.store import Store, open_store
+from percept.store.store import Answer, Mark
+from percept.study import (
+    create_study,
+    export_study,
+    join,
+    protocol_of,
+    rate,
+    session_length,
+    simulate,
+)
+from tests.tiny_run import make_run, tiny_protocol
+
+PAIRS = tiny_protocol(trials=8, practice=1, repeats=2)
+MARKS = tiny_protocol("artifact", trials=6, practice=1, repeats=1)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    return make_run(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture
+def store(tmp_path):
+    with open_store(tmp_path / "study.db", create=True) as store:
+        yield store
+
+
+# Creating --------------------------------------------------------------------------------------
+
+
+def test_a_study_freezes_protocol_conditions_and_photographs(store, run, tmp_path) -> None:
+    study = create_study(run, PAIRS, store, "one")
+    assert protocol_of(study) == PAIRS
+    assert (study.protocol, study.protocol_sha256) == (PAIRS.text, PAIRS.sha256)
+    assert study.run_path == str(run.root)
+    assert store.conditions(study)["condition"].tolist() == ["warm", "cold", "gray"]
+    contents = store.contents(study)
+    assert contents["content_id"].tolist() == [f"photo{n}" for n in range(4)]
+    assert contents["era"].tolist() == ["1900s", "1930s"] * 2
+    stimuli = store.stimuli(study)
+    assert stimuli["role"].value_counts().to_dict() == {"test": 12, "original": 4}
+    folder = tmp_path / "study-stimuli"
+    assert {f"{sha}.png" for sha in stimuli["sha256"]} == {f.name for f in folder.iterdir()}
+    assert session_length(store, study) == 11
+
+
+def test_database_and_images_move_together(store, run, tmp_path) -> None:
+    study = create_study(run, PAIRS, store, "one")
+    session = store.session(join(store, study, "client-0000000001", consent_version="1").token)
+    token = store.trials(session, 0, 1)[0].images["left"]
+    store.close()
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("study.db", "study-stimuli"):
+        shutil.move(tmp_path / name, tmp_path / "elsewhere" / name)
+    with open_store(tmp_path / "elsewhere" / "study.db") as moved:
+        assert moved.stimulus_file(token).is_file()
+
+
+def test_a_name_is_used_once_unless_it_is_the_same_study(store, run) -> None:
+    first = create_study(run, PAIRS, store, "one")
+    with pytest.raises(InputError, match="exists"):
+        create_study(run, PAIRS, store, "one")
+    assert create_study(run, PAIRS, store, "one", exist_ok=True) == first
+    with pytest.raises(InputError, match="another run or protocol"):
+        create_study(run, MARKS, store, "one", exist_ok=True)
+    create_study(run, PAIRS, store, "a-copy")
+    assert [study.name for study in store.studies()] == ["one", "a-copy"]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", "é", "x" * 101, "-rf"])
+def test_names_that_make_no_link_are_refused(store, run, name: str) -> None:
+    with pytest.raises(InputError, match="not a name for a study"):
+        create_study(run, PAIRS, store, name)
+
+
+def test_one_condition_makes_no_pairs_but_can_be_searched_for_artifacts(store, run) -> None:
+    with pytest.raises(InputError, match="pairs need two conditions"):
+        create_study(run, PAIRS, store, "one", conditions=["warm"])
+    study = create_study(run, MARKS, store, "one", conditions=["warm"])
+    assert store.conditions(study)["condition"].tolist() == ["warm"]
+
+
+def test_a_failure_while_saving_removes_the_images(store, run, tmp_path, monkeypatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Store, "add_study", full)
+    with pytest.raises(OSError, match="No space"):
+        create_study(run, PAIRS, store, "one")
+    assert list((tmp_path / "study-stimuli").iterdir()) == []
+    assert store.studies() == []
+
+
+# Simulating ------------------------------------------------------------------------------------
+
+
+def simulated(tmp_path: Path, run: Run, name: str, seed: int, protocol=PAIRS) -> pd.DataFrame:
+    with open_store(tmp_path / f"{name}.db", create=True) as store:
+        study = create_study(run, protocol, store, "study")
+        assert simulate(store, study, 6, seed=seed) == 6
+        return store.ratings(study)
+
+
+@pytest.mark.parametrize("protocol", [PAIRS, MARKS], ids=["pairwise", "artifact"])
+def test_the_same_seed_gives_the_same_answers(tmp_path, run, protocol) -> None:
+    once, again, other = (
+        simulated(tmp_path, run, name, seed, protocol)
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    times = ["presented_at", "rated_at"]
+    pd.testing.assert_frame_equal(once.drop(columns=times), again.drop(columns=times))
+    assert not once.drop(columns=times).equals(other.drop(columns=times))
+
+
+def test_simulated_observers_are_marked_and_finish(store, run) -> None:
+    study = create_study(run, PAIRS, store, "study")
+    simulate(store, study, 5, seed=1)
+    frame = store.ratings(study)
+    assert frame["simulated"].all()
+    assert len(frame) == 5 * 11
+    assert store.sessions(study)["completion"].notna().all()
+    assert (frame["rated_at"] >= frame["presented_at"]).all()
+    assert set(frame["group"]) == {"public", "expert"}
+    # Again: those who answered are left alone, more can come.
+    assert simulate(store, study, 5, seed=1) == 0
+    assert simulate(store, study, 7, seed=1) == 2
+    assert store.progress(study).simulated == 7
+
+
+def test_simulated_preferences_are_their_own_and_consistent(store, run) -> None:
+    """Grey is worst, and a repeat with swapped sides is mostly answered alike."""
+    study = create_study(run, PAIRS, store, "study")
+    simulate(store, study, 60, seed=3)
+    frame = store.ratings(study).query("kind == 'test' and choice in ['left', 'right']")
+    won = frame["left"].where(frame["choice"] == "left", frame["right"])
+    lost = frame["right"].where(frame["choice"] == "left", frame["left"])
+    against_grey = (won == "gray").sum(), (lost == "gray").sum()
+    assert against_grey[0] < against_grey[1] / 1.5
+    progress = store.progress(study)
+    assert progress.repeats == 120
+    assert progress.repeats_alike > 60  # by chance alone about a third would be
+    assert 0.4 < (frame["choice"] == "left").mean() < 0.6
+
+
+def test_simulated_marks_agree_on_where(store, run) -> None:
+    study = create_study(run, MARKS, store, "study")
+    simulate(store, study, 20, seed=1)
+    frame = store.ratings(study).query("kind == 'test'")
+    assert frame["artifact"].isna().any()
+    marked = frame.dropna(subset=["artifact"])
+    assert set(marked["artifact"]) <= {one.name for one in MARKS.artifacts}
+    assert ((marked["x"] >= 0) & (marked["x"] + marked["width"] <= 1 + 1e-9)).all()
+    # Places are shared between observers: their spread inside a stimulus and kind is small.
+    inside = marked.groupby(["content", "condition", "artifact"])["x"].std().dropna()
+    assert np.median(inside) < marked["x"].std()
+
+
+def test_no_simulation_among_real_people(store, run) -> None:
+    study = create_study(run, PAIRS, store, "study")
+    join(store, study, "client-0000000001", consent_version="1")
+    with pytest.raises(InputError, match="real observers"):
+        simulate(store, study, 1, seed=1)
+
+
+# Exporting -------------------------------------------------------------------------------------
+
+
+def read(file: Path) -> pd.DataFrame:
+    if file.suffix == ".csv":
+        return pd.read_csv(file)
+    return pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_json(file)
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet", "json"])
+@pytest.mark.parametrize("protocol", [PAIRS, MARKS], ids=["pairwise", "artifact"])
+def test_an_export_reads_back_as_the_frames(store, run, tmp_path, format, protocol) -> None:
+    study = create_study(run, protocol, store, "study")
+    simulate(store, study, 3, seed=1)
+    out = tmp_path / "out"
+    files = export_study(store, study, out, format)
+    assert {file.name for file in files} >= {
+        f"ratings.{format}",
+        f"observers.{format}",
+        f"sessions.{format}",
+        f"conditions.{format}",
+        f"contents.{format}",
+        "README.md",
+        "protocol.toml",
+        "study.json",
+    }
+    expected, got = store.ratings(study), read(out / f"ratings.{format}")
+    assert list(got.columns) == list(expected.columns)
+    for column in ("presented_at", "rated_at"):
+        got[column] = pd.to_datetime(got[column], utc=True)
+    pd.testing.assert_frame_equal(
+        got.astype(object).where(got.notna(), None),
+        expected.astype(object).where(expected.notna(), None),
+        check_dtype=False,
+    )
+    assert len(read(out / f"contents.{format}")) == 4
+    assert tomllib.loads((out / "protocol.toml").read_text()) == tomllib.loads(protocol.text)
+    about = json.loads((out / "study.json").read_text())
+    assert (about["simulated_observers"], about["method"]) == (3, protocol.method)
+    readme = (out / "README.md").read_text()
+    assert "simulated" in readme
+    assert all(f"`{column}`" in readme for column in expected.columns)
+
+
+def test_formulas_in_exported_text_are_only_text(store, run, tmp_path) -> None:
+    study = create_study(run, MARKS, store, "study")
+    session = store.session(join(store, study, "client-0000000001", consent_version="1").token)
+    formulas = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", 'fine, "quoted"\nand long']
+    marks = tuple(Mark("other", 1, 0, 0, 1, 1, note=note) for note in formulas)
+    trial = store.trials(session, 0, 1)[0]
+    answer = Answer(
+        "response-1", trial.token, "artifacts", "marks", 1.0, study.created_at, marks=marks
+    )
+    rate(store, session, protocol_of(study), answer)
+    export_study(store, study, tmp_path / "out")
+    notes = pd.read_csv(tmp_path / "out" / "notes.csv")["note"].tolist()
+    assert notes == [f"'{text}" for text in formulas[:6]] + formulas[6:]
+    export_study(store, study, tmp_path / "raw", "parquet")
+    assert pd.read_parquet(tmp_path / "raw" / "notes.parquet")["note"].tolist() == formulas
+
+
+def test_an_export_never_mixes_with_what_is_there(store, run, tmp_path) -> None:
+    study = create_study(run, PAIRS, store, "study")
+    out = tmp_path / "out"
+    out.mkdir()
+    export_study(store, study, out)  # empty: fine
+    with pytest.raises(InputError, match="there already"):
+        export_study(store, study, out)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError):
+        export_study(store, study, tmp_path / "file" / "below")
+    assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
+
+
+# The command line ------------------------------------------------------------------------------
+
+
+def test_the_commands_from_creation_to_export(run, tmp_path, capsys) -> None:
+    db = f"sqlite:///{tmp_path}/study.db"
+    create = ["study", "create", str(run.root), "--protocol", "pairwise", "--db", db]
+    assert main([*create, "--name", "one", "--condition", "warm", "cold"]) == 0
+    out = capsys.readouterr().out
+    assert "4 photographs, 2 conditions (warm, cold)" in out
+    assert "(36 asked for; there are no more different ones)" in out
+    assert main(["study", "simulate", "--db", db, "--study", "one", "--observers", "2"]) == 0
+    assert "2 simulated observers joined one" in capsys.readouterr().out
+    assert main(["study", "list", "--db", db]) == 0
+    assert "2 (simulated)" in capsys.readouterr().out
+    assert main(["study", "status", "--db", db]) == 0
+    out = capsys.readouterr().out
+    assert "2 of 2 finished" in out
+    assert "cold  warm" in out
+    target = tmp_path / "export"
+    assert main(["study", "export", "--db", db, "--study", "one", "--out", str(target)]) == 0
+    assert str(target / "ratings.csv") in capsys.readouterr().out
+
+
+def bad_key(tmp_path: Path) -> dict[str, str]:
+    file = tmp_path / "rule.toml"
+    file.write_text(load_protocol("pairwise").text.replace("tie =", "tei ="))
+    return {"protocol": str(file)}
+
+
+BAD = {
+    "unknown key": (bad_key, "key 'tei': unknown key"),
+    "no protocol": (lambda _: {"protocol": "nothing"}, "cannot be read"),
+    "no run": (lambda path: {"run": str(path)}, "not a run directory"),
+    "no folder": (lambda path: {"db": f"{path}/no/a.db"}, "folder does not exist"),
+    "odd database": (lambda _: {"db": "oracle+x://a/b"}, "not supported"),
+    "odd name": (lambda _: {"name": "a/b"}, "not a name"),
+    "unknown condition": (lambda _: {"condition": "nobody"}, "'nobody'"),
+    "stimuli is a file": (
+        lambda path: {"stimuli": str(_touch(path / "a-file"))},
+        "display images cannot be made",
+    ),
+}
+
+
+def _touch(file: Path) -> Path:
+    file.touch()
+    return file
+
+
+@pytest.mark.parametrize(("change", "words"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_exit_2_and_leaves_nothing(run, tmp_path, capsys, change, words) -> None:
+    options = {
+        "run": str(run.root),
+        "protocol": "pairwise",
+        "db": str(tmp_path / "study.db"),
+        "name": "one",
+        **change(tmp_path),
+    }
+    before = set(tmp_path.rglob("*"))
+    argv = ["study", "create", options.pop("run")]
+    for key, value in options.items():
+        argv += [f"--{key}", value]
+    assert main(argv) == 2
+    message = capsys.readouterr().err
+    assert words in message
+    assert "Traceback" not in message
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_photograph_that_a_condition_was_trained_on_is_exit_2(tmp_path, capsys) -> None:
+    make_run(tmp_path / "a")
+    sha256 = open_run(tmp_path / "a" / "run").manifest["sha256"][1]
+    run = make_run(tmp_path / "b", trained_on=[sha256])
+    argv = ["study", "create", str(run.root), "--protocol", "pairwise"]
+    assert main([*argv, "--db", str(tmp_path / "s.db"), "--name", "one"]) == 2
+    assert "photo1 (in warm)" in capsys.readouterr().err
+    assert not (tmp_path / "s.db").exists()
+    assert not (tmp_path / "s-stimuli").exists()
+
+
+def test_a_damaged_output_is_exit_2_and_keeps_an_older_database(tmp_path, capsys) -> None:
+    run, db = make_run(tmp_path), str(tmp_path / "s.db")
+    argv = ["study", "create", str(run.root), "--protocol", "pairwise", "--db", db, "--name"]
+    assert main([*argv, "one"]) == 0
+    files = set(tmp_path.rglob("*.png"))
+    Image.new("RGB", (90, 60)).save(run.image("images/cold/photo3.png"))
+    assert main([*argv, "two"]) == 2
+    assert "changed after the run" in capsys.readouterr().err
+    assert set(tmp_path.rglob("*.png")) == files
+    with open_store(db) as store:
+        assert [study.name for study in store.studies()] == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["list"], "there is no database"),
+        (["status", "--study", "x"], "there is no database"),
+        (["simulate", "--study", "x", "--observers", "3"], "there is no database"),
+        (["simulate", "--study", "x", "--observers", "0"], "at least 1"),
+        (["export", "--study", "x", "--out", "o"], "there is no database"),
+    ],
+)
+def test_no_database_is_exit_2_everywhere(tmp_path, capsys, monkeypatch, argv, words) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["study", argv[0], "--db", "missing.db", *argv[1:]]) == 2
+    assert words in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
