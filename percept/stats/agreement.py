@@ -5,7 +5,7 @@ A rating array is (observers, units) or (observers, units, repetitions); NaN is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from percept.stats.bootstrap import (
     FloatArray,
     check_confidence,
     check_resamples,
+    cluster_mean,
     cluster_sums,
     critical_value,
     not_estimable,
@@ -330,3 +331,380 @@ def _ratio(a: FloatArray, b: FloatArray) -> FloatArray:
     with np.errstate(divide="ignore", invalid="ignore"):
         squared = ((a - b) / (a + b)) ** 2
     return np.where((a == 0) & (b == 0), 0.0, squared)
+
+
+# -- kappas and AC ------------------------------------------------------------------------------
+
+Weights = Literal["unweighted", "linear", "quadratic", "ordinal", "radical", "ratio"]
+
+
+def agreement_weights(
+    values: npt.ArrayLike, weights: Weights | npt.ArrayLike = "unweighted"
+) -> FloatArray:
+    """Agreement (q, q) between categories, 1 on the diagonal (Gwet 2021).
+
+    Parameters
+    ----------
+    values : array_like (q,)
+        Category values, increasing.
+    weights : name or array_like (q, q)
+        ``ordinal`` here is Gwet's 1 - C(d+1, 2) / C(q, 2) of rank distance d, which is *not*
+        Krippendorff's ordinal metric. A matrix is taken as it is.
+    """
+    v = np.asarray(values, dtype=float)
+    q = v.size
+    if not isinstance(weights, str):
+        matrix = np.asarray(weights, dtype=float)
+        if matrix.shape != (q, q) or not np.allclose(np.diagonal(matrix), 1):
+            raise InputError("Agreement weights are (q, q) with 1 on the diagonal", key="weights")
+        return matrix
+    rank = np.abs(np.subtract.outer(np.arange(q), np.arange(q)))
+    distance = np.abs(np.subtract.outer(v, v))
+    width = np.ptp(v) if q > 1 else 1.0
+    if weights == "unweighted":
+        return np.eye(q)
+    if weights == "ordinal":
+        return np.asarray(1 - rank * (rank + 1) / max(q * (q - 1), 1))
+    if weights == "linear":
+        return np.asarray(1 - distance / width)
+    if weights == "quadratic":
+        return np.asarray(1 - (distance / width) ** 2)
+    if weights == "radical":
+        return np.asarray(1 - np.sqrt(distance / width))
+    if weights == "ratio":
+        ratio = _ratio(v[:, None], v)
+        return np.asarray(1 - ratio / max(ratio.max(), 1e-300))
+    raise InputError("Unknown weights", key="weights", value=weights)
+
+
+def fleiss_kappa(
+    counts: npt.ArrayLike,
+    weights: Weights | npt.ArrayLike = "unweighted",
+    *,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Fleiss' kappa (1971), generalised to weights and unequal numbers of ratings (Gwet 2021).
+
+    Parameters
+    ----------
+    counts : array_like (units, categories)
+        How many observers put each unit into each category.
+    weights : name or matrix
+        See :func:`agreement_weights`; category values are 1, 2, ....
+    confidence : float
+        Of the interval for new units (Gwet's linearised variance, Student's t).
+
+    Returns
+    -------
+    Estimate
+        ``n``: rated units. Not estimable without variation or without two ratings of a unit.
+    """
+    table = np.asarray(counts, dtype=float)
+    if table.ndim != 2 or not np.isfinite(table).all() or (table < 0).any():
+        raise InputError("Counts are (units, categories), finite and not negative", key="counts")
+    matrix = agreement_weights(np.arange(1, table.shape[1] + 1), weights)
+    return _chance_corrected(table, matrix, "Fleiss' kappa", weights, confidence)
+
+
+def gwet_ac(
+    ratings: npt.ArrayLike,
+    weights: Weights | npt.ArrayLike = "unweighted",
+    *,
+    categories: npt.ArrayLike | None = None,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Gwet's AC1 (unweighted) or AC2 (Gwet 2008, 2021), with missing ratings.
+
+    Parameters
+    ----------
+    ratings : array_like (observers, units) or (observers, units, repetitions)
+        NaN is missing; only the first repetition counts.
+    weights : name or matrix
+        See :func:`agreement_weights`.
+    categories : array_like, optional
+        All values that could have been given; the values seen, if None. AC depends on it.
+    confidence : float
+        Of the interval for new units.
+    """
+    first, warnings = _first_repetition(rating_array(ratings))
+    given = np.isfinite(first)
+    values = np.unique(first[given] if categories is None else np.asarray(categories, float))
+    code = np.searchsorted(values, first[given])
+    if (code >= values.size).any() or (values[code] != first[given]).any():
+        raise InputError("A rating is none of the categories", key="categories")
+    counts = cluster_sums(np.nonzero(given)[1], first.shape[1], code, values.size).toarray()
+    name = "Gwet's AC1" if isinstance(weights, str) and weights == "unweighted" else "Gwet's AC2"
+    estimate = _chance_corrected(
+        counts, agreement_weights(values, weights), name, weights, confidence
+    )
+    return replace(estimate, warnings=warnings + estimate.warnings)
+
+
+def _chance_corrected(
+    counts: FloatArray,
+    weights: FloatArray,
+    name: str,
+    label: object,
+    confidence: float,
+) -> Estimate:
+    """Coefficient and linearised variance of Gwet (2021), chapters 5 and 6."""
+    check_confidence(confidence)
+    method = f"{name}, {label if isinstance(label, str) else 'given weights'}"
+    size = counts.sum(axis=1)
+    counts, size = counts[size > 0], size[size > 0]
+    n, q = counts.shape
+    twice = size >= 2
+    if not twice.any():
+        return not_estimable("no unit has two ratings", method=method, confidence=confidence)
+    agreed = (counts * (counts @ weights.T - 1)).sum(axis=1) / np.maximum(size * (size - 1), 1)
+    observed = agreed[twice].mean()
+    share = (counts / size[:, None]).mean(axis=0)
+    if name.startswith("Gwet"):
+        factor = weights.sum() / (q * (q - 1)) if q > 1 else 0.0
+        expected = factor * (share * (1 - share)).sum()
+        by_unit = factor * (counts @ (1 - share)) / size
+    else:
+        expected = share @ weights @ share
+        by_unit = counts @ ((weights + weights.T) @ share / 2) / size
+    if not 1 - expected > 1e-12:
+        return not_estimable("the ratings do not vary", n=n, method=method, confidence=confidence)
+    value = float((observed - expected) / (1 - expected))
+    unit = n / twice.sum() * np.where(twice, agreed - expected, 0) / (1 - expected)
+    unit -= 2 * (1 - value) * (by_unit - expected) / (1 - expected)
+    se = float(np.sqrt(((unit - value) ** 2).sum() / (n * (n - 1)))) if n > 1 else np.nan
+    half = float(critical_value(confidence, max(n - 1, 1))) * se
+    return Estimate(
+        value, value - half, min(value + half, 1.0), n,
+        method + "; interval for new units, these observers", confidence, se,
+    )  # fmt: skip
+
+
+def cohen_kappa(
+    a: npt.ArrayLike,
+    b: npt.ArrayLike,
+    weights: Literal["linear", "quadratic"] | npt.ArrayLike | None = None,
+    *,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Cohen's kappa of two observers (Cohen 1960, 1968).
+
+    Parameters
+    ----------
+    a, b : array_like (units,)
+        Categories that each gave, in the same order; missing (NaN or None) pairs are left out.
+    weights : {"linear", "quadratic"}, array_like (q, q), or None
+        Disagreement between categories in sorted order; a matrix has 0 on its diagonal.
+    confidence : float
+        Of the interval for new units (Fleiss, Cohen & Everitt 1969).
+    """
+    check_confidence(confidence)
+    first, second = pd.Series(a), pd.Series(b)
+    if len(first) != len(second):
+        raise InputError("a and b differ in length", value=(len(first), len(second)))
+    both = (first.notna() & second.notna()).to_numpy()
+    n = int(both.sum())
+    codes, labels = codes_of(pd.concat([first[both], second[both]]).to_numpy())
+    q = len(labels)
+    method = "Cohen's kappa"
+    if weights is None:
+        disagreement = 1 - np.eye(q)
+    elif isinstance(weights, str):
+        if weights not in ("linear", "quadratic"):
+            raise InputError("Unknown weights", key="weights", value=weights)
+        rank = np.abs(np.subtract.outer(np.arange(q), np.arange(q))).astype(float)
+        disagreement = rank if weights == "linear" else rank**2
+        method += f", {weights} weights"
+    else:
+        disagreement = np.asarray(weights, dtype=float)
+        if disagreement.shape != (q, q) or np.diagonal(disagreement).any():
+            raise InputError(
+                "Disagreement weights are (q, q) with 0 on the diagonal",
+                key="weights", value=disagreement.shape, remedy=f"The categories are {labels}",
+            )  # fmt: skip
+        method += ", given weights"
+    table = np.zeros((q, q))
+    np.add.at(table, (codes[:n], codes[n:]), 1 / max(n, 1))
+    rows, columns = table.sum(axis=1), table.sum(axis=0)
+    expected = rows @ disagreement @ columns
+    if n < 2 or not expected > 0:
+        return not_estimable("the ratings do not vary", n=n, method=method, confidence=confidence)
+    value = float(1 - (table * disagreement).sum() / expected)
+    largest = disagreement.max()
+    w = 1 - disagreement / largest
+    chance = 1 - expected / largest
+    spread = w - ((w @ columns)[:, None] + rows @ w) * (1 - value)
+    variance = (table * spread**2).sum() - (value - chance * (1 - value)) ** 2
+    se = float(np.sqrt(max(variance, 0) / n) / (1 - chance))
+    half = float(critical_value(confidence)) * se
+    return Estimate(
+        value, value - half, min(value + half, 1.0), n,
+        method + "; interval for new units, these two observers", confidence, se,
+    )  # fmt: skip
+
+
+# -- artifact tags and regions ------------------------------------------------------------------
+
+
+def tag_agreement(frame: pd.DataFrame, *, confidence: float = 0.95) -> dict[str | None, Estimate]:
+    """Agreement on which artifacts a stimulus has.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Tidy frame of the artifact method with ``observer, content, condition, trial, artifact``.
+    confidence : float
+        Of the intervals for new observers (jackknife).
+
+    Returns
+    -------
+    dict
+        For each artifact, alpha of "seen" against "not seen"; under None, alpha of the whole
+        sets of tags with Jaccard's distance (Passonneau 2006 discusses distances of sets).
+    """
+    rows = counted_rows(frame, ("observer", "content", "condition", "trial", "artifact"))
+    observer, observers = codes_of(rows["observer"].to_numpy())
+    stimulus = rows["content"].astype(str) + "\x00" + rows["condition"].astype(str)
+    unit, units = codes_of(stimulus.to_numpy())
+    artifact, artifacts = codes_of(rows["artifact"].to_numpy())
+    shape = (len(observers), len(units))
+    asked = np.zeros(shape, dtype=bool)
+    asked[observer, unit] = True
+    seen = np.zeros((*shape, len(artifacts)), dtype=bool)
+    tagged = artifact >= 0
+    seen[observer[tagged], unit[tagged], artifact[tagged]] = True
+    result: dict[str | None, Estimate] = {}
+    for i, name in enumerate(artifacts):
+        binary = np.where(asked, seen[:, :, i].astype(float), np.nan)
+        result[str(name)] = krippendorff_alpha(
+            binary, "nominal", resample="observers", confidence=confidence
+        )
+    result[None] = _set_alpha(asked, seen, confidence)
+    return result
+
+
+def _set_alpha(
+    asked: npt.NDArray[np.bool_], seen: npt.NDArray[np.bool_], confidence: float
+) -> Estimate:
+    method = "Krippendorff's alpha of sets of tags, Jaccard distance"
+    if not seen.shape[2]:  # without any tag all sets are empty
+        seen = np.zeros((*asked.shape, 1), dtype=bool)
+    flat = seen[asked]
+    sets, code = np.unique(flat, axis=0, return_inverse=True)
+    common = sets.astype(float) @ sets.T.astype(float)
+    size = sets.sum(axis=1)
+    union = size[:, None] + size - common
+    distance = np.where(union > 0, 1 - common / np.maximum(union, 1), 0.0)
+    labels = np.full(asked.shape, -1)
+    labels[asked] = code.ravel()
+
+    def alpha(chosen: npt.NDArray[np.int64]) -> float:
+        sub = labels[chosen]
+        counts = np.zeros((asked.shape[1], len(sets)))
+        for v in range(len(sets)):
+            counts[:, v] = (sub == v).sum(axis=0)
+        counts = counts[counts.sum(axis=1) >= 2]
+        if not counts.size:
+            return np.nan
+        m, total = counts.sum(axis=1), counts.sum(axis=0)
+        within = (((counts @ distance) * counts).sum(axis=1) / (m - 1)).sum()
+        between = total @ distance @ total
+        return float(1 - (total.sum() - 1) * within / between) if between > 0 else np.nan
+
+    everyone = np.arange(len(asked))
+    value = alpha(everyone)
+    n = int((asked.sum(axis=0) >= 2).sum())
+    if not np.isfinite(value):
+        return not_estimable(
+            "no two observers tagged the same stimulus, or no variation",
+            n=n, method=method, confidence=confidence,
+        )  # fmt: skip
+    left = np.array([alpha(np.delete(everyone, i)) for i in everyone])
+    left = left[np.isfinite(left)]
+    se = half = np.nan
+    if left.size == everyone.size and left.size >= 3:
+        m = left.size
+        se = float(np.sqrt((m - 1) / m * ((left - left.mean()) ** 2).sum()))
+        half = float(critical_value(confidence, m - 1)) * se
+    return Estimate(
+        value, value - half, min(value + half, 1.0), n,
+        method + "; interval for new observers (jackknife)", confidence, se,
+    )  # fmt: skip
+
+
+def region_agreement(frame: pd.DataFrame, *, grid: int = 64, confidence: float = 0.95) -> Estimate:
+    """Agreement on where an artifact is: soft IoU of the observers' marks, corrected for chance.
+
+    Each observer's marks on a stimulus are drawn on a grid as shares of covered cells; the soft
+    IoU of two observers is the sum of minima over the sum of maxima. Chance is the IoU of the
+    same two observers' marks on *different* stimuli, so that a habit of marking the centre earns
+    nothing. Rectangles count exactly; other shapes by their bounding box.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Tidy frame of the artifact method with ``observer, content, condition, x, y, width,
+        height`` in fractions of the image.
+    grid : int
+        Cells along each side.
+    confidence : float
+        Of the interval, for new observers and new photographs.
+
+    Returns
+    -------
+    Estimate
+        (observed - chance) / (1 - chance); ``n``: pairs of observers on a common stimulus.
+    """
+    needed = ("observer", "content", "condition", "x", "y", "width", "height")
+    rows = counted_rows(frame, needed)
+    rows = rows[rows[["x", "y", "width", "height"]].notna().all(axis=1)]
+    edges = np.arange(grid + 1) / grid
+
+    def cover(start: float, extent: float) -> FloatArray:
+        low, high = np.clip([start, start + extent], 0, 1)
+        return np.maximum(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0) * grid
+
+    masks: dict[tuple[str, str], dict[str, FloatArray]] = {}
+    people, marked = rows["observer"].astype(str), rows[["content", "condition"]].astype(str)
+    shapes = rows[["x", "y", "width", "height"]].to_numpy(dtype=float)
+    for person, content, condition, (x, y, width, height) in zip(
+        people, marked["content"], marked["condition"], shapes, strict=True
+    ):
+        own = masks.setdefault((content, condition), {})
+        drawn = np.outer(cover(y, height), cover(x, width))
+        own[person] = np.maximum(own.get(person, 0.0), drawn)
+    method = "soft IoU of marked regions against chance"
+    common = []  # (IoU, chance, observer, content)
+    stimuli = sorted(masks)
+    for number, stimulus in enumerate(stimuli):
+        names = sorted(masks[stimulus])
+        others = stimuli[number + 1 :] + stimuli[:number]
+        for i, a in enumerate(names):
+            for b in names[i + 1 :]:
+                elsewhere = [masks[o][b] for o in others if b in masks[o] and o[0] != stimulus[0]][
+                    :5
+                ]
+                if elsewhere:
+                    chance = np.mean([_soft_iou(masks[stimulus][a], m) for m in elsewhere])
+                    iou = _soft_iou(masks[stimulus][a], masks[stimulus][b])
+                    common.append((iou, chance, a, stimulus[0]))
+    if not common:
+        return not_estimable(
+            "no two observers marked the same stimulus and another one",
+            method=method, confidence=confidence,
+        )  # fmt: skip
+    observed, chance = np.array([(c[0], c[1]) for c in common]).T
+    labels = pd.DataFrame({"observer": [c[2] for c in common], "content": [c[3] for c in common]})
+    expected = chance.mean()
+    if expected > 1 - 1e-9:
+        return not_estimable("marks cover everything", n=len(common), method=method)
+    value = (observed.mean() - expected) / (1 - expected)
+    # The ratio's influence of each pair, so that one mean carries both parts.
+    influence = value + ((observed - observed.mean()) - (1 - value) * (chance - expected)) / (
+        1 - expected
+    )
+    return cluster_mean(influence, labels, confidence=confidence, method=method)
+
+
+def _soft_iou(a: FloatArray, b: FloatArray) -> float:
+    union = np.maximum(a, b).sum()
+    return float(np.minimum(a, b).sum() / union) if union > 0 else 1.0
