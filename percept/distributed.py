@@ -36,6 +36,7 @@ GRACE_SECONDS = 10.0
 
 _RENDEZVOUS = "PERCEPT_RENDEZVOUS"
 _store: Store | None = None
+_agreed = False  # whether all workers are leaving because of the same error
 
 
 # -- starting workers ---------------------------------------------------------------------------
@@ -223,7 +224,7 @@ def process_group(device: torch.device | str = "cpu") -> Iterator[None]:
     device : torch.device or str
         The device that this worker computes on.
     """
-    global _store
+    global _store, _agreed
     import torch
     import torch.distributed as dist
 
@@ -247,14 +248,14 @@ def process_group(device: torch.device | str = "cpu") -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT)
     _store = dist.PrefixStore("percept", store)  # type: ignore[attr-defined]
-    # After an error the others may be waiting in a collective, and taking leave of them could
-    # block: then the end of this process is what they, or whoever started them, will notice.
-    leave = world == 1
+    finished = _agreed = False
     try:
         yield
-        leave = True
+        finished = True
     finally:
-        if leave:
+        # NCCL may wait here for workers that an error of this one alone has left in a collective.
+        # They, or whoever started them, notice its end. Gloo must be left, or Python's end aborts.
+        if finished or _agreed or backend == "gloo":
             dist.destroy_process_group()
             _store = None
 
@@ -354,6 +355,7 @@ def together() -> Iterator[None]:
     The main worker raises the first failing worker's :class:`~percept.errors.PerceptError`;
     the others leave quietly with its exit code.
     """
+    global _agreed
     error: PerceptError | None = None
     try:
         yield
@@ -363,6 +365,7 @@ def together() -> Iterator[None]:
     first = next((message for message in messages if message), None)
     if first is None:
         return
+    _agreed = True
     code, text = first.split("\n", 1)
     if not is_main():
         raise SystemExit(int(code))
@@ -416,7 +419,7 @@ def _in_slurm_step() -> bool:
 
 def _slurm_environment() -> dict[str, str]:
     nodes = os.environ.get("SLURM_STEP_NODELIST", "localhost")
-    first = re.match(r"([^\[,]*)(?:\[(\w+))?", nodes)
+    first = re.match(r"([^\[,]*)(?:\[(\w+)[^\]]*\]([^,]*))?", nodes)
     host = "".join(part or "" for part in first.groups()) if first else "localhost"
     job = int(os.environ.get("SLURM_JOB_ID", "0")) + int(os.environ.get("SLURM_STEP_ID", "0"))
     return {

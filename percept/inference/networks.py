@@ -194,7 +194,11 @@ def weights_file(path: str | Path) -> Path:
     path = Path(path)
     file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
-        raise InputError("there is no checkpoint", file=file)
+        raise InputError(
+            "there is no checkpoint",
+            file=file,
+            remedy="Results made elsewhere, a folder of pictures, are folder:DIR.",
+        )
     return file
 
 

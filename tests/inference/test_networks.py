@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from percept.errors import InputError
+from percept.inference.networks import build_network, load_checkpoint, save_checkpoint
+
+SMALL = {"width": 8, "depth": 2}
+CONFIG = {"network": {"name": "unet", "arguments": SMALL}, "input": {"max_side": 64}, "seed": 3}
+
+
+def test_unet_gives_chroma_for_every_padded_shape():
+    network = build_network("unet", SMALL).eval()
+    assert network.divisor == 4
+    for shape in [(4, 4), (8, 20), (64, 4)]:
+        with torch.inference_mode():
+            chroma = network(torch.rand(2, 1, *shape))
+        assert chroma.shape == (2, 2, *shape)
+        assert chroma.abs().max() <= 110
+
+
+def test_default_unet_is_small():
+    parameters = sum(p.numel() for p in build_network("unet").parameters())
+    assert 1_000_000 < parameters < 2_000_000
+
+
+def test_a_photograph_is_not_coloured_by_its_batch():
+    torch.manual_seed(0)
+    network = build_network("unet", SMALL).eval()
+    batch = torch.rand(3, 1, 16, 24)
+    with torch.inference_mode():
+        together = network(batch)
+        alone = torch.cat([network(one[None]) for one in batch])
+    torch.testing.assert_close(together, alone, atol=1e-2, rtol=0)  # of ±110
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "problem"),
+    [
+        ("vnet", {}, "unknown network.*Known networks: unet"),
+        ("unet", {"widht": 8}, "bad network arguments.*widht"),
+        ("unet", {"width": 12}, "multiple of 8"),
+        ("unet", {"depth": 0}, "depth"),
+    ],
+)
+def test_bad_networks_are_named(name, arguments, problem):
+    with pytest.raises(InputError, match=problem):
+        build_network(name, arguments)
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_a_checkpoint_comes_back(tmp_path, as_file):
+    network = build_network("unet", SMALL).eval()
+    save_checkpoint(tmp_path / "ckpt", network, CONFIG)
+    source = tmp_path / "ckpt"
+    if as_file:  # the weights alone, elsewhere
+        source = Path(shutil.copy(source / "model.safetensors", tmp_path / "mine.safetensors"))
+    again, config = load_checkpoint(source)
+    assert config == {"format": 1, **CONFIG}
+    assert not again.training
+    luminance = torch.rand(1, 1, 8, 8)
+    with torch.inference_mode():
+        assert torch.equal(again(luminance), network(luminance))
+
+
+def test_a_checkpoint_is_read_by_its_header_then_by_the_file_beside_it(tmp_path):
+    save_checkpoint(tmp_path, build_network("unet", SMALL), CONFIG)
+    assert json.loads((tmp_path / "config.json").read_text()) == {"format": 1, **CONFIG}
+    (tmp_path / "config.json").write_text('{"format": 1}')
+    assert load_checkpoint(tmp_path)[1]["seed"] == 3
+
+    weights = tmp_path / "model.safetensors"
+    save_file(load_file(weights), weights)  # without the header
+    (tmp_path / "config.json").write_text(json.dumps({"format": 1, **CONFIG, "seed": 4}))
+    assert load_checkpoint(tmp_path)[1]["seed"] == 4
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(InputError, match="neither a percept header nor"):
+        load_checkpoint(tmp_path)
+
+
+def test_the_same_network_is_the_same_file(tmp_path):
+    network = build_network("unet", SMALL)
+    for name in "ab":
+        save_checkpoint(tmp_path / name, network, CONFIG)
+    a, b = (tmp_path / name / "model.safetensors" for name in "ab")
+    assert a.read_bytes() == b.read_bytes()
+
+
+def test_bad_checkpoints_are_one_clear_error(tmp_path):
+    with pytest.raises(InputError, match="there is no checkpoint"):
+        load_checkpoint(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"no weights")
+    with pytest.raises(InputError, match="cannot be read as safetensors"):
+        load_checkpoint(tmp_path)
+    other = {"name": "unet", "arguments": {"width": 16, "depth": 2}}
+    save_checkpoint(tmp_path, build_network("unet", SMALL), {**CONFIG, "network": other})
+    with pytest.raises(InputError, match="do not fit the network"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"format": 2}, "format"),
+        ({"network": {}}, "network.name"),
+        ({"input": {"max_side": 0}}, "input.max_side"),
+        ({"input": None}, "input.max_side"),
+    ],
+)
+def test_bad_configs_are_not_written(tmp_path, change, key):
+    with pytest.raises(InputError) as caught:
+        save_checkpoint(tmp_path / "x", build_network("unet", SMALL), {**CONFIG, **change})
+    assert caught.value.key == key
+    assert not (tmp_path / "x").exists()
