@@ -231,11 +231,13 @@ class Preference:
     observers: int
     photographs: int
     votes: int
+    """Counted answers, ties among them."""
+    ties: int
     weighted: bool
     scale: stats.Scale | None
     pairs: tuple[Pair, ...]
     problem: str
-    """Why there is no scale, where there is none."""
+    """Why there is no scale, where there is none; the doubts of a scale are in its warnings."""
 
 
 @dataclass(frozen=True)
@@ -684,9 +686,6 @@ def _preference(
             rng=generator(settings["seed"], *labels),
         )
         pairs = tuple(_pairs(study, votes, scale, settings["confidence"]))
-        if not scale.estimable.any():
-            problem = "; ".join(text for text in scale.warnings if "not estimable" in text)
-            problem = problem or "The votes do not determine a scale."
     return Preference(
         study=study.name,
         attribute=attribute,
@@ -695,6 +694,7 @@ def _preference(
         observers=rows["observer"].nunique(),
         photographs=rows["content"].nunique(),
         votes=len(rows),
+        ties=int((rows["choice"] == "tie").sum()),
         weighted="count" in votes,
         scale=scale,
         pairs=pairs,
@@ -780,10 +780,12 @@ def _heat(rows: pd.DataFrame) -> tuple[tuple[float, ...], ...]:
 
 
 def _examples(study: StudyData, attribute: str) -> Iterator[Example]:
-    """Pairs of images with the most and the least one-sided votes; at least three votes each."""
+    """Pairs of colorizations with the most and the least one-sided votes, three or more each."""
     votes = study.ratings[(study.ratings["attribute"] == attribute).to_numpy(bool)]
     rows = counted_rows(votes, ("left", "right", "choice", "content"))
-    rows = rows[(rows["choice"] != "skip").to_numpy(bool)]
+    left_out = tuple(anchors(study.conditions))
+    judged = ~rows[["left", "right"]].isin(left_out).any(axis=1) & (rows["choice"] != "skip")
+    rows = rows[judged.to_numpy(bool)]
     rank = {name: i for i, name in enumerate(study.conditions["condition"])}
     swap = rows["left"].map(rank) > rows["right"].map(rank)
     pairs = pd.DataFrame(

@@ -13,7 +13,7 @@ import io
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -66,19 +66,23 @@ def draw(report: Report) -> dict[str, tuple[Figure, ...]]:
 
     for people in report.people:
         add("people", response_times(people, _stamp(facts[people.study])))
+    domains = _domains(report.preference)
     for part in report.preference:
+        domain = domains.get((part.study, part.attribute))
         key, stamp = f"{part.study}/{part.attribute}", _stamp(facts[part.study])
         if part.group is None and part.stratum is None:
-            add(f"answer/{key}", preference_scale(part, colors, stamp))
+            add(f"answer/{key}", preference_scale(part, colors, domain, stamp))
             add(f"answer/{key}", over_gray(part, facts[part.study].anchors, colors, stamp))
             add(f"preference/{key}", pair_shares(part, facts[part.study], stamp))
         else:
-            add(f"parts/{key}", preference_scale(part, colors, stamp))
+            add(f"parts/{key}", preference_scale(part, colors, domain, stamp))
     for one in report.artifacts:
         stamp = _stamp(facts[one.study])
+        for attribute in facts[one.study].attributes:
+            add(f"answer/{one.study}/{attribute}", free_of_severe(one, colors, stamp))
         add(f"artifacts/{one.study}", severity_bars(one, stamp))
         add(f"artifacts/{one.study}", artifact_kinds(one, stamp))
-        for figure in heat_maps(one, stamp):
+        for figure in heat_maps(one, facts[one.study].anchors, stamp):
             add(f"heat/{one.study}", figure)
     for metrics in report.metrics:
         key, stamp = f"{metrics.study}/{metrics.attribute}", _stamp(facts[metrics.study])
@@ -103,7 +107,23 @@ def condition_colors(conditions: Sequence[str], anchors: Mapping[str, str]) -> d
 # --- one function per figure -----------------------------------------------------------------
 
 
-def preference_scale(part: Preference, colors: Mapping[str, str], stamp: str) -> Figure | None:
+def _domains(parts: Sequence[Preference]) -> dict[tuple[str, str], tuple[float, float]]:
+    """One axis for all scales of a question, so that groups and strata can be compared."""
+    ends: dict[tuple[str, str], list[float]] = {}
+    for part in parts:
+        if part.scale is not None:
+            frame = part.scale.to_frame()[["jod", "jod_low", "jod_high"]].to_numpy(float)
+            found = frame[np.isfinite(frame)].tolist()
+            ends.setdefault((part.study, part.attribute), []).extend(found)
+    return {key: _span(found) for key, found in ends.items()}
+
+
+def preference_scale(
+    part: Preference,
+    colors: Mapping[str, str],
+    domain: tuple[float, float] | None,
+    stamp: str,
+) -> Figure | None:
     """Scores in JOD with intervals and rank ranges, best first; None without a scale."""
     if part.scale is None or not part.scale.estimable.any():
         return None
@@ -128,7 +148,10 @@ def preference_scale(part: Preference, colors: Mapping[str, str], stamp: str) ->
         title,
         rows,
         "Just-objectionable differences (JOD); better to the right",
-        caption="Score of each condition with its interval. Overlapping intervals are no test of a "
+        domain=domain,
+        caption=""
+        if _among(part)
+        else "Score of each condition with its interval. Overlapping intervals are no test of a "
         "difference; the ranks are those that the votes cannot exclude.",
         stamp=stamp,
     )
@@ -209,6 +232,24 @@ def response_times(people: People, stamp: str) -> Figure | None:
     )
 
 
+def free_of_severe(one: Artifacts, colors: Mapping[str, str], stamp: str) -> Figure | None:
+    """Share of viewings of each condition without a severe artifact."""
+    if not one.severe:
+        return None
+    return _dots(
+        _slug(one.study, "free-of-severe"),
+        f"Free of {one.severity_label.lower()} artifacts",
+        [
+            _share_row(rate.condition, words.complement(rate.rate), colors[rate.condition])
+            for rate in sorted(one.severe, key=lambda rate: rate.rate.value)
+        ],
+        "Share of viewings",
+        domain=(0, 1),
+        percent=True,
+        stamp=stamp,
+    )
+
+
 def severity_bars(one: Artifacts, stamp: str) -> Figure | None:
     """Divide the viewings of each condition by the worst severity that was marked."""
     if not one.viewings:
@@ -246,14 +287,15 @@ def artifact_kinds(one: Artifacts, stamp: str) -> Figure | None:
     )
 
 
-def heat_maps(one: Artifacts, stamp: str) -> Iterator[Figure]:
-    """Where in the frame observers drew their marks, one map per condition, one colour scale."""
+def heat_maps(one: Artifacts, anchors: Mapping[str, str], stamp: str) -> Iterator[Figure]:
+    """Where in the frame observers drew their marks: one map per condition, one colour scale."""
     grids = {name: np.array(grid) for name, grid in one.heat.items()}
-    peak = max((float(grid.max()) for grid in grids.values()), default=0.0)
+    judged = [grid for name, grid in grids.items() if name not in anchors] or list(grids.values())
+    peak = max((float(grid.max()) for grid in judged), default=0.0)
     if not peak:
         return
     for name, grid in grids.items():
-        note = f"at most {100 * float(grid.max()):.0f} % of viewings; darkest {100 * peak:.0f} %"
+        note = f"peak {100 * float(grid.max()):.0f} %; darkest: {100 * peak:.0f} % or more"
         yield _heat_map(_slug(one.study, "where", name), name, grid, peak, note=note, stamp=stamp)
 
 
@@ -292,27 +334,28 @@ def coefficients(metrics: Metrics, stamp: str) -> Figure | None:
     rows = []
     for result in metrics.results:
         found = result.within.srocc
-        sign = 1 if result.higher_is_better else -1
-        low, high = sorted((sign * found.low, sign * found.high))
+        if not result.higher_is_better:
+            found = replace(found, value=-found.value, low=-found.high, high=-found.low)
+        open_ = not (found.low > 0 or found.high < 0)
         rows.append(
             _Row(
                 result.metric,
-                sign * found.value if found.estimable else None,
-                low,
-                high,
+                found.value if found.estimable else None,
+                found.low,
+                found.high,
                 text=words.interval(found),
-                color=SOFT if low <= 0 <= high else "#0072B2" if low > 0 else "#D55E00",
-                hollow=low <= 0 <= high,
+                color=SOFT if open_ else "#0072B2" if found.low > 0 else "#D55E00",
+                hollow=open_,
             )
         )
     return _dots(
         _slug(metrics.study, metrics.attribute, "srocc"),
         f"SROCC within photographs: {metrics.attribute}",
         rows,
-        "Better metric to the right (sign turned where lower is better)",
+        "Sign turned where lower is better, so that right is good",
         domain=(-1, 1),
         chance=0.0,
-        caption="Rank correlation inside each photograph, averaged. Hollow: interval includes zero.",
+        caption="Rank correlation inside each photograph, averaged. Hollow: the interval has zero.",
         stamp=stamp,
     )
 
@@ -404,8 +447,8 @@ def _dots(
     for i, row in enumerate(rows):
         y = top + step * i
         shown = _fit(row.label, right - left - 8 - 6.2 * len(row.text), 13)
-        body.append(_text(left, y + 15, shown, 13, INK))
-        body.append(_text(right, y + 15, row.text, 12, SOFT, anchor="end"))
+        body.append(_text(left, y + 15, shown, 13, INK, halo=True))
+        body.append(_text(right, y + 15, row.text, 12, SOFT, anchor="end", halo=True))
         if not _finite(row.value) or row.value is None:
             continue
         centre_y = y + 28
@@ -454,10 +497,10 @@ def _matrix(
     diverging : bool
         Blue above one half and orange below, white at one half; else white to orange.
     """
-    label_width = min(max(7.0 * max((len(r) for r in rows), default=1) + 12, 70.0), 168.0)
+    label_width = min(max(6.6 * max((len(r) for r in rows), default=1) + 12, 70.0), 186.0)
     cell_w = (WIDTH - 8 - label_width) / max(len(columns), 1)
     longest = max((len(c) for c in columns), default=1)
-    slanted = 6.6 * longest > cell_w
+    slanted = 6.9 * longest + 6 > cell_w
     head = 40.0 + (min(6.6 * longest, 120.0) * 0.62 + 12 if slanted else 18.0)
     cell_h = 42.0 if any("\n" in t for line in text for t in line) else 30.0
     body = []
@@ -564,7 +607,7 @@ def _histogram(
     stamp: str = "",
 ) -> Figure:
     """Bars of equal width over a logarithmic axis, with the median."""
-    left, right, top, bottom = 8.0, WIDTH - 8.0, 48.0, 168.0
+    left, right, top, bottom = 8.0, WIDTH - 8.0, 62.0, 172.0
     logs = np.log10(edges)
 
     def x(value: float) -> float:
@@ -586,9 +629,9 @@ def _histogram(
     label = f"median {_number(median)} s"
     body += [
         _line(left, bottom, right, bottom, INK, 0.9),
-        _line(middle, top - 6, middle, bottom, INK, 1.4),
+        _line(middle, top - 18, middle, bottom, INK, 1.4),
         _text(
-            middle + (6 if inside else -6), top + 2, label, 12, INK,
+            middle + (6 if inside else -6), top - 8, label, 12, INK,
             anchor="start" if inside else "end",
         ),
     ]  # fmt: skip
@@ -679,8 +722,10 @@ def _text(
     *,
     anchor: str = "start",
     weight: int = 400,
+    halo: bool = False,
 ) -> str:
     extra = f' text-anchor="{anchor}"' if anchor != "start" else ""
+    extra += f' paint-order="stroke" stroke="{PAPER}" stroke-width="4"' if halo else ""
     extra += f' font-weight="{weight}"' if weight != 400 else ""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" fill="{color}"{extra}>'

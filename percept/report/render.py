@@ -19,7 +19,7 @@ from percept import stats
 from percept.errors import Interrupted
 from percept.inference.run import write_bytes_atomic
 from percept.report import figures, words
-from percept.report.build import Example, Preference, Report, jsonable
+from percept.report.build import Example, Metrics, Preference, Report, jsonable
 
 SECTIONS = (
     ("answer", "The answer"),
@@ -84,6 +84,8 @@ def render_html(report: Report, drawn: dict[str, tuple[figures.Figure, ...]]) ->
         "interval": words.interval,
         "percent": words.percent,
         "doubts_of": _doubts,
+        "metric_doubts": _metric_doubts,
+        "two_lines": _two_lines,
         "components": lambda part: len(set(part.scale.component.tolist())),
         "verdicts": words.verdicts,
         "left_out": words.left_out,
@@ -107,7 +109,7 @@ def render_html(report: Report, drawn: dict[str, tuple[figures.Figure, ...]]) ->
         resolved=words.resolved(report.preference),
         examples=list(_examples(report.examples)),
         facts={
-            "observers": sum(entry.observers for entry in report.people),
+            "observers": " + ".join(str(entry.observers) for entry in report.people),
             "who": "simulated observers" if report.simulated == "all" else "observers",
             "votes": f"{sum(entry.answers.get('test', 0) for entry in report.people):,}",
             "conditions": len(names),
@@ -146,7 +148,23 @@ def _doubts(result: Any) -> list[str]:
                 visit(entry)
 
     visit(result)
-    return list(found)
+    return [*found, *filter(None, [getattr(result, "problem", "")])]
+
+
+def _metric_doubts(metrics: Metrics) -> list[str]:
+    """Warnings on metrics, each once, with the metrics that they concern."""
+    found: dict[str, dict[str, None]] = {}
+    for result in metrics.results:
+        for part in (result.choices, result.within, result.overall):
+            for text in part.warnings:
+                found.setdefault(text, {})[result.metric] = None
+    return [f"{words.listing(names)}: {text}." for text, names in found.items()]
+
+
+def _two_lines(text: str) -> Markup:
+    """Break before the interval."""
+    value, bracket, rest = text.partition("[")
+    return escape(value) + (Markup("<small>[{}</small>").format(rest) if bracket else "")
 
 
 def _people_rows(report: Report) -> Iterator[tuple[str, list[str]]]:

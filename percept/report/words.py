@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -188,9 +189,9 @@ def _preference_answer(fact: StudyFacts, slices: Sequence[Preference]) -> tuple[
         details.append(
             f"Against the true colours, observers preferred {listing(beside)} of comparisons."
         )
-    for part in slices[1:]:
+    for part in slices[1:] if len(placed) > 1 else ():
         details.append(_part(fact, part, placed))
-    details.append(_basis(overall, scale))
+    details.append(_basis(overall))
     return lead or "The study compares no colorizers.", details
 
 
@@ -236,8 +237,6 @@ def _share(overall: Preference, scale: stats.Scale, first: str, second: str) -> 
 
 def complement(share: stats.Estimate) -> stats.Estimate:
     """Return the share of those who chose the other."""
-    from dataclasses import replace
-
     return replace(share, value=1 - share.value, low=1 - share.high, high=1 - share.low)
 
 
@@ -251,8 +250,9 @@ def _unplaced(overall: Preference, colorizers: Sequence[str]) -> str:
         return f"No difference was seen: all {ties} between colorizers were called a tie."
     parts = listing(
         f"**{p.first}** over **{p.second}** in {percent(p.share)}"
+        if p.share.value >= 0.5
+        else f"**{p.second}** over **{p.first}** in {percent(complement(p.share))}"
         for p in pairs
-        if p.share.estimable
     )
     return (
         "The votes do not place all colorizers on one scale (see the preference section). "
@@ -305,7 +305,7 @@ def _part(fact: StudyFacts, part: Preference, placed: Sequence[str]) -> str:
     scale = part.scale
     here = [n for n in placed if scale is not None and n in scale.items]
     here = [n for n in here if scale is not None and scale.estimable[_at(scale, n)]]
-    if scale is None or len(here) < 2:
+    if scale is None or len(here) < 2 or len({scale.component[_at(scale, n)] for n in here}) > 1:
         return sentence(f"{name} ({size}): no ranking can be estimated")
     best = max(here, key=lambda n: scale.score[_at(scale, n)])
     close = [n for n in unresolved(scale, best) if n in here]
@@ -315,13 +315,13 @@ def _part(fact: StudyFacts, part: Preference, placed: Sequence[str]) -> str:
     return sentence(f"{name} ({size}): {verdict}")
 
 
-def _basis(overall: Preference, scale: stats.Scale) -> str:
+def _basis(overall: Preference) -> str:
     texts = [
         f"Based on {count(overall.votes, 'comparison')} by {count(overall.observers, 'observer')} "
         f"of {count(overall.photographs, 'photograph')}"
     ]
-    if scale.n_ties:
-        texts.append(f"{count(scale.n_ties, 'tie')} count half in these shares")
+    if overall.ties:
+        texts.append(f"{count(overall.ties, 'tie')} count half in these shares")
     text = "; ".join(texts) + f". {reach(overall.pairs[0].share if overall.pairs else None)}"
     return text.strip()
 
@@ -352,7 +352,8 @@ def _artifact_answer(
         (rate for rate in artifacts.any if rate.condition in names), key=lambda r: r.rate.value
     )
     order = sorted(colorizers, key=lambda rate: rate.rate.value)
-    lead = f"Observers marked a {label} artifact in {_viewings(order)}."
+    free = listing(f"**{rate.condition}** {percent(complement(rate.rate))}" for rate in order)
+    lead = f"Viewings free of {label} artifacts: {free}."
     level = f"{100 * order[0].rate.confidence:g}{GAP}%"
     bounds = listing(
         f"{number(100 * rate.upper_bound, 0)}{GAP}% for **{rate.condition}**" for rate in order
