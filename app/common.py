@@ -45,15 +45,19 @@ def current_study() -> Study:
             st.write("Please check the link that you were given.")
             st.stop()
     studies = [study for study in state.store().studies() if study.state == "open"]
-    if len(studies) == 1:
-        return studies[0]
+    if len(studies) != 1:
+        _choose(studies)
+    return studies[0]
+
+
+def _choose(studies: list[Study]) -> NoReturn:
     kicker("Photograph studies")
-    if not studies:
+    if studies:
+        st.title("Which study would you like to take part in?")
+        for study in studies:
+            if st.button(protocol_of(study).title, key=f"choose-{study.name}", width="stretch"):
+                go("join", study)
+    else:
         st.title("No study is open at the moment")
         st.write("Please use the link that you were given, or come back later.")
-        st.stop()
-    st.title("Which study would you like to take part in?")
-    for study in studies:
-        if st.button(protocol_of(study).title, key=f"choose-{study.name}", width="stretch"):
-            go("join", study)
     st.stop()

@@ -10,5 +10,5 @@ from percept.store import Store, open_store
 
 @cache
 def store() -> Store:
-    """The database named by ``PERCEPT_DB``, opened once."""
+    """Open the database that ``PERCEPT_DB`` names, once."""
     return open_store(os.environ["PERCEPT_DB"])

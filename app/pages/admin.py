@@ -120,12 +120,12 @@ def table(rows: str) -> None:
 
 
 def row(label: str, text: str, *, markup: bool = False) -> str:
-    """One row of :func:`table`; ``text`` is HTML if ``markup``."""
+    """Make one row of :func:`table`; ``text`` is HTML if ``markup``."""
     return f"<tr><th>{html.escape(label)}</th><td>{text if markup else html.escape(text)}</td></tr>"
 
 
 def bar(share: float) -> str:
-    """A bar of that share of the column."""
+    """Draw a bar of that share of the column, as HTML."""
     return f'<span class="percept-bar" style="width:{60 * share:.1f}%"></span>'
 
 
@@ -210,9 +210,13 @@ def results(study: Study) -> None:
             "is tempted to stop when it pleases."
         )
         return
+    logged = f"logged-{study.name}"
     if not st.toggle("Show the results (this is logged)", key=f"results-{study.name}"):
+        st.session_state.pop(logged, None)
         return
-    state.store().look(study, "results")
+    if logged not in st.session_state:
+        state.store().look(study, "results")
+        st.session_state[logged] = True
     ratings = state.store().ratings(study)
     try:
         for attribute in protocol_of(study).attributes:
@@ -243,7 +247,7 @@ def preferences(frame: pd.DataFrame) -> None:
                     else f"{scale.rank_low[i]} to {scale.rank_high[i]}"
                     for i in order
                 ],
-                "score (JOD)": [scale.jod[i] for i in order],
+                "score (JOD)": [round(float(scale.jod[i]), 2) + 0.0 for i in order],  # no "-0.00"
                 "low": [scale.low[i] / scale.jod_unit for i in order],
                 "high": [scale.high[i] / scale.jod_unit for i in order],
             }

@@ -5,14 +5,14 @@ import { arrangeSingle, fullHeight } from "./layout.js";
 import { Zoom } from "./zoom.js";
 
 const SMALLEST_MARK = 6; // CSS pixels in each direction; less is a slip of the hand
-const PANEL = { width: 340, height: 316, gap: 18 };
+const PANEL = { narrow: 290, wide: 340, height: 316, gap: 18 };
 const ARTIFACT_KEYS = "1234567890-=";
 const SEVERITY_KEYS = "qwertyuio";
 const SVG = "http://www.w3.org/2000/svg";
 
 export class ArtifactView {
-  constructor(trial, images, { answer, used, changed, zoom, study }) {
-    Object.assign(this, { trial, answer, changed, study });
+  constructor(images, { answer, used, changed, zoom, study }) {
+    Object.assign(this, { answer, changed, study });
     this.marks = [];
     this.current = null; // the mark that still lacks something, or was picked from the list
     this.chosen = { artifact: null, severity: null };
@@ -238,7 +238,8 @@ export class ArtifactView {
     if (!W) return;
     // Controls beside the photograph or below it, whichever leaves it larger.
     const { aspect } = this;
-    const beside = { width: W - PANEL.width - PANEL.gap, height: H };
+    const panel = Math.min(PANEL.wide, Math.max(PANEL.narrow, 0.28 * W));
+    const beside = { width: W - panel - PANEL.gap, height: H };
     const below = { width: W, height: H - PANEL.height - PANEL.gap };
     const column = arrangeSingle(beside, aspect).width >= arrangeSingle(below, aspect).width;
     below.height = Math.min(below.height, fullHeight(W, aspect));
@@ -247,7 +248,7 @@ export class ArtifactView {
 
     // What is left for the original and the controls: a column or a row.
     const rest = column
-      ? { x: beside.width + PANEL.gap, y: 0, width: PANEL.width, height: H }
+      ? { x: beside.width + PANEL.gap, y: 0, width: panel, height: H }
       : { x: 0, y: below.height + PANEL.gap, width: W, height: H - below.height - PANEL.gap };
     if (reference) {
       const corner = column

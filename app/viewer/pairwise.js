@@ -11,8 +11,7 @@ const DIGITS = { 1: "left", 2: "right", 3: "tie" };
 const ARROWS = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie" };
 
 export class PairView {
-  constructor(trial, images, { answer, used, changed, zoom }) {
-    this.trial = trial;
+  constructor(images, { answer, used, changed, zoom }) {
     this.answer = answer;
     this.panes = ["left", "reference", "right"]
       .filter((role) => images[role])

@@ -74,7 +74,7 @@ export class Viewer {
       () => this.#notice("Waiting for the connection …"),
     );
     // Answers from before a reload go first: the server then knows where we are.
-    await Promise.race([this.client.flush(), sleep(3000)]);
+    await Promise.race([this.client.flush(), sleep(1500)]);
     for (;;) {
       const step = await this.#next();
       if (this.client.closed) return undefined;
@@ -95,8 +95,11 @@ export class Viewer {
       step.rest = false;
       await this.#rest(step);
     }
-    const waiting = setTimeout(() => this.#notice("Loading photographs …"), 400);
-    step.images = await this.#decoded(step.entry);
+    const waiting = setTimeout(() => {
+      this.element.dataset.state = "loading";
+      this.#notice("Loading photographs …");
+    }, 400);
+    await this.#decoded(step.entry);
     clearTimeout(waiting);
     this.#notice("");
     return step;
@@ -177,7 +180,7 @@ export class Viewer {
     if (this.wasPractice && !trial.practice) await this.#practiceOver();
     this.wasPractice = Boolean(trial.practice);
 
-    if (this.shown !== entry) this.#show(entry, step.images);
+    if (this.shown !== entry) this.#show(entry);
     this.view.ask(attribute);
     this.#head(step);
     this.view.arrange();
@@ -186,10 +189,12 @@ export class Viewer {
     const presentedAt = new Date().toISOString();
 
     const answer = await new Promise((resolve) => {
-      this.open = { step, from, earliest: from + (trial.min_view_ms ?? 0), resolve };
+      this.open = { from, earliest: from + trial.min_view_ms, resolve };
+      this.element.dataset.trial = trial.trial;
       this.element.dataset.state = "open";
-      this.element.dataset.trial = trial.trial; // the same token the server is asked with
+      this.opening = setTimeout(() => this.#ready(), trial.min_view_ms);
     });
+    clearTimeout(this.opening);
     this.open = null;
     this.element.dataset.state = "closed";
     if (answer.undo) {
@@ -219,6 +224,11 @@ export class Viewer {
     if (this.steps[this.cursor]?.entry !== entry) await this.#interval(trial.isi_ms, answer);
   }
 
+  /** Show that an answer would be taken now. */
+  #ready() {
+    if (this.open && !this.card.open) this.element.dataset.state = "ready";
+  }
+
   /** The grey field between two trials. */
   async #interval(ms, answer) {
     if (ms > 0) {
@@ -228,10 +238,10 @@ export class Viewer {
     }
   }
 
-  #show(entry, images) {
+  #show(entry) {
     this.view?.destroy();
     this.shown = entry;
-    this.view = new VIEWS[this.study.method](entry.trial, images, {
+    this.view = new VIEWS[this.study.method](entry.images, {
       answer: (answer) => this.#answer(answer, performance.now()),
       zoom: this.study.aids.includes("zoom"),
       study: this.study,
@@ -433,7 +443,7 @@ export class Viewer {
         ),
       );
       this.card.oncancel = (event) => event.preventDefault();
-      this.card.show();
+      this.card.showModal();
     });
   }
 
@@ -467,7 +477,7 @@ export class Viewer {
         { label: "Back", value: null, kind: "cancel" },
       ],
     );
-    this.element.dataset.state = "open";
+    this.element.dataset.state = "ready";
     if (reason) this.#answer({ value: "skip", reason }, performance.now());
   }
 
