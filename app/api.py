@@ -4,7 +4,8 @@ Every answer of the server is JSON, except the images. Errors are ``{"error": {"
 "message": TEXT}}`` with status 401 (no or unknown token), 404 (unknown, or of another session),
 405, 409 (contradicts what is saved; the code is one of ``consent paused closed revision
 response_id undo``), 413, 422 (the message names the field), 429 (too many requests of one
-token; ``Retry-After`` in seconds) or 503 (the database is busy; send the same again).
+token; ``Retry-After`` in seconds), 500 (a bug) or 503 (the database is busy, or an image cannot be
+read; send the same again).
 ``Authorization: Bearer TOKEN`` is needed where *token* is written. Times are ISO 8601 with a
 time zone. No response names a condition, a photograph, or the kind of a trial beyond practice.
 
@@ -74,6 +75,7 @@ at most 2 KB each.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from collections import OrderedDict
@@ -104,6 +106,7 @@ from percept.protocol import Protocol
 from percept.store.store import Answer, Conflict, Mark, NotFound, Session, Store, Study, Trial
 
 MAX_BODY = 64 * 1024
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
@@ -228,6 +231,7 @@ def api_routes(
             NotFound: _not_found,
             Conflict: _conflict,
             OperationalError: _busy,
+            Exception: _bug,
         },
     )
     return [Route("/healthz", api.health, methods=["GET"]), Mount("/api", inner)]
@@ -322,7 +326,11 @@ class _Api:
 
     async def stimulus(self, request: Request) -> Response:
         file = await to_thread.run_sync(self.store.stimulus_file, request.path_params["image"])
-        data = await to_thread.run_sync(Path.read_bytes, file)
+        try:
+            data = await to_thread.run_sync(Path.read_bytes, file)
+        except OSError:
+            _log.exception("a display image cannot be read")
+            return _error(503, "unavailable", "the image cannot be read")
         # No ETag and no date: equal images of two sessions must not be told as equal.
         headers = {
             "Cache-Control": "private, max-age=86400, immutable",
@@ -474,3 +482,7 @@ def _conflict(request: Request, error: Exception) -> Response:
 
 def _busy(request: Request, error: Exception) -> Response:
     return _error(503, "busy", "the database is busy; send the same again", {"Retry-After": "1"})
+
+
+def _bug(request: Request, error: Exception) -> Response:
+    return _error(500, "internal", "this is a bug; the server's log has the details")

@@ -1,0 +1,572 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy.exc import OperationalError
+from starlette.applications import Starlette
+
+from app.api import MAX_BODY, api_routes
+from percept.store import Store, open_store
+from percept.study import create_study
+from tests.tiny_run import make_run, tiny_protocol
+
+STUDIES = {
+    "pairs": tiny_protocol(
+        trials=10, practice=2, repeats=2, identical=1, break_every=6, context=["era"]
+    ),
+    "marks": tiny_protocol("artifact", trials=5, practice=1, repeats=1),
+}
+
+
+class Client:
+    """A browser of our own: plain calls on an application that runs in another thread."""
+
+    def __init__(self, portal: BlockingPortal, store: Store, **options: float) -> None:
+        self.portal = portal
+        app = Starlette(routes=api_routes(store, **options))
+        self.http = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://test"
+        )
+        self.token: str | None = None
+        self.received: list[httpx.Response] = []
+
+    def __call__(self, method: str, path: str, **options) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        headers |= options.pop("headers", {})
+        call = partial(self.http.request, method, path, headers=headers, **options)
+        response = self.portal.call(call)
+        self.received.append(response)
+        return response
+
+    def join(self, study: str = "pairs", client_id: str = "client-0000000001") -> httpx.Response:
+        body = {"client_id": client_id, "study": study, "consent": "1"}
+        response = self("POST", "/api/v1/sessions", json=body)
+        self.token = response.json().get("session")
+        return response
+
+    def trials(self, after: int | None = 0) -> dict:
+        response = self("GET", "/api/v1/trials", params={} if after is None else {"after": after})
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def rate(self, body: dict) -> httpx.Response:
+        return self("POST", "/api/v1/ratings", json=body)
+
+
+def vote(trial: dict, n: int = 0, /, **changes: object) -> dict:
+    pair = "left" in trial["images"]
+    return {
+        "response_id": f"response-{trial['trial']}-{n}",
+        "trial": trial["trial"],
+        "attribute": "realism" if pair else "artifacts",
+        "revision": 1,
+        "value": "left" if pair else "none",
+        "response_time_ms": 1500.25,
+        "presented_at": "2030-01-01T12:00:00.000+02:00",
+        **changes,
+    }
+
+
+MARK = {
+    "artifact": "bleeding",
+    "severity": 2,
+    "shape": "rectangle",
+    "x": 0.25,
+    "y": 0.5,
+    "width": 0.5,
+    "height": 0.25,
+}
+
+
+@pytest.fixture(scope="module")
+def portal() -> Iterator[BlockingPortal]:
+    with start_blocking_portal() as portal:
+        yield portal
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory) -> Path:
+    """A database with the studies, to be copied."""
+    home = tmp_path_factory.mktemp("template")
+    run = make_run(home)
+    with open_store(home / "study.db", create=True) as store:
+        for name, protocol in STUDIES.items():
+            create_study(run, protocol, store, name, stimuli=home / "stimuli")
+    return home / "study.db"
+
+
+@pytest.fixture
+def store(template, tmp_path) -> Iterator[Store]:
+    shutil.copy(template, tmp_path / "study.db")
+    with open_store(tmp_path / "study.db") as store:
+        yield store
+
+
+@pytest.fixture
+def client(portal, store) -> Client:
+    return Client(portal, store, requests_per_second=1e6, burst=10**6)
+
+
+def error(response: httpx.Response) -> tuple[int, str]:
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"code", "message"}
+    assert body["error"]["message"]
+    assert response.headers["cache-control"] == "no-store"
+    return response.status_code, body["error"]["code"]
+
+
+# The contract ----------------------------------------------------------------------------------
+
+
+def test_health(client, monkeypatch) -> None:
+    assert client("GET", "/healthz").json() == {"status": "ok"}
+
+    def broken(_: Store) -> None:
+        raise OperationalError("SELECT 1", {}, Exception("gone"))
+
+    monkeypatch.setattr(Store, "ping", broken)
+    assert error(client("GET", "/healthz")) == (503, "unavailable")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("GET", "/api/v1/nothing", (404, "not_found")),
+        ("GET", "/api/", (404, "not_found")),
+        ("POST", "/api/v2/ratings", (404, "not_found")),
+        ("GET", "/api/v1/ratings", (405, "method")),
+        ("DELETE", "/api/v1/sessions", (405, "method")),
+        ("GET", "/api/v1/studies/nobody", (404, "not_found")),
+        ("GET", "/api/v1/stimuli/nothing", (404, "not_found")),
+        ("GET", "/api/v1/stimuli/..%2F..%2Fstudy.db", (404, "not_found")),
+    ],
+)
+def test_what_does_not_exist_is_json(client, method: str, path: str, expected) -> None:
+    assert error(client(method, path)) == expected
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_tells_what_its_page_needs(client, name: str) -> None:
+    study = client("GET", f"/api/v1/studies/{name}").json()
+    protocol = STUDIES[name]
+    assert (study["study"], study["method"], study["state"]) == (name, protocol.method, "open")
+    assert study["consent"] == {"version": "1", "text": protocol.consent.text}
+    assert study["trials"] == (15 if name == "pairs" else 7)
+    assert [one["name"] for one in study["artifacts"]] == [a.name for a in protocol.artifacts]
+    answers = [one["value"] for one in study["attributes"][0]["answers"]]
+    assert answers == [value for value, _ in protocol.answers]
+
+
+def test_joining_twice_gives_the_same_token(client) -> None:
+    first, again = client.join(), client.join()
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert first.json() == again.json()
+    assert re.fullmatch(r"[0-9a-f]{64}", first.json()["session"])
+    assert client.join(client_id="client-0000000002").json() != first.json()
+
+
+def test_joining_at_once_from_several_tabs(client) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        responses = list(pool.map(lambda _: client.join(), range(12)))
+    assert len({response.json()["session"] for response in responses}) == 1
+    assert sorted(response.status_code for response in responses) == [200] * 11 + [201]
+
+
+def test_a_pairwise_session_to_the_completion_code(client, store) -> None:
+    client.join()
+    after, seen, states = 0, [], []
+    while True:
+        answer = client.trials(after)
+        states.append(answer["state"])
+        assert answer == client.trials(after)  # the same position, the same trials
+        assert answer["progress"] == {"answered": after, "total": 15}
+        if answer["state"] == "done":
+            break
+        assert answer["completion"] is None
+        for trial in answer["trials"]:
+            assert set(trial["images"]) == {"left", "right", "reference"}
+            assert list(trial["images"]) == ["left", "reference", "right"]
+            assert trial["context"].keys() == {"era"}
+            assert client.rate(vote(trial)).status_code == 201
+            seen.append(trial)
+        after = seen[-1]["position"]
+    assert [trial["position"] for trial in seen] == list(range(1, 16))
+    assert [trial["practice"] for trial in seen] == [True] * 2 + [False] * 13
+    assert states == ["open", "break", "open", "done"]  # after 6; 12 of 15 is close to the end
+    assert answer["trials"] == []
+    assert answer["completion"]["code"].startswith("PAIR-")
+    (row,) = store.sessions(store.study("pairs")).to_dict("records")
+    assert row["completion"] == answer["completion"]["code"]
+    assert client("GET", "/api/v1/session").json()["finished"] is True
+    assert len(store.ratings("pairs")) == 15
+
+
+def test_no_code_before_the_last_answer_is_saved(client) -> None:
+    client.join("marks")
+    trials = client.trials()["trials"]
+    for trial in trials[:-1]:
+        client.rate(vote(trial))
+    held = client.trials(after=7)
+    assert (held["state"], held["trials"], held["completion"]) == ("open", [], None)
+    # A reload asks without a position and gets what is open.
+    assert [trial["position"] for trial in client.trials(None)["trials"]] == [7]
+    client.rate(vote(trials[-1], value="marks", marks=[MARK]))
+    assert client.trials(None)["completion"]["code"].startswith("MARK-")
+
+
+def test_a_reload_knows_the_answers_of_the_trial_it_was_in(client) -> None:
+    client.join()
+    trial = client.trials()["trials"][0]
+    client.rate(vote(trial))
+    client.rate(vote(trial, 1, value="tie", revision=2))
+    shown = client.trials()["trials"][0]
+    assert shown["answered"] == {"realism": {"revision": 2, "value": "tie"}}
+    assert {**shown, "answered": {}} == trial
+
+
+def test_resends_and_conflicts(client, store) -> None:
+    client.join()
+    one, two = client.trials()["trials"][:2]
+    assert client.rate(vote(one)).status_code == 201
+    assert client.rate(vote(one)).status_code == 200
+    assert error(client.rate(vote(one, value="right"))) == (409, "response_id")
+    assert error(client.rate(vote(one, 1))) == (409, "revision")
+    assert error(client.rate(vote(two, 1, revision=2))) == (409, "revision")
+    assert client.rate(vote(two)).status_code == 201
+    assert error(client.rate(vote(one, 1, revision=2))) == (409, "undo")
+    assert client.rate(vote(two, 1, revision=2, value="tie")).status_code == 201
+    assert len(store.ratings("pairs")) == 3
+    store.set_state("pairs", "closed")
+    assert client.rate(vote(one)).status_code == 200
+    assert error(client.rate(vote(two, 2, revision=3))) == (409, "closed")
+    assert error(client("GET", "/api/v1/trials")) == (409, "closed")
+    assert error(client.join(client_id="client-0000000002")) == (409, "closed")
+
+
+def test_two_tabs_voting_at_once_save_one_vote(client, store) -> None:
+    client.join()
+    trial = client.trials()["trials"][0]
+    with ThreadPoolExecutor(8) as pool:
+        codes = list(pool.map(lambda n: client.rate(vote(trial, n)).status_code, range(8)))
+    assert sorted(codes) == [201] + [409] * 7
+    assert len(store.ratings("pairs")) == 1
+
+
+def test_marks_arrive_as_they_were_drawn(client, store) -> None:
+    client.join("marks")
+    trial = client.trials()["trials"][0]
+    wide = MARK | {"artifact": "other", "x": 0.7, "width": 0.3000000001, "note": "=HYPERLINK(1)"}
+    assert client.rate(vote(trial, value="marks", marks=[MARK, wide])).status_code == 201
+    assert client.rate(vote(trial, value="marks", marks=[MARK, wide])).status_code == 200
+    frame = store.ratings("marks")
+    assert frame["artifact"].tolist() == ["bleeding", "other"]
+    assert frame.loc[0, ["x", "y", "width", "height"]].tolist() == [0.25, 0.5, 0.5, 0.25]
+    assert frame.loc[1, "x"] + frame.loc[1, "width"] <= 1
+
+
+def test_events_are_logged(client, store) -> None:
+    client.join()
+    trial = client.trials()["trials"][0]["trial"]
+    at = "2030-01-01T00:00:00Z"
+    events = [{"name": "focus_lost", "at": at}, {"name": "zoom", "at": at, "trial": trial}]
+    assert client("POST", "/api/v1/events", json={"events": events}).json() == {"saved": 2}
+    bad = {"events": [{"name": "zoom", "at": at, "data": "x" * 3000}]}
+    assert error(client("POST", "/api/v1/events", json=bad)) == (422, "invalid")
+    assert len(store.events(store.study("pairs"))) == 2
+
+
+# Refusals --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/api/v1/session"),
+        ("GET", "/api/v1/trials"),
+        ("POST", "/api/v1/ratings"),
+        ("POST", "/api/v1/events"),
+    ],
+)
+@pytest.mark.parametrize("authorization", [None, "Bearer", "Bearer " + "0" * 64, "Basic x"])
+def test_without_a_known_token_nothing_answers(client, method, path, authorization) -> None:
+    client.join()
+    client.token = None
+    headers = {} if authorization is None else {"Authorization": authorization}
+    response = client(method, path, headers=headers)
+    assert error(response) == (401, "token")
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+def test_foreign_trials_are_not_found(client, store) -> None:
+    client.join()
+    foreign = client.trials()["trials"][0]
+    client.join(client_id="client-0000000002")
+    assert error(client.rate(vote(foreign))) == (404, "not_found")
+    event = {"name": "zoom", "at": "2030-01-01T00:00:00Z", "trial": foreign["trial"]}
+    assert error(client("POST", "/api/v1/events", json={"events": [event]})) == (404, "not_found")
+    assert store.ratings("pairs").empty
+    assert store.events(store.study("pairs")).empty
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"value": "both"},
+        {"value": None},
+        {"value": "skip"},
+        {"value": "skip", "reason": "no reason of this study"},
+        {"revision": 0},
+        {"revision": "1"},
+        {"revision": 1.5},
+        {"response_id": "short"},
+        {"response_id": "x" * 65},
+        {"response_id": "no spaces please"},
+        {"response_time_ms": -1},
+        {"response_time_ms": 1e9},
+        {"response_time_ms": None},
+        {"presented_at": "yesterday"},
+        {"presented_at": "2030-01-01T00:00:00"},
+        {"marks": [MARK]},
+        {"surprise": 1},
+        {"trial": "x' OR 1=1"},
+    ],
+)
+def test_ratings_that_are_not_valid(client, store, change: dict) -> None:
+    client.join()
+    trial = client.trials()["trials"][0]
+    assert error(client.rate(vote(trial, **change))) == (422, "invalid")
+    assert store.ratings("pairs").empty
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"artifact": "ghost"},
+        {"severity": 9},
+        {"severity": True},
+        {"shape": "star"},
+        {"x": -0.1},
+        {"x": 0.9},
+        {"width": 0},
+        {"width": 1e-320, "x": 1},
+        {"note": "\0"},
+        {"note": "x" * 501},
+    ],
+)
+def test_marks_that_are_not_valid(client, store, change: dict) -> None:
+    client.join("marks")
+    trial = client.trials()["trials"][0]
+    body = vote(trial, value="marks", marks=[MARK | change])
+    assert error(client.rate(body)) == (422, "invalid")
+    assert error(client.rate(vote(trial, value="marks", marks=[]))) == (422, "invalid")
+    assert error(client.rate(vote(trial, value="marks", marks=[MARK] * 101))) == (422, "invalid")
+    assert store.ratings("marks").empty
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b"\xff", b'{"trial": "\\ud800"}', b'{"a": NaN}']
+)
+def test_bodies_that_are_no_request(client, body: bytes) -> None:
+    client.join()
+    for path in ("/api/v1/sessions", "/api/v1/ratings", "/api/v1/events"):
+        assert error(client("POST", path, content=body)) == (422, "invalid")
+
+
+def test_bodies_that_are_too_large(client) -> None:
+    client.join()
+    for path in ("/api/v1/sessions", "/api/v1/ratings", "/api/v1/events"):
+        assert error(client("POST", path, content=b" " * (MAX_BODY + 1))) == (413, "too_large")
+
+
+@pytest.mark.parametrize("after", ["-1", "x", "1e3", "99999999", "", "1 "])
+def test_positions_that_are_none(client, after: str) -> None:
+    client.join()
+    assert error(client("GET", f"/api/v1/trials?after={after}")) == (422, "invalid")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"client_id": "short"}, (422, "invalid")),
+        ({"study": "nobody"}, (404, "not_found")),
+        ({"consent": "0"}, (409, "consent")),
+        ({"group": "nobody"}, (422, "invalid")),
+        ({"screening": {"x": "y" * 9000}}, (422, "invalid")),
+        ({"crowd": {"worker": 1}}, (422, "invalid")),
+        ({"admin": True}, (422, "invalid")),
+    ],
+)
+def test_joins_that_are_not_valid(client, store, change: dict, expected) -> None:
+    body = {"client_id": "client-0000000001", "study": "pairs", "consent": "1", **change}
+    assert error(client("POST", "/api/v1/sessions", json=body)) == expected
+    assert store.observers(store.study("pairs")).empty
+
+
+def test_a_full_join_is_stored(client, store) -> None:
+    body = {
+        "client_id": "client-0000000001",
+        "study": "pairs",
+        "consent": "1",
+        "group": "expert",
+        "invite": "abc",
+        "crowd": {"platform": "prolific", "worker": "W123"},
+        "screening": {"colour_vision": "pass", "gamut": "p3"},
+    }
+    assert client("POST", "/api/v1/sessions", json=body).status_code == 201
+    (row,) = store.observers(store.study("pairs")).to_dict("records")
+    assert (row["group"], row["invite"], row["screening"]) == ("expert", "abc", body["screening"])
+    assert row["crowd"].keys() == {"platform", "worker"}
+    assert "W123" not in json.dumps(row["crowd"])
+
+
+def test_too_many_requests_of_one_token_and_of_nobody_else(portal, store) -> None:
+    client = Client(portal, store, requests_per_second=0.001, burst=3)
+    client.join()
+    codes = [client("GET", "/api/v1/session").status_code for _ in range(5)]
+    assert codes == [200, 200, 200, 429, 429]
+    assert int(client.received[-1].headers["retry-after"]) >= 1
+    client.join(client_id="client-0000000002")
+    assert client("GET", "/api/v1/session").status_code == 200
+
+
+def test_a_busy_database_asks_to_send_again(client, monkeypatch) -> None:
+    client.join()
+    trial = client.trials()["trials"][0]
+
+    def locked(*_: object, **__: object) -> None:
+        raise OperationalError("INSERT", {}, Exception("database is locked"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "rate", locked)
+        response = client.rate(vote(trial))
+    assert error(response) == (503, "busy")
+    assert "INSERT" not in response.text
+    assert client.rate(vote(trial)).status_code == 201
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    field=st.sampled_from([*vote({"images": {"stimulus": 0}, "trial": "x"}), "marks", "reason"]),
+    value=JSON_VALUES,
+)
+def test_no_field_of_a_rating_breaks_the_server(client, field: str, value: object) -> None:
+    if client.token is None:
+        client.join("marks")
+        client.trial = client.trials()["trials"][0]
+    body = vote(client.trial, value="marks", marks=[MARK]) | {field: value}
+    response = client("POST", "/api/v1/ratings", content=json.dumps(body).encode())
+    assert response.status_code in (200, 201, 404, 409, 422), response.text
+
+
+# Blindness -------------------------------------------------------------------------------------
+
+
+def full_session(client: Client, study: str, client_id: str) -> None:
+    """All that a browser asks for, images and errors included."""
+    client("GET", f"/api/v1/studies/{study}")
+    client.join(study, client_id)
+    client("GET", "/api/v1/session")
+    after = 0
+    while (answer := client.trials(after))["state"] != "done":
+        for trial in answer["trials"]:
+            for image in trial["images"].values():
+                assert client("GET", f"/api/v1/stimuli/{image}").status_code == 200
+            client.rate(vote(trial))
+            client.rate(vote(trial, value="right" if study == "pairs" else "nonsense"))
+        after = answer["trials"][-1]["position"]
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_no_response_tells_a_condition_a_photograph_or_a_kind(client, store, study: str) -> None:
+    full_session(client, study, "client-0000000001")
+    secrets = [*store.conditions(store.study(study))["condition"], "photo0", "photo1", "photo2"]
+    secrets += ["spec-of", "repeat", "identical", "gold", "expected", "kind", "sha256", ".png"]
+    secrets += store.stimuli(store.study(study))["sha256"].tolist()
+    told = {
+        word
+        for response in client.received
+        for word in secrets
+        # "gray" in the study's own texts would be a word, not a leak; they are the author's.
+        if not response.url.path.startswith(("/api/v1/studies", "/api/v1/session"))
+        and word.encode() in _outside_pixels(response)
+    }
+    assert not told
+
+
+def _outside_pixels(response: httpx.Response) -> bytes:
+    headers = str(sorted(response.headers.items())).encode()
+    image = response.headers["content-type"] == "image/png"
+    return headers + (b"" if image else response.content)
+
+
+def test_two_sessions_share_no_identifier(client) -> None:
+    """Pixels excepted: the same images are shown, under other names and without validators."""
+    seen: list[set[str]] = []
+    for client_id in ("client-0000000001", "client-0000000002"):
+        client.received.clear()
+        full_session(client, "pairs", client_id)
+        words: set[str] = set()
+        for response in client.received:
+            assert not {"etag", "last-modified", "set-cookie", "content-disposition"} & set(
+                response.headers
+            )
+            if response.headers["content-type"] != "image/png":
+                words |= set(re.findall(rb"[A-Za-z0-9_-]{16,}", response.content))
+        public = client("GET", "/api/v1/studies/pairs").content
+        seen.append(words - set(re.findall(rb"[A-Za-z0-9_-]{16,}", public)))
+    assert len(seen[0]) > 15 * 4
+    assert not seen[0] & seen[1]
+
+
+def test_images_are_the_rendered_bytes_and_may_be_kept_by_the_browser_alone(client, store) -> None:
+    client.join()
+    session = store.session(client.token)
+    hashes = set(store.stimuli(store.study("pairs"))["sha256"])
+    trial = client.trials()["trials"][0]
+    for image in trial["images"].values():
+        response = client("GET", f"/api/v1/stimuli/{image}", headers={"Authorization": ""})
+        assert hashlib.sha256(response.content).hexdigest() in hashes
+        assert response.headers["content-type"] == "image/png"
+        assert response.headers["cache-control"] == "private, max-age=86400, immutable"
+    assert store.shown(session)[trial["images"]["reference"]][1] is None
+
+
+def test_a_lost_image_and_a_bug_are_json_too(client, monkeypatch, tmp_path) -> None:
+    client.join()
+    image = client.trials()["trials"][0]["images"]["left"]
+    monkeypatch.setattr(Store, "stimulus_file", lambda *_: tmp_path / "gone.png")
+    response = client("GET", f"/api/v1/stimuli/{image}")
+    assert error(response) == (503, "unavailable")
+    assert "gone" not in response.text
+
+    def bug(*_: object) -> None:
+        raise ZeroDivisionError("photo0")
+
+    monkeypatch.setattr(Store, "trials", bug)
+    response = client("GET", "/api/v1/trials")
+    assert error(response) == (500, "internal")
+    assert "photo0" not in response.text
