@@ -69,6 +69,17 @@ class Estimate:
         return bool(np.isfinite(self.value))
 
 
+@dataclass(frozen=True)
+class TestedEstimate(Estimate):
+    """An estimate with a test of the null hypothesis that it is nothing but chance."""
+
+    statistic: float = np.nan
+    degrees_of_freedom: float = np.nan
+    p_value: float = np.nan
+
+    __test__ = False  # not a test class of pytest
+
+
 def not_estimable(
     reason: str, *, n: int = 0, method: str = "", confidence: float = 0.95
 ) -> Estimate:
@@ -116,6 +127,40 @@ def p_value(
         2 * special.ndtr(-absolute),
         2 * special.stdtr(np.minimum(degrees, 1e9), -absolute),
     )
+
+
+def adjust_p_values(
+    p: npt.ArrayLike, method: Literal["holm", "bh"] = "holm"
+) -> npt.NDArray[np.float64]:
+    """Adjust p values for their number.
+
+    Parameters
+    ----------
+    p : array_like (n,)
+        Each in [0, 1]; NaN (no test) stays NaN and does not count.
+    method : {"holm", "bh"}
+        Holm (1979): the chance of any false finding. Benjamini & Hochberg (1995): the expected
+        share of false ones among the findings.
+
+    Returns
+    -------
+    ndarray (n,)
+    """
+    values = np.asarray(p, dtype=float)
+    if values.ndim != 1 or ((values < 0) | (values > 1)).any():
+        raise InputError("p values lie between 0 and 1", key="p")
+    result = np.full(values.size, np.nan)
+    given = np.flatnonzero(np.isfinite(values))
+    order = given[np.argsort(values[given], kind="stable")]
+    m = order.size
+    if method == "holm":
+        result[order] = np.maximum.accumulate(values[order] * np.arange(m, 0, -1))
+    elif method == "bh":
+        scaled = values[order] * m / np.arange(1, m + 1)
+        result[order] = np.minimum.accumulate(scaled[::-1])[::-1]
+    else:
+        raise InputError("Unknown adjustment", key="method", value=method)
+    return np.minimum(result, 1.0)
 
 
 def combine(terms: Sequence[tuple[FloatArray, int]]) -> tuple[FloatArray, FloatArray]:

@@ -7,7 +7,7 @@ for one data set or for a whole batch of reweighted ones at a time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -21,6 +21,8 @@ from percept.errors import InputError
 from percept.stats.bootstrap import (
     Estimate,
     FloatArray,
+    TestedEstimate,
+    adjust_p_values,
     bootstrap_draws,
     check_confidence,
     check_resamples,
@@ -135,6 +137,8 @@ class Scale:
         Of each difference; on the diagonal of each score. Infinite: normal theory.
     jod_unit : float
         ``score`` of one JOD.
+    ties : str
+        How ties were treated.
     """
 
     items: tuple[Any, ...]
@@ -161,6 +165,7 @@ class Scale:
     confidence: float
     degrees_of_freedom: FloatArray
     jod_unit: float
+    ties: Ties
 
     def _index(self, item: Any) -> int:
         if item not in self.items:
@@ -585,7 +590,7 @@ def thurstone_case_v(
 def _scale(
     comparisons: pd.DataFrame | PairCounts,
     normal: bool,
-    ties: str,
+    ties: Ties,
     side_effect: bool,
     cluster: str | Sequence[str] | None,
     n_boot: int,
@@ -714,6 +719,7 @@ def _scale(
         confidence=confidence,
         degrees_of_freedom=degrees,
         jod_unit=unit,
+        ties=ties,
     )
 
 
@@ -927,3 +933,397 @@ def preference_share(
         method=f"share that prefers {item} to {'the others' if against is None else against}",
     )
     return replace(result, warnings=missing + result.warnings)
+
+
+# -- what a scale can and cannot tell -----------------------------------------------------------
+
+
+def tell_apart(
+    scale: Scale, method: Literal["holm", "bh"] = "holm"
+) -> tuple[pd.DataFrame, tuple[tuple[Any, ...], ...]]:
+    """Test every difference of a scale, and group items that cannot be told apart.
+
+    Parameters
+    ----------
+    scale : Scale
+        With intervals for the population that the answer is to speak of.
+    method : {"holm", "bh"}
+        Adjustment of the p values over all pairs.
+
+    Returns
+    -------
+    table : DataFrame
+        ``a, b, difference, low, high, p, p_adjusted``, the better first; ``p`` is NaN for items
+        in different components.
+    groups : tuple of tuples
+        Runs of the ranking, as long as possible, in which no pair differs at the scale's level;
+        items may be in several.
+    """
+    ranked = [i for i in np.argsort(-scale.score, kind="stable") if scale.estimable[i]]
+    rows = []
+    for first, i in enumerate(ranked):
+        for j in ranked[first + 1 :]:
+            d = scale.difference(scale.items[i], scale.items[j])
+            with np.errstate(divide="ignore", invalid="ignore"):
+                statistic = np.divide(d.value, d.std_error)
+            p = float(p_value(statistic, scale.degrees_of_freedom[i, j]))
+            rows.append((scale.items[i], scale.items[j], d.value, d.low, d.high, p))
+    table = pd.DataFrame(rows, columns=["a", "b", "difference", "low", "high", "p"])
+    table["p_adjusted"] = adjust_p_values(table["p"].to_numpy(dtype=float), method)
+    apart = {
+        (a, b)
+        for a, b, p in zip(table["a"], table["b"], table["p_adjusted"], strict=True)
+        if not p > 1 - scale.confidence
+    }
+    groups: list[tuple[Any, ...]] = []
+    names = [scale.items[i] for i in ranked]
+    for start in range(len(names)):
+        stop = start + 1
+        while stop < len(names) and not any((a, names[stop]) in apart for a in names[start:stop]):
+            stop += 1
+        if not groups or names[stop - 1] not in groups[-1]:
+            groups.append(tuple(names[start:stop]))
+    return table, tuple(groups)
+
+
+@dataclass(frozen=True)
+class GoodnessOfFit:
+    """Whether one scale describes the votes.
+
+    Attributes
+    ----------
+    deviance, degrees_of_freedom, p_value : float
+        Against shares of its own for every (ordered, with a side effect) pair. The p value takes
+        votes as independent: where people or photographs differ it is too small.
+    residuals : DataFrame
+        ``a, b, n, observed, expected, residual``: share preferring a (ties half), and Pearson's
+        residual; beyond about 3 the pair contradicts the scale.
+    triads, max_triads : float
+        Circular triads of the majorities; NaN if a pair was split evenly or not judged.
+    """
+
+    deviance: float
+    degrees_of_freedom: int
+    p_value: float
+    residuals: pd.DataFrame
+    triads: float
+    max_triads: float
+
+
+def goodness_of_fit(comparisons: pd.DataFrame | PairCounts, scale: Scale) -> GoodnessOfFit:
+    """Hold a scale against the votes that it was fitted to.
+
+    Parameters
+    ----------
+    comparisons : DataFrame or PairCounts
+        The votes.
+    scale : Scale
+        What :func:`bradley_terry` or :func:`thurstone_case_v` made of them.
+    """
+    from percept.stats.reliability import paired_consistency
+
+    sides = np.isfinite(scale.side_effect)
+    if isinstance(comparisons, PairCounts):
+        votes = _votes_of_counts(comparisons, None)
+    else:
+        votes = _votes_of_frame(comparisons, None, sides=bool(sides))
+    if votes.items != scale.items:
+        raise InputError("The scale is of other items", value=scale.items)
+    inside = scale.component[votes.left] == scale.component[votes.right]
+    inside &= scale.estimable[votes.left]
+    left, right = votes.left[inside], votes.right[inside]
+    counts = votes.counts[inside]
+    if scale.ties == "half":
+        counts = counts @ np.array([[1, 0, 0], [0.5, 0, 0.5], [0, 0, 1.0]])
+    elif scale.ties == "drop":
+        counts = counts * np.array([1.0, 0, 1.0])
+    d = scale.score[left] - scale.score[right] + (scale.side_effect if sides else 0.0)
+    shares = _outcome_shares(scale, d)
+    total = counts.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = special.xlogy(counts, counts / (total[:, None] * shares))
+        deviance = float(2 * np.nansum(terms))
+        observed = (counts[:, 0] + counts[:, 1] / 2) / total
+        expected = shares[:, 0] + shares[:, 1] / 2
+        spread = shares[:, 0] + shares[:, 1] / 4 - expected**2
+        residual = (observed - expected) / np.sqrt(spread / total)
+    modelled = bool((shares[:, 1] > 0).any())
+    free = int(scale.estimable.sum()) - len(np.unique(scale.component[scale.estimable]))
+    df = int((total > 0).sum()) * (1 + modelled) - free - int(sides) - modelled
+    names = np.array(scale.items, dtype=object)
+    table = pd.DataFrame(
+        {
+            "a": names[left],
+            "b": names[right],
+            "n": total,
+            "observed": observed,
+            "expected": expected,
+            "residual": residual,
+        }
+    )
+    k = len(votes.items)
+    wins = np.zeros((k, k))
+    np.add.at(wins, (votes.left, votes.right), votes.counts[:, 0])
+    np.add.at(wins, (votes.right, votes.left), votes.counts[:, 2])
+    majority = paired_consistency(wins)
+    p = float(special.chdtrc(df, deviance)) if df > 0 else np.nan
+    return GoodnessOfFit(deviance, df, p, table, majority.triads, majority.max_triads)
+
+
+def _outcome_shares(scale: Scale, d: FloatArray) -> FloatArray:
+    """Model shares (p, 3) of left, tie and right at differences d."""
+    up, none = np.asarray(d), np.zeros_like(d)
+    if scale.jod_unit == JOD_NORMAL:
+        return np.stack([special.ndtr(up), none, special.ndtr(-up)], axis=1)
+    if scale.ties == "davidson":
+        raw = np.stack([np.exp(up / 2), none + scale.tie_parameter, np.exp(-up / 2)], axis=1)
+        return np.asarray(raw / raw.sum(axis=1, keepdims=True))
+    eta = np.log(scale.tie_parameter) if scale.ties == "rao-kupper" else 0.0
+    left, right = special.expit(up - eta), special.expit(-up - eta)
+    return np.stack([left, np.maximum(1 - left - right, 0), right], axis=1)
+
+
+@dataclass(frozen=True)
+class ArmComparison:
+    """Arms of an experiment against the variance between training seeds.
+
+    Attributes
+    ----------
+    arms : tuple
+        Labels, sorted.
+    seeds : dict
+        Number of seeds (items) of each arm.
+    mean : dict
+        Mean score of the seeds of each arm.
+    seed_sd : float
+        Standard deviation between seeds of an arm beyond the noise of the votes, pooled.
+    differences : dict of TestedEstimate
+        By (a, b), a before b: mean score of a less that of b; intervals and p speak of new seeds
+        too, and p is adjusted (Holm). Not estimable if an arm has a single seed.
+    scale : Scale
+        Of the items.
+    warnings : tuple of str
+        Doubts that a reader has to know.
+    """
+
+    arms: tuple[Any, ...]
+    seeds: dict[Any, int]
+    mean: dict[Any, float]
+    seed_sd: float
+    differences: dict[tuple[Any, Any], TestedEstimate]
+    scale: Scale
+    warnings: tuple[str, ...]
+
+
+def compare_arms(
+    comparisons: pd.DataFrame | PairCounts,
+    arms: Mapping[Any, Any],
+    *,
+    ties: Ties = "davidson",
+    side_effect: bool = False,
+    cluster: str | Sequence[str] | None = ("observer", "content"),
+    confidence: float = 0.95,
+) -> ArmComparison:
+    """Compare training recipes whose checkpoints differ by seed.
+
+    A difference between two checkpoints says little about the recipes if other seeds would have
+    come out differently. Variance of a difference of arm means: that of the votes, plus the
+    variance between seeds of the same arm (pooled over arms, less what the votes explain), with
+    Satterthwaite's degrees of freedom.
+
+    Parameters
+    ----------
+    comparisons : DataFrame or PairCounts
+        Votes between items (conditions), as for :func:`bradley_terry`.
+    arms : mapping
+        Arm of each item; items that it does not name stay in the scale, but are not compared.
+    ties, side_effect, cluster, confidence
+        As for :func:`bradley_terry`.
+    """
+    scale = bradley_terry(
+        comparisons, ties=ties, side_effect=side_effect, cluster=cluster, confidence=confidence
+    )
+    names = tuple(sorted({arms[item] for item in scale.items if item in arms}, key=str))
+    members = {
+        name: np.array([i for i, item in enumerate(scale.items) if arms.get(item) == name])
+        for name in names
+    }
+    warnings = list(scale.warnings)
+    # Between seeds: pooled within-arm variance, less the votes' share of it.
+    squares = noise = 0.0
+    freedom = 0
+    for own in members.values():
+        if own.size > 1 and np.isfinite(scale.score[own]).all():
+            squares += float(((scale.score[own] - scale.score[own].mean()) ** 2).sum())
+            c = scale.covariance[np.ix_(own, own)]
+            noise += float(np.trace(c) - c.sum() / own.size)
+            freedom += own.size - 1
+    between = squares / freedom if freedom else np.nan
+    excess = max(between - noise / freedom, 0.0) if freedom else np.nan
+    if not freedom:
+        warnings.append("no arm has two seeds: the variance between seeds is unknown")
+    differences: dict[tuple[Any, Any], TestedEstimate] = {}
+    for first, a in enumerate(names):
+        for b in names[first + 1 :]:
+            differences[a, b] = _arm_difference(scale, a, b, members, between, excess, freedom)
+    adjusted = adjust_p_values([d.p_value for d in differences.values()])
+    differences = {
+        key: replace(d, p_value=float(p))
+        for (key, d), p in zip(differences.items(), adjusted, strict=True)
+    }
+    return ArmComparison(
+        names,
+        {name: int(own.size) for name, own in members.items()},
+        {name: float(scale.score[own].mean()) for name, own in members.items()},
+        float(np.sqrt(excess)),
+        differences,
+        scale,
+        tuple(warnings),
+    )
+
+
+def _arm_difference(
+    scale: Scale,
+    a: Any,
+    b: Any,
+    members: dict[Any, IntArray],
+    between: float,
+    excess: float,
+    freedom: int,
+) -> TestedEstimate:
+    method = f"{a} above {b}, over training seeds; {scale.method}"
+    one = [name for name in (a, b) if members[name].size < 2]
+    both = np.concatenate([members[a], members[b]])
+    comparable = scale.estimable[both].all() and len(set(scale.component[both])) == 1
+    if one or not comparable:
+        reason = f"{one[0]} has a single seed" if one else "the arms share no scale"
+        return TestedEstimate(
+            np.nan, np.nan, np.nan, int(scale.n), method, scale.confidence,
+            warnings=(f"not estimable: {reason}",),
+        )  # fmt: skip
+    weights = np.zeros(len(scale.items))
+    weights[members[a]], weights[members[b]] = 1 / members[a].size, -1 / members[b].size
+    value = float(weights @ scale.score)
+    votes = float(weights @ scale.covariance @ weights)
+    size = 1 / members[a].size + 1 / members[b].size
+    variance = votes + excess * size
+    vote_freedom = scale.degrees_of_freedom[np.ix_(members[a], members[b])].min()
+    uncertainty = votes**2 / vote_freedom + excess * between * size**2 / freedom
+    degrees = variance**2 / uncertainty if uncertainty > 0 else np.inf
+    se = float(np.sqrt(variance))
+    half = float(critical_value(scale.confidence, degrees)) * se
+    statistic = value / se
+    return TestedEstimate(
+        value, value - half, value + half, int(scale.n), method, scale.confidence, se,
+        statistic=statistic, degrees_of_freedom=float(degrees),
+        p_value=float(p_value(statistic, degrees)),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CrowdScale:
+    """Strengths with a carefulness of each observer.
+
+    Attributes
+    ----------
+    items, score, jod
+        As in :class:`Scale`; without intervals.
+    observers : DataFrame
+        ``observer, n, careful``: votes, and the share of them that is not answered by coin.
+    log_likelihood : float
+        Of the decided votes, with the prior.
+    converged : bool
+        Whether the iterations settled.
+    warnings : tuple of str
+        Doubts that a reader has to know.
+    """
+
+    items: tuple[Any, ...]
+    score: FloatArray
+    jod: FloatArray
+    observers: pd.DataFrame
+    log_likelihood: float
+    converged: bool
+    warnings: tuple[str, ...]
+
+
+def crowd_bradley_terry(
+    comparisons: pd.DataFrame,
+    *,
+    prior: tuple[float, float] = (9.0, 1.0),
+    penalty: float = 1e-3,
+    max_iterations: int = 500,
+) -> CrowdScale:
+    """Bradley–Terry with observers who answer some trials by coin.
+
+    A vote of observer o follows the model with probability c_o and a fair coin otherwise; c_o has
+    a Beta prior, and expectation–maximisation finds strengths and carefulness together. In the
+    manner of Chen, Bennett, Collins-Thompson & Horvitz (2013), with coins in place of malice: a
+    careless observer then loses weight, while one with a taste of their own keeps it.
+
+    Parameters
+    ----------
+    comparisons : DataFrame
+        As for :func:`bradley_terry`, with ``observer``. Ties are left out.
+    prior : tuple of float
+        Beta prior of carefulness, both at least 1.
+    penalty : float
+        Ridge on the scores, which keeps them finite.
+    max_iterations : int
+        Of expectation–maximisation.
+    """
+    if min(prior) < 1:
+        raise InputError(
+            "The Beta prior needs both parameters at least 1", key="prior", value=prior
+        )
+    rows = counted_rows(comparisons, ("observer", "left", "right", "choice"))
+    votes = _votes_of_frame(rows, "observer", sides=False)
+    rows = rows[rows["choice"].isin(_OUTCOMES).to_numpy()]
+    if "count" in rows:
+        rows = rows[rows["count"].to_numpy(dtype=float) > 0]
+    observer, labels = codes_of(rows["observer"].to_numpy())
+    decided = votes.column % 3 != 1
+    warnings = [f"{votes.n_ties:g} ties left out"] if votes.n_ties else []
+    column, weight, observer = votes.column[decided], votes.weight[decided], observer[decided]
+    k, m = len(votes.items), len(labels)
+    if not column.size:
+        return CrowdScale(
+            votes.items, np.full(k, np.nan), np.full(k, np.nan),
+            pd.DataFrame({"observer": labels, "n": 0.0, "careful": np.nan}),
+            np.nan, False, (*warnings, "not estimable: no decided votes"),
+        )  # fmt: skip
+    model = _Model(
+        _logistic, votes.left, votes.right, k, False, False, np.zeros(k, dtype=np.int64), penalty
+    )
+    sign = 1.0 - (column % 3)  # left +1, right -1
+    total = np.bincount(observer, weight, minlength=m)
+    careful = np.full(m, prior[0] / sum(prior))
+    beta = np.zeros((1, k))
+    before, converged, value = -np.inf, False, -np.inf
+    for _ in range(max_iterations):
+        d = sign * (beta[0, votes.left] - beta[0, votes.right])[column // 3]
+        meant = careful[observer] * special.expit(d)
+        likely = meant + (1 - careful[observer]) / 2
+        value = float(
+            (weight * np.log(likely)).sum()
+            + special.xlogy(prior[0] - 1, careful).sum()
+            + special.xlogy(prior[1] - 1, 1 - careful).sum()
+            - penalty * (beta**2).sum()
+        )
+        if abs(value - before) < 1e-9 * (1 + abs(value)):
+            converged = True
+            break
+        before = value
+        share = weight * meant / likely
+        careful = (np.bincount(observer, share, minlength=m) + prior[0] - 1) / (
+            total + sum(prior) - 2
+        )
+        counts = np.bincount(column, share, minlength=votes.counts.size).astype(float)
+        beta = model.fit(counts.reshape(1, -1, 3), beta)[0]
+    if not converged:
+        warnings.append("expectation–maximisation did not settle")
+    score = beta[0] - beta[0].mean()
+    table = pd.DataFrame({"observer": labels, "n": total, "careful": careful})
+    return CrowdScale(
+        votes.items, score, score / JOD_LOGISTIC, table, value, converged, tuple(warnings)
+    )

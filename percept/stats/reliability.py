@@ -15,6 +15,7 @@ from percept.stats.agreement import krippendorff_alpha, rating_array
 from percept.stats.bootstrap import (
     Estimate,
     FloatArray,
+    TestedEstimate,
     check_confidence,
     check_resamples,
     cluster_mean,
@@ -181,17 +182,6 @@ def _icc_interval(a: _Anova, form: str, confidence: float) -> tuple[float, float
     return float(values[0]), float(values[1]), float(values[2])
 
 
-@dataclass(frozen=True)
-class TestedEstimate(Estimate):
-    """An estimate with a test of the null hypothesis that it is nothing but chance."""
-
-    statistic: float = np.nan
-    degrees_of_freedom: float = np.nan
-    p_value: float = np.nan
-
-    __test__ = False  # not a test class of pytest
-
-
 def kendall_w(ratings: npt.ArrayLike) -> TestedEstimate:
     """Kendall's coefficient of concordance W, corrected for ties (Kendall & Smith 1939).
 
@@ -253,8 +243,8 @@ class PairedConsistency:
     u_min : float
         Its smallest value for this number of judges.
     chi2, degrees_of_freedom, p_value : float
-        Test of u against votes by coin, with continuity correction; NaN unless every pair was judged equally often, more than
-        twice.
+        Test of u against votes by coin, with continuity correction; NaN unless every pair was
+        judged equally often, more than twice.
     warnings : tuple of str
         Doubts that a reader has to know.
     """
