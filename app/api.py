@@ -325,7 +325,10 @@ class _Api:
         return _json({"saved": len(rows)}, 201)
 
     async def stimulus(self, request: Request) -> Response:
-        file = await to_thread.run_sync(self.store.stimulus_file, request.path_params["image"])
+        image = request.path_params["image"]
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", image):
+            raise NotFound("no such image")
+        file = await to_thread.run_sync(self.store.stimulus_file, image)
         try:
             data = await to_thread.run_sync(Path.read_bytes, file)
         except OSError:
@@ -340,8 +343,8 @@ class _Api:
 
     async def _study(self, name: str) -> Study:
         try:
-            return await to_thread.run_sync(self.store.study, name)
-        except InputError:  # its message names the studies that there are
+            return await to_thread.run_sync(self.store.study, _printable(name))
+        except (InputError, ValueError):  # the message names the studies that there are
             raise NotFound("no such study") from None
 
     async def _authorized(self, request: Request) -> tuple[Session, Study, Protocol]:

@@ -102,6 +102,7 @@ def create_study(
             value=name,
             remedy="Use up to 100 letters, digits, '.', '_' and '-'",
         )
+    _check_seed(seed)
     run_path = str(run.root.resolve())
     existing = next((one for one in store.studies() if one.name == name), None)
     if existing is not None:
@@ -165,6 +166,11 @@ def create_study(
     except BaseException:
         remove(rendered.created)
         raise
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**63:
+        raise InputError("not a seed", key="seed", value=seed, remedy="Use 0 or a positive number")
 
 
 def session_length(store: Store, study: Study) -> int:
@@ -381,6 +387,7 @@ def simulate(
     InputError
         Real observers have answered this study.
     """
+    _check_seed(seed)
     known = store.observers(study)
     if not known["simulated"].all():
         raise InputError(

@@ -288,6 +288,7 @@ BAD = {
     "no run": (lambda path: {"run": str(path)}, "not a run directory"),
     "no folder": (lambda path: {"db": f"{path}/no/a.db"}, "folder does not exist"),
     "odd database": (lambda _: {"db": "oracle+x://a/b"}, "not supported"),
+    "negative seed": (lambda _: {"seed": "-1"}, "not a seed"),
     "odd name": (lambda _: {"name": "a/b"}, "not a name"),
     "unknown condition": (lambda _: {"condition": "nobody"}, "'nobody'"),
     "stimuli is a file": (

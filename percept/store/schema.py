@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
@@ -82,7 +83,7 @@ study = Table(
     Column("run_path", Text, nullable=False),
     Column("stimuli_path", Text),  # null: the folder beside the database
     Column("state", String(10), nullable=False),
-    Column("seed", Integer, nullable=False),
+    Column("seed", BigInteger, nullable=False),
     Column("secret", String(64), nullable=False),  # keys the tokens and the crowd hashes
     Column("info", JSON, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
@@ -98,7 +99,7 @@ condition = Table(
     Column("name", String(200), nullable=False),
     Column("spec", Text, nullable=False),
     Column("arm", String(200)),
-    Column("seed", Integer),
+    Column("seed", BigInteger),
     Column("sha256", String(64)),
     UniqueConstraint("study_id", "name"),
 )

@@ -150,7 +150,9 @@ def test_health(client, monkeypatch) -> None:
         ("GET", "/api/v1/ratings", (405, "method")),
         ("DELETE", "/api/v1/sessions", (405, "method")),
         ("GET", "/api/v1/studies/nobody", (404, "not_found")),
+        ("GET", "/api/v1/studies/a%00b", (404, "not_found")),
         ("GET", "/api/v1/stimuli/nothing", (404, "not_found")),
+        ("GET", "/api/v1/stimuli/a%00b", (404, "not_found")),
         ("GET", "/api/v1/stimuli/..%2F..%2Fstudy.db", (404, "not_found")),
     ],
 )
