@@ -189,7 +189,7 @@ class RunDirectory:
 
     def _continue(self, old: dict[str, Any]) -> None:
         """Check that an earlier start had the same identity, and keep what it recorded."""
-        before, now = _identity(old), _identity(self.info)
+        before, now = identity(old), identity(self.info)
         changes = [
             f"{key} was {before.get(key, 'absent')}, is {now.get(key, 'absent')}"
             for key in dict.fromkeys([*before, *now])
@@ -242,7 +242,7 @@ class Journal:
         with open(file, "a+b") as stream:  # take off a line that a crash has torn
             stream.seek(0)
             stream.truncate(stream.read().rfind(b"\n") + 1)
-        self.stream = open(file, "ab", buffering=0)  # noqa: SIM115 - closed by __exit__
+        self.stream = open(file, "ab")  # noqa: SIM115 - closed by __exit__
 
     def __enter__(self) -> Journal:
         return self
@@ -256,10 +256,11 @@ class Journal:
         entry = {"content_id": content_id, "condition": condition, **vars(item)}
         del entry["index"]
         self.stream.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+        self.stream.flush()
         os.fsync(self.stream.fileno())
 
 
-def _identity(info: Mapping[str, Any]) -> dict[str, Any]:
+def identity(info: Mapping[str, Any]) -> dict[str, Any]:
     """List what must be equal for a run to be resumed, under the names that users know."""
     return {
         "the manifest's sha256": info["manifest"]["sha256"],

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import platform
 import time
@@ -31,7 +32,7 @@ from percept import distributed
 from percept.errors import InputError, PerceptError
 from percept.inference import color
 from percept.inference.colorizer import Source, load_colorizer, one_line, parse_conditions
-from percept.inference.directory import STAGES, Item, RunDirectory, now, writing
+from percept.inference.directory import STAGES, Item, RunDirectory, identity, now, writing
 from percept.inference.plan import Batch, fit, plan_batches, unfit
 from percept.inference.run import RUN_FORMAT, write_bytes_atomic
 from percept.manifest import PACKAGE, load_rgb, read_manifest, sha256_file
@@ -185,6 +186,13 @@ def infer(
             "metrics_skipped": {},
             "sessions": [],
         }
+        with distributed.together():
+            seen = distributed.all_gather_texts([json.dumps(identity(info))])
+            if len(set(seen)) > 1:
+                raise InputError(
+                    "the workers do not see the same manifest, conditions and settings",
+                    remedy="Start all with one command, on a filesystem that they share.",
+                )
         worker = _Worker(RunDirectory(root, chosen, sources, info), target, PRECISIONS[precision])
         with closing(worker.directory) as directory:
             prior: list[Item] = []
@@ -351,8 +359,7 @@ class _Worker:
             if source.find is not None:
                 picture = self._find(source.find, rows[item.index], item)
             elif not item.error:
-                with _timed("encode", [item]), torch.inference_mode():
-                    picture = _develop(source, luminance[item.index], outputs.pop(item.index))
+                picture = self._develop(source, item, luminance[item.index], outputs[item.index])
             if picture is not None:
                 self._save(item, picture)
             yield item
@@ -372,17 +379,16 @@ class _Worker:
                         return nothing
                     item.warning = f"{path}: the installed package has another version of it"
                 rgb = load_rgb(file)
-            except (PerceptError, OSError) as error:
+                item.height, item.width = rgb.shape[:2]
+                width, height = entry["width"], entry["height"]
+                if (item.width, item.height) != (width, height):
+                    size = f"{item.width}×{item.height}"
+                    item.error = f"{path}: it is {size}, the manifest says {width}×{height}"
+                    return nothing
+                return color.luminance(rgb)
+            except (PerceptError, OSError, MemoryError) as error:
                 item.error = f"{path}: {_reason(error)}"
                 return nothing
-            item.height, item.width = rgb.shape[:2]
-            width, height = entry["width"], entry["height"]
-            if (item.width, item.height) != (width, height):
-                item.error = (
-                    f"{path}: it is {item.width}×{item.height}, the manifest says {width}×{height}"
-                )
-                return nothing
-            return color.luminance(rgb)
 
     def _compute(
         self, source: Source, items: Sequence[Item], luminance: Sequence[Tensor]
@@ -395,8 +401,8 @@ class _Worker:
             torch.inference_mode(),
             torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
         ):
-            batch = torch.cat([fit(values, source) for values in luminance]).to(self.device)
             try:
+                batch = torch.cat([fit(values, source) for values in luminance]).to(self.device)
                 output = source.colorize(batch)
                 problem = _problem(output, batch)
             except Exception as error:  # a plugin's fault costs its items, not the run
@@ -428,20 +434,26 @@ class _Worker:
             return None
         return picture
 
+    def _develop(
+        self, source: Source, item: Item, luminance: Tensor, output: Tensor
+    ) -> NDArray[np.uint8] | None:
+        """Lay a colorizer's output on the photograph, or nothing and an error."""
+        try:
+            with _timed("encode", [item]), torch.inference_mode():
+                values = unfit(output, source, item.width, item.height)
+                if values.shape[0] == 3:
+                    return color.quantize(values)
+                return color.to_srgb(luminance.to(values.device), values)
+        except (RuntimeError, MemoryError) as error:  # out of memory
+            item.error = f"cannot be brought to full size: {one_line(error)}"
+            return None
+
     def _save(self, item: Item, picture: NDArray[np.uint8]) -> None:
         with _timed("encode", [item]):
             data = encode_png(picture)
             item.sha256, item.bytes = hashlib.sha256(data).hexdigest(), len(data)
         with _timed("write", [item]):
             write_bytes_atomic(self.directory.root / self.directory.image(item.index), data)
-
-
-def _develop(source: Source, luminance: Tensor, output: Tensor) -> NDArray[np.uint8]:
-    height, width = luminance.shape
-    values = unfit(output, source, width, height)
-    if values.shape[0] == 3:
-        return color.quantize(values)
-    return color.to_srgb(luminance.to(values.device), values)
 
 
 def _problem(output: object, batch: Tensor) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from inference_samples import SIZES, contents, sha256, write_checkpoint, write_m
 from PIL import Image
 
 from percept import bundle
+from percept.distributed import launch
 from percept.errors import InputError, Interrupted
 from percept.inference import color
 from percept.inference.run import open_run
@@ -180,7 +182,7 @@ def test_more_processes_than_items_under_slurm_give_the_same_bytes(tmp_path, che
                 {
                     "SLURM_PROCID": str(rank),
                     "SLURM_LOCALID": str(rank),
-                    "SLURM_STEP_NUM_TASKS": "4",
+                    "SLURM_STEP_NUM_TASKS": "3",
                     "SLURM_STEP_NODELIST": "localhost",
                     "MASTER_PORT": port,
                 }
@@ -190,12 +192,12 @@ def test_more_processes_than_items_under_slurm_give_the_same_bytes(tmp_path, che
             text=True,
         )
         for port in [str(free_port())]
-        for rank in range(4)
+        for rank in range(3)
     ]
     output = [worker.communicate(timeout=120)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0, 0, 0], output
+    assert [worker.returncode for worker in workers] == [0, 0, 0], output
     assert "2 of 2 images" in output[0]
-    assert output[1:] == ["", "", ""]
+    assert output[1:] == ["", ""]
     assert contents(tmp_path / "run") == contents(tmp_path / "alone")
 
 
@@ -364,6 +366,27 @@ def test_every_worker_of_a_world_refuses_but_one_speaks(manifest, percept, tmp_p
     assert not (tmp_path / "run").exists()
 
 
+AT_ODDS = """
+import sys
+from percept import distributed
+from percept.errors import InputError
+from percept.inference.runner import infer
+try:
+    infer(sys.argv[1], ["g=gray"], sys.argv[2], threads=1 + distributed.rank())
+except InputError as error:
+    sys.exit(5 if "do not see the same" in str(error) else 6)
+except SystemExit:
+    pass
+"""
+
+
+def test_workers_that_are_at_odds_do_not_start(manifest, tmp_path):
+    (tmp_path / "at_odds.py").write_text(AT_ODDS)
+    with pytest.raises(Interrupted, match="worker 0 stopped with exit code 5"):
+        launch([str(tmp_path / "at_odds.py"), str(manifest), str(tmp_path / "run")], 2)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_directory_that_is_no_run_is_left_alone(manifest, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty and no run"):
@@ -518,3 +541,24 @@ def test_threads_are_what_the_run_says(manifest, tmp_path):
     assert torch.get_num_threads() == 2
     infer(manifest, ["gray=gray"], tmp_path / "one")
     assert torch.get_num_threads() == 1
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_a_bar_on_a_terminal_and_plain_lines_elsewhere(monkeypatch):
+    from percept.cli.infer import _Progress
+
+    for stream, expected in [
+        (Terminal(), ["4/4", "images/s, 1 failed", "\x1b["]),
+        (io.StringIO(), ["percept infer: 4 of 4 images", ", 1 failed\n"]),
+    ]:
+        monkeypatch.setattr(sys, "stderr", stream)
+        with _Progress() as progress:
+            for done, failed in [(1, 0), (2, 1), (4, 1)]:
+                progress(4, done, failed)
+        for text in expected:
+            assert text in stream.getvalue()
+    assert stream.getvalue().count("\n") == 1  # not a line per image
