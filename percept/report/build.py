@@ -199,6 +199,10 @@ class Agreement:
     """Krippendorff's alpha; interval for new units."""
     between_observers: stats.Estimate
     """The same; interval for new observers."""
+    split_half: stats.Estimate
+    """Reliability of the means over observers: random halves, stepped up to all of them."""
+    means_of: float
+    """Ratings behind the mean of a unit (harmonic mean)."""
     repeated: stats.Estimate | None
     """Share of repeated trials that got the same answer."""
     identical: stats.Estimate | None
@@ -580,6 +584,11 @@ def _agreement(study: StudyData, attribute: str, settings: dict[str, Any]) -> Ag
             return stats.pairwise_alpha(votes, resample=resample, rng=rng, **interval)
         return stats.krippendorff_alpha(ratings, "ordinal", resample=resample, rng=rng, **interval)
 
+    reliability = stats.assess_reliability(
+        stats.stimulus_wins(votes, exclude=()).to_numpy(float).T if ratings is None else ratings,
+        rng=generator(settings["seed"], "reliability", study.name, attribute),
+        **interval,
+    )
     return Agreement(
         study=study.name,
         attribute=attribute,
@@ -588,6 +597,8 @@ def _agreement(study: StudyData, attribute: str, settings: dict[str, Any]) -> Ag
         else "worst severity seen in an image (0: no artifact)",
         between=alpha("units"),
         between_observers=alpha("observers"),
+        split_half=reliability.split_half,
+        means_of=reliability.per_unit,
         repeated=_repeated(votes, settings["confidence"]),
         identical=_identical(votes, settings["confidence"]),
     )
@@ -602,31 +613,32 @@ def _worst_severity(ratings: pd.DataFrame) -> np.ndarray:
     return np.asarray(worst.to_numpy(float)) if worst.size else np.empty((0, 0))
 
 
-def _outcomes(rows: pd.DataFrame) -> pd.Series:
-    """Return what each trial said: the preferred condition or tie; any artifact or none."""
-    if "choice" in rows:
-        rows = rows[(rows["choice"] != "skip").to_numpy(bool)]
-        preferred = rows["left"].where(rows["choice"] == "left", rows["right"])
-        return pd.Series(
-            preferred.where(rows["choice"] != "tie", "tie").to_numpy(), rows["trial"].to_numpy()
-        )
-    return rows["artifact"].notna().groupby(rows["trial"]).any()
-
-
 def _repeated(votes: pd.DataFrame, confidence: float) -> stats.Estimate | None:
-    votes = _last_revision(votes)
-    repeats = votes[(votes["kind"] == "repeat").to_numpy(bool)].drop_duplicates("trial")
-    outcome = _outcomes(votes)
-    both = repeats[repeats["trial"].isin(outcome.index) & repeats["repeat_of"].isin(outcome.index)]
-    if both.empty:
+    if not (votes["kind"] == "repeat").any():
         return None
-    same = outcome[both["trial"]].to_numpy() == outcome[both["repeat_of"]].to_numpy()
+    if "choice" in votes:
+        return stats.repeat_consistency(votes, confidence=confidence)
+    # An artifact trial has several rows; its answer here is whether anything was marked.
+    trials = (
+        _last_revision(votes)
+        .groupby("trial")
+        .agg(
+            observer=("observer", "first"),
+            content=("content", "first"),
+            repeat_of=("repeat_of", "first"),
+            marked=("artifact", "count"),
+        )
+    )
+    repeats = trials[trials["repeat_of"].isin(trials.index).to_numpy(bool)]
+    same = (repeats["marked"] > 0).to_numpy() == (
+        trials["marked"].reindex(repeats["repeat_of"]) > 0
+    ).to_numpy()
     return stats.cluster_mean(
         same.astype(float),
-        both[["observer"]],
+        repeats[["observer", "content"]],
         share=True,
         confidence=confidence,
-        method="share of repeated trials that got the same answer",
+        method="share of repeated images that were again marked, or again not",
     )
 
 

@@ -128,9 +128,10 @@ def preference_scale(
     if part.scale is None or not part.scale.estimable.any():
         return None
     frame = part.scale.to_frame()
+    several = len(set(frame["component"])) > 1
     rows = [
         _Row(
-            row.item,
+            f"{row.item} (component {row.component + 1})" if several else row.item,
             row.jod if row.estimable else None,
             row.jod_low,
             row.jod_high,

@@ -19,7 +19,7 @@ from percept import stats
 from percept.errors import Interrupted
 from percept.inference.run import write_bytes_atomic
 from percept.report import figures, words
-from percept.report.build import Example, Metrics, Preference, Report, jsonable
+from percept.report.build import Example, Metrics, People, Preference, Report, jsonable
 
 SECTIONS = (
     ("answer", "The answer"),
@@ -193,21 +193,21 @@ def _people_rows(report: Report) -> Iterator[tuple[str, list[str]]]:
             yield row(label, [entry.answers.get(kind, 0) for entry in people])
     yield row("Skipped answers", [entry.skipped for entry in people])
     yield row("Answers given anew (undo)", [entry.revised for entry in people])
-    yield row(
-        "Response time, median (quartiles)",
-        [
-            f"{words.number(entry.response_s['median'], 1)} s "
-            f"({words.number(entry.response_s['lower_quartile'], 1)}–"
-            f"{words.number(entry.response_s['upper_quartile'], 1)})"
-            for entry in people
-        ],
-    )
+    yield row("Response time, median (quartiles)", [_response_time(entry) for entry in people])
     if any(entry.left_share for entry in people):
         yield row(
             "Left image chosen, of decided pairs",
             [words.percent(entry.left_share) if entry.left_share else "–" for entry in people],
         )
     yield row("Looks at results before closing", [entry.looks for entry in people])
+
+
+def _response_time(entry: People) -> str:
+    low, middle, high = (
+        words.number(entry.response_s[name], 1)
+        for name in ("lower_quartile", "median", "upper_quartile")
+    )
+    return f"{middle} s ({low}–{high})" if any(entry.response_counts) else "–"
 
 
 def _examples(examples: tuple[Example, ...]) -> Iterator[tuple[Example, list[tuple[str, str]]]]:
@@ -297,7 +297,7 @@ def _people_table(report: Report) -> Iterator[list[Any]]:
 
 def _agreement_table(report: Report) -> Iterator[list[Any]]:
     for entry in report.agreement:
-        for name in ("between", "between_observers", "repeated", "identical"):
+        for name in ("between", "between_observers", "split_half", "repeated", "identical"):
             found: stats.Estimate | None = getattr(entry, name)
             if found is not None:
                 statistic = "alpha" if name.startswith("between") else name

@@ -129,33 +129,22 @@ def answers(
 
 
 def unresolved(scale: stats.Scale, item: str) -> list[str]:
-    """Items that the scale cannot tell from ``item``, nearest first.
+    """Items of the same component that the scale cannot tell from ``item``, nearest first.
 
     Rank ranges come from pairwise tests under Holm's correction, which rejects the largest
     standardised differences first; so those that remain are the smallest ones.
     """
-    at = scale.items.index(item)
-    found = []
-    for sign, open_ranks in (
-        (1, scale.rank_high[at] - _rank(scale, at)),
-        (-1, _rank(scale, at) - scale.rank_low[at]),
-    ):
-        gaps = []
-        for other in scale.items:
-            gap = scale.difference(item, other)
-            if other != item and gap.estimable and sign * gap.value > 0:
-                gaps.append((abs(gap.value) / max(gap.std_error, 1e-12), other))
-        found += sorted(gaps)[: max(int(open_ranks), 0)]
-    exact_ties = [
-        (0.0, other)
-        for other in scale.items
-        if other != item and scale.difference(item, other).value == 0
-    ]
-    return [other for _, other in sorted(exact_ties + found)]
-
-
-def _rank(scale: stats.Scale, at: int) -> int:
-    return 1 + int((scale.score > scale.score[at]).sum())
+    at, k = scale.items.index(item), len(scale.items)
+    above: list[tuple[float, str]] = []
+    below: list[tuple[float, str]] = []
+    for other in scale.items:
+        gap = scale.difference(item, other)
+        if other != item and gap.estimable:
+            distance = abs(gap.value) / max(gap.std_error, 1e-12)
+            (below if gap.value >= 0 else above).append((distance, other))
+    told_above, told_below = int(scale.rank_low[at]) - 1, k - int(scale.rank_high[at])
+    near = sorted(above)[: len(above) - told_above] + sorted(below)[: len(below) - told_below]
+    return [other for _, other in sorted(near)]
 
 
 def _preference_answer(fact: StudyFacts, slices: Sequence[Preference]) -> tuple[str, list[str]]:
@@ -164,13 +153,12 @@ def _preference_answer(fact: StudyFacts, slices: Sequence[Preference]) -> tuple[
     if scale is None:
         return "There is no answer yet: nobody has voted.", []
     colorizers = [name for name in fact.conditions if name not in fact.anchors]
-    placed = [
-        name for name in colorizers if name in scale.items and scale.estimable[_at(scale, name)]
-    ]
+    voted = [name for name in colorizers if name in scale.items]
+    placed = [name for name in voted if scale.estimable[_at(scale, name)]]
     blocks = {int(scale.component[_at(scale, name)]) for name in placed}
     details: list[str] = []
-    if len(placed) < len(colorizers) or len(blocks) > 1:
-        lead = _unplaced(overall, colorizers)
+    if len(placed) < len(voted) or len(blocks) > 1:
+        lead = _unplaced(overall, voted)
     elif len(placed) == 1:
         lead = ""
     else:
@@ -191,6 +179,8 @@ def _preference_answer(fact: StudyFacts, slices: Sequence[Preference]) -> tuple[
         )
     for part in slices[1:] if len(placed) > 1 else ():
         details.append(_part(fact, part, placed))
+    if unseen := [f"**{name}**" for name in colorizers if name not in voted]:
+        details.append(f"There are no votes on {listing(unseen)} yet.")
     details.append(_basis(overall))
     return lead or "The study compares no colorizers.", details
 
@@ -480,8 +470,11 @@ def methods(
             f"Agreement between observers is Krippendorff’s alpha, {listing(coded)}. Its interval "
             f"for new units is a percentile bootstrap with {settings['n_boot']:,} resamples; the "
             "one for new observers is a jackknife, because a resampled observer would agree with "
-            "themselves. Consistency within observers is the share of repeated trials (pairs with "
-            "sides swapped) that got the same answer."
+            "themselves. Reliability of the means (of shares of comparisons won, or of worst "
+            "severities) is the correlation between random halves of the observers, stepped up to "
+            "the whole panel by Spearman and Brown, with a bootstrap over images. Consistency "
+            "within observers is the share of repeated trials (pairs with sides swapped) that got "
+            "the same answer; for single images, whether anything was marked."
         )
         cited.append("Krippendorff")
     scales = [entry.scale for entry in preference if entry.scale is not None]

@@ -1,0 +1,485 @@
+"""The report as a whole: content, order, honesty, files, command line."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from percept import stats
+from percept.cli import main
+from percept.report import words
+from percept.report.build import StudyData, analyse, generator, jsonable
+from percept.report.render import render_html, tables, write_report
+from tests import browser
+from tests.report.conftest import N_BOOT, SEED, World, with_votes
+
+
+def page(world: World) -> str:
+    return (world.out / "report.html").read_text("utf-8")
+
+
+def result(world: World) -> dict:
+    return json.loads((world.out / "report.json").read_text("utf-8"))
+
+
+def answer(data: StudyData) -> tuple[str, str]:
+    found = analyse([data], n_boot=N_BOOT).answer[0]
+    return found.lead.replace("\u00a0", " "), " ".join(found.details).replace("\u00a0", " ")
+
+
+# --- content and order -----------------------------------------------------------------------
+
+
+def test_sections_come_in_the_order_of_a_reader(world: World) -> None:
+    titles = re.findall(r"<h2>(.*?)</h2>", page(world))
+    assert titles == [
+        "The answer",
+        "Who answered",
+        "Agreement and reliability",
+        "Preference scale",
+        "Artifacts",
+        "Metrics against people",
+        "Methods",
+        "Provenance",
+    ]
+    keys = [key for key in result(world) if key not in ("examples", "studies", "settings")]
+    assert keys[-8:] == [
+        "answer", "people", "agreement", "preference", "artifacts", "metrics", "methods",
+        "provenance",
+    ]  # fmt: skip
+
+
+def test_numbers_are_those_of_the_statistics(world: World) -> None:
+    found = result(world)
+    votes, marks = world.pairs.ratings, world.marks.ratings
+    overall = found["preference"][0]
+    scale = stats.bradley_terry(
+        votes, n_boot=N_BOOT, rng=generator(SEED, "preference", "pairs", "realism", "", "")
+    )
+    assert overall["scale"] == json.loads(json.dumps(jsonable(scale)))
+    pair = overall["pairs"][0]
+    assert pair["share"] == jsonable(stats.preference_share(votes, "warm", "cold"))
+    alpha = stats.pairwise_alpha(
+        votes, n_boot=N_BOOT, rng=generator(SEED, "agreement", "pairs", "realism", "units")
+    )
+    assert found["agreement"][0]["between"] == jsonable(alpha)
+    severe = stats.artifact_rates(marks, min_severity=3)
+    assert sorted(rate["rate"]["value"] for rate in found["artifacts"][0]["severe"]) == sorted(
+        rate.rate.value for rate in severe
+    )
+    metric = next(m for m in found["metrics"][0]["results"] if m["metric"] == "lpips_alex")
+    values = world.run.metrics.query("metric == 'lpips_alex'")
+    direct = stats.predict_choices(values, votes, higher_is_better=False, exclude=("gray",))
+    assert metric["choices"] == jsonable(direct)
+    wins = stats.stimulus_wins(votes, exclude=("gray",))
+    photographs = wins.index.get_level_values("content")
+    within = stats.correlate(
+        values.set_index(["content_id", "condition"])["value"].reindex(wins.index),
+        wins.to_numpy().T,
+        within=photographs,
+        cluster=photographs,
+        fit=None,
+        n_boot=N_BOOT,
+        rng=generator(SEED, "metric", "pairs", "realism", "lpips_alex", "within"),
+    )
+    assert metric["within"]["srocc"] == jsonable(within.srocc)
+
+
+def test_people_are_counted(world: World) -> None:
+    people = result(world)["people"][0]
+    kinds = world.pairs.ratings.groupby("kind")["trial"].nunique()
+    assert people["answers"] == kinds.to_dict()
+    assert people["observers"] == people["joined"] == people["simulated"] == 8
+    assert people["sessions"] == people["sessions_complete"] == 8
+    test = world.pairs.ratings.query("kind == 'test'")
+    assert people["response_s"]["median"] == pytest.approx(test["response_time_ms"].median() / 1000)
+    assert sum(people["response_counts"]) == len(test)
+    assert "no screening rule was applied" in page(world)
+
+
+def test_groups_and_strata_have_scales_of_their_own(world: World) -> None:
+    strata = ["city", "land"] * 3
+    data = replace(world.pairs, contents=world.pairs.contents.assign(stratum=strata))
+    parts = analyse([data], n_boot=N_BOOT).preference
+    labels = [(part.group, part.stratum) for part in parts]
+    assert labels == [
+        (None, None), ("expert", None), ("public", None), (None, "city"), (None, "land")
+    ]  # fmt: skip
+    assert sum(part.votes for part in parts if part.stratum) == parts[0].votes
+    assert sum(part.votes for part in parts if part.group) == parts[0].votes
+    city = data.contents.query("stratum == 'city'")["content_id"]
+    own = stats.count_pairs(data.ratings[data.ratings["content"].isin(city)])
+    assert parts[3].votes == np.sum(own.wins) + np.sum(own.ties) / 2
+
+
+def test_sampling_weights_are_used_and_said(world: World) -> None:
+    weights = [1.0, 1.0, 1.0, 1.0, 1.0, 9.0]
+    data = replace(world.pairs, contents=world.pairs.contents.assign(weight=weights))
+    weighted = analyse([data], n_boot=N_BOOT)
+    plain = world.report.preference[0]
+    assert weighted.preference[0].weighted
+    assert not plain.weighted
+    assert weighted.preference[0].pairs[0].share.value != plain.pairs[0].share.value
+    assert weighted.preference[0].votes == plain.votes
+    assert "weighted by the photographs’ sampling weights" in " ".join(weighted.methods)
+
+
+def test_heat_maps_count_a_viewing_once(world: World) -> None:
+    marks = world.marks.ratings.query("kind == 'test' and condition == 'cold'").head(1)
+    marks = marks.assign(artifact="blotches", severity=2.0, x=0.5, y=0.0, width=0.5, height=0.5)
+    twice = pd.concat([marks, marks])
+    one = analyse([replace(world.marks, ratings=twice)], n_boot=N_BOOT).artifacts[0]
+    grid = np.array(one.heat["cold"])
+    half = (grid.shape[0] // 2, grid.shape[1] // 2)
+    assert (grid[: half[0], half[1] :] == 1).all()
+    assert grid.sum() == half[0] * half[1]
+    assert one.by_severity == {"cold": (0, 0, 1, 0)}
+
+
+def test_methods_name_rules_exclusions_seed_and_version(world: World) -> None:
+    import percept
+
+    text = " ".join(world.report.methods).replace("\u00a0", " ")
+    for words_ in (
+        world.pairs.protocol.sha256[:16],
+        world.pairs.protocol.attributes[0].question,
+        "“No difference” was an allowed answer",
+        "practice trials",
+        "No observer was excluded",
+        "simulated",
+        "sRGB",
+        f"percept {percept.__version__}, seed {SEED}, {N_BOOT} resamples",
+        "Krippendorff",
+        "Davidson",
+        "severity 3 or worse",
+    ):
+        assert words_ in text
+
+
+def test_metrics_left_out_are_told_with_their_reason(world: World) -> None:
+    assert "psnr_ab (no reference)" in page(world)
+    assert result(world)["metrics"][0]["skipped"] == {"psnr_ab": "no reference"}
+
+
+# --- simulated observers ---------------------------------------------------------------------
+
+
+def test_simulated_answers_are_marked_everywhere(world: World) -> None:
+    html = page(world)
+    assert html.index('class="banner"') < html.index("<h1>")
+    svgs = re.findall(r"<svg.*?</svg>", html, re.S)
+    files = sorted((world.out / "figures").glob("*.svg"))
+    assert len(svgs) == len(files) > 8
+    for svg in [*svgs, *(file.read_text("utf-8") for file in files)]:
+        assert ">Simulated observers</text>" in svg
+    for caption in re.findall(r'<figure class="triple">.*?</figure>', html, re.S):
+        assert "Simulated observers" in caption
+    for file in (world.out / "tables").glob("*.csv"):
+        table = pd.read_csv(file)
+        assert len(table), file
+        assert (table["simulated"] == "all").all(), file
+    assert result(world)["simulated"] == "all"
+
+
+def test_people_are_not_called_simulated(world: World, tmp_path: Path) -> None:
+    data = with_votes(world.pairs, {("warm", "cold"): (20, 2, 9), ("warm", "gray"): (25, 1, 5)})
+    report = analyse([data], n_boot=N_BOOT)
+    assert (report.simulated, report.banner, report.stamp) == ("none", "", "")
+    files = write_report(report, tmp_path)
+    for file in files:
+        if file.name != "report.json":
+            assert "imulated observers" not in file.read_text("utf-8"), file
+
+
+def test_a_mixture_is_told(world: World) -> None:
+    mixed = world.pairs.observers.assign(simulated=[True, *[False] * 7])
+    report = analyse([replace(world.pairs, observers=mixed)], n_boot=N_BOOT)
+    assert report.simulated == "some"
+    assert "1 of 8 observers" in report.banner
+    assert "Partly simulated observers" in render_html(report, {})
+
+
+# --- the answer ------------------------------------------------------------------------------
+
+
+def test_a_clear_winner_is_named_with_its_shares(world: World) -> None:
+    lead, details = answer(
+        with_votes(
+            world.pairs,
+            {
+                ("warm", "cold"): (80, 0, 20),
+                ("warm", "gray"): (90, 0, 10),
+                ("cold", "gray"): (30, 0, 70),
+            },
+        )
+    )
+    assert re.fullmatch(
+        r"Observers preferred \*\*warm\*\* to \*\*cold\*\* in 80 % \[\d+, \d+\] of comparisons\.",
+        lead,
+    )
+    assert "Over leaving the photograph grey, observers preferred **warm** in 90 %" in details
+    assert "rather leave the photograph grey than see **cold**, preferred in 30 %" in details
+    assert "300 comparisons by 7 observers of 5 photographs" in details
+
+
+def test_no_winner_is_claimed_without_a_difference(world: World) -> None:
+    even = dict.fromkeys([("warm", "cold"), ("cold", "pale"), ("warm", "pale")], (20, 4, 19))
+    lead, _ = answer(with_votes(world.pairs, even))
+    assert lead.startswith("No winner: **warm** scored highest, but it cannot be told apart")
+    assert "**cold**" in lead
+    assert "**pale**" in lead
+
+
+def test_a_shared_lead_is_told_as_such(world: World) -> None:
+    votes = {
+        ("warm", "cold"): (31, 0, 30),
+        ("cold", "pale"): (90, 0, 8),
+        ("warm", "pale"): (95, 0, 8),
+    }
+    lead, _ = answer(with_votes(world.pairs, votes))
+    assert "preferred it to **pale** in 92 %" in lead
+    assert "cannot be told apart from **cold**" in lead
+
+
+@pytest.mark.parametrize(
+    ("votes", "lead", "warning"),
+    [
+        ({}, "There is no answer yet: nobody has voted.", "no votes yet"),
+        (
+            {("warm", "cold"): (0, 12, 0)},
+            "No difference was seen: all 12 comparisons",
+            "no decided votes",
+        ),
+        (
+            {("warm", "cold"): (20, 2, 9), ("pale", "gray"): (20, 2, 9)},
+            "The votes do not place all colorizers on one scale",
+            "2 unconnected parts",
+        ),
+        (
+            {("warm", "cold"): (20, 0, 0), ("cold", "pale"): (9, 0, 20)},
+            "The votes do not place all colorizers on one scale",
+            "never beaten",
+        ),
+        (
+            {("warm", "gray"): (25, 1, 3)},
+            "Over leaving the photograph grey, observers preferred **warm** in 88 %",
+            "There are no votes on <b>cold</b> and <b>pale</b> yet.",
+        ),
+        ({("warm", "cold"): (1, 0, 0)}, "The votes do not place all", "single observer"),
+    ],
+    ids=["none", "ties", "disconnected", "unbeaten", "one-colorizer", "one-vote"],
+)
+def test_too_little_data_is_said_and_why(
+    world: World,
+    tmp_path: Path,
+    votes: dict[tuple[str, str], tuple[int, int, int]],
+    lead: str,
+    warning: str,
+) -> None:
+    report = analyse([with_votes(world.pairs, votes)], n_boot=N_BOOT)
+    files = write_report(report, tmp_path)
+    html = files[0].read_text("utf-8").replace("\u00a0", " ")
+    assert html.count("<h2>") == 8
+    assert warning in html
+    assert report.answer[0].lead.replace("\u00a0", " ").startswith(lead)
+    assert "nan" not in re.sub(r"data:image[^\"]*", "", html).lower().split()
+
+
+def test_an_artifact_study_without_answers(world: World, tmp_path: Path) -> None:
+    empty = replace(
+        world.marks, ratings=world.marks.ratings.iloc[:0], observers=world.marks.observers.iloc[:0]
+    )
+    report = analyse([empty], n_boot=N_BOOT)
+    assert report.answer[0].lead.startswith("There is no answer yet")
+    html = write_report(report, tmp_path)[0].read_text("utf-8")
+    assert "There are no answers yet." in html
+
+
+def test_nothing_marked_still_gives_an_upper_bound(world: World) -> None:
+    clean = world.marks.ratings.assign(artifact=None, severity=np.nan)
+    report = analyse([replace(world.marks, ratings=clean)], n_boot=N_BOOT)
+    lead, details = report.answer[0].lead, report.answer[0].details
+    assert "**warm** 100\u00a0%" in lead
+    assert f"{100 * (1 - 0.05 ** (1 / 6)):.0f}\u00a0% for **warm**" in details[0]
+    assert "gray" not in lead  # an anchor, no colorizer
+
+
+def test_one_observer_speaks_for_nobody_else(world: World) -> None:
+    one = world.pairs.ratings["observer"].iloc[0]
+    ratings = world.pairs.ratings[world.pairs.ratings["observer"] == one]
+    _, details = answer(replace(world.pairs, ratings=ratings))
+    assert "1 observer " in details
+    assert "one observer says nothing of others" in details
+
+
+def test_a_missing_run_is_said(world: World) -> None:
+    data = replace(world.pairs, run=None, run_problem="The run directory is not at hand.")
+    report = analyse([data], n_boot=N_BOOT)
+    assert report.metrics[0].problem == "The run directory is not at hand."
+    assert "The run directory is not at hand." in render_html(report, {})
+
+
+def test_unresolved_neighbours_follow_the_rank_ranges() -> None:
+    even = stats.bradley_terry(stats.PairCounts(np.full((3, 3), 10.0), items="abc"), cluster=None)
+    assert sorted(words.unresolved(even, "a")) == ["b", "c"]
+    wins = np.array([[0, 52, 900], [48, 0, 880], [100, 120, 0]], float)
+    scale = stats.bradley_terry(stats.PairCounts(wins, items="abc"), cluster=None)
+    assert words.unresolved(scale, "a") == ["b"]
+    assert words.unresolved(scale, "c") == []
+
+
+# --- the files -------------------------------------------------------------------------------
+
+
+def test_the_page_needs_no_network(world: World) -> None:
+    html = page(world)
+    assert not re.search(r"""(?:src|href|xlink:href)\s*=\s*["'](?!data:|#)""", html)
+    assert not re.search(r"<script|<link|<iframe|@import|url\(", html)
+    assert len(html) < 5_000_000
+
+
+def test_figures_are_well_formed_and_described(world: World) -> None:
+    for file in (world.out / "figures").glob("*.svg"):
+        root = ElementTree.fromstring(file.read_text("utf-8"))
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert root.get("role") == "img"
+        assert len(root.get("aria-label") or "") > 20, file
+        assert "nan" not in file.read_text("utf-8").split('href="data:')[0].lower(), file
+
+
+def test_csv_columns_are_a_contract(world: World) -> None:
+    columns = {name: list(table) for name, table in tables(world.report).items()}
+    assert columns["preference"] == [
+        "study", "simulated", "attribute", "group", "stratum", "condition", "jod", "jod_low",
+        "jod_high", "score", "score_low", "score_high", "rank_low", "rank_high", "component",
+        "estimable",
+    ]  # fmt: skip
+    assert columns["metrics"] == [
+        "study", "simulated", "attribute", "metric", "higher_is_better", "statistic", "value",
+        "low", "high", "n", "method",
+    ]  # fmt: skip
+    assert set(columns) == {"people", "agreement", "preference", "pairs", "artifacts", "metrics"}
+    written = pd.read_csv(world.out / "tables" / "preference.csv")
+    scale = world.report.preference[0].scale
+    assert scale is not None
+    assert written["jod"].head(4).to_numpy() == pytest.approx(scale.to_frame()["jod"])
+
+
+def test_the_same_inputs_give_the_same_bytes(world: World, tmp_path: Path) -> None:
+    write_report(analyse([world.pairs, world.marks], seed=SEED, n_boot=N_BOOT), tmp_path)
+    first = sorted(file for file in world.out.rglob("*") if file.is_file())
+    for file in first:
+        assert file.read_bytes() == (tmp_path / file.relative_to(world.out)).read_bytes(), file
+    other = analyse([world.pairs], seed=SEED + 1, n_boot=N_BOOT).preference[0].scale
+    scale = world.report.preference[0].scale
+    assert scale is not None
+    assert other is not None
+    assert other.score == pytest.approx(scale.score)
+    assert other.low != pytest.approx(scale.low)
+
+
+def test_text_of_others_is_escaped(world: World) -> None:
+    notes = pd.DataFrame({"value": ["skip"], "reason": ["<script>alert(1)</script>"]})
+    report = analyse([replace(world.pairs, notes=notes)], n_boot=N_BOOT)
+    html = render_html(report, {})
+    assert "<script>" not in html
+    assert "&lt;script&gt;" in html
+
+
+def test_examples_show_the_pictures_that_were_rated(world: World) -> None:
+    examples = world.report.examples
+    assert {example.kind for example in examples} == {"most agreed", "least agreed"}
+    for example in examples:
+        assert "gray" not in (example.first, example.second)
+        assert all(file.is_file() for file in example.images.values())
+        assert example.first_wins + example.second_wins + example.ties >= 3
+    assert page(world).count("data:image/jpeg") == 3 * len(examples)
+    leads = [
+        abs(e.first_wins - e.second_wins) / (e.first_wins + e.second_wins + e.ties)
+        for e in examples
+    ]
+    assert min(leads[: len(leads) // 2]) >= max(leads[len(leads) // 2 :])
+
+
+def test_the_page_fits_its_window(world: World) -> None:
+    from playwright.sync_api import sync_playwright
+
+    path = browser.find()
+    if path is None:
+        pytest.fail(browser.REMEDY)
+    asked: list[str] = []
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=browser.FLAGS)
+        for width in (1400, 390):
+            tab = chromium.new_page(viewport={"width": width, "height": 900})
+            tab.on("request", lambda request: asked.append(request.url))
+            tab.goto((world.out / "report.html").as_uri())
+            assert tab.evaluate("document.documentElement.scrollWidth") == width
+            assert tab.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+        chromium.close()
+    assert {url.partition(":")[0] for url in asked} <= {"file", "data"}
+
+
+# --- command line ----------------------------------------------------------------------------
+
+
+def test_command_writes_a_report(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    code = main(
+        ["report", "--db", world.url, "--study", "pairs", "--study", "marks", "--out", str(out),
+         "--n-boot", str(N_BOOT), "--seed", str(SEED)]
+    )  # fmt: skip
+    assert code == 0
+    assert (out / "report.json").read_bytes() == (world.out / "report.json").read_bytes()
+    printed = capsys.readouterr().out
+    assert str(out / "report.html") in printed
+    assert "**" not in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--study": "nobody"}, "no such study"),
+        ({"--db": "sqlite:////nowhere/at/all.db"}, "database"),
+        ({"--run": "."}, "not a run directory"),
+        ({"--n-boot": "1"}, "--n-boot"),
+        ({"--seed": "-1"}, "--seed"),
+        ({"--out": __file__}, "is a file"),
+    ],
+)
+def test_bad_input_is_one_message_and_nothing_written(
+    world: World,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, str],
+    message: str,
+) -> None:
+    out = tmp_path / "out"
+    options = {"--db": world.url, "--study": "pairs", "--out": str(out)} | change
+    code = main(["report", *(word for option in options.items() for word in option)])
+    assert code == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_the_run_of_something_else_is_refused(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.tiny_run import make_run
+
+    other = make_run(tmp_path, contents=1, conditions=("other",))
+    code = main(
+        ["report", "--db", world.url, "--study", "pairs", "--run", str(other.root),
+         "--out", str(tmp_path / "out")]
+    )  # fmt: skip
+    assert code == 2
+    assert "shares no photograph and condition" in capsys.readouterr().err
