@@ -49,6 +49,11 @@ _PUBLIC = {
     "predict_choices": "correlation",
     "stimulus_wins": "correlation",
     "artifact_rates": "rates",
+    "MosResult": "opinion",
+    "difference_ratings": "opinion",
+    "mos": "opinion",
+    "ScreeningRules": "screening",
+    "screen_observers": "screening",
 }
 
 __all__ = sorted(_PUBLIC)

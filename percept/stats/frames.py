@@ -57,6 +57,16 @@ def counted_rows(frame: pd.DataFrame, required: Sequence[str]) -> pd.DataFrame:
     return rows
 
 
+def all_kinds(frame: pd.DataFrame, required: Sequence[str]) -> pd.DataFrame:
+    """Rows of every kind of trial, last revision of each answer, with a column ``kind``."""
+    kinds = frame["kind"].to_numpy() if "kind" in frame.columns else np.full(len(frame), "test")
+    rows = counted_rows(
+        frame.assign(kind="test", _kind=kinds).rename_axis(index=None),
+        [name for name in required if name != "kind"],
+    )
+    return rows.assign(kind=rows["_kind"]).drop(columns="_kind")
+
+
 def codes_of(values: object) -> tuple[IntArray, npt.NDArray[np.object_]]:
     """Integer codes (n,) and their sorted labels (k,); a missing label is code -1."""
     codes, labels = pd.factorize(pd.Series(values), sort=True)

@@ -21,7 +21,7 @@ from percept.stats.bootstrap import (
     cluster_mean,
     not_estimable,
 )
-from percept.stats.frames import counted_rows
+from percept.stats.frames import all_kinds
 
 Form = Literal["ICC1", "ICC2", "ICC3", "ICC1k", "ICC2k", "ICC3k"]
 _FORMS = ("ICC1", "ICC2", "ICC3", "ICC1k", "ICC2k", "ICC3k")
@@ -323,8 +323,7 @@ def repeat_pairs(frame: pd.DataFrame) -> pd.DataFrame:
         tie), ``same_side`` (1: the same side was chosen twice although the sides were swapped).
     """
     needed = ("trial", "kind", "repeat_of", "observer", "left", "right", "choice")
-    rows = counted_rows(frame.assign(kind="test") if "kind" in frame else frame, needed)
-    rows = rows.assign(kind=frame.loc[rows.index, "kind"] if "kind" in frame else None)
+    rows = all_kinds(frame, needed)
     rows = rows[rows["choice"].isin(("left", "right", "tie")).to_numpy()]
     keys = [k for k in ("study", "session") if k in rows.columns]
     again = rows[rows["repeat_of"].notna().to_numpy()].assign(original=lambda r: r["repeat_of"])

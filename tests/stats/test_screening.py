@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from percept.errors import InputError
+from percept.stats import ScreeningRules, screen_observers
+
+
+def session(observer, rng, answer, *, trials=40, time=3000.0):
+    """A session with golds (left is right), identical pairs, and swapped repeats."""
+    rows = []
+    for t in range(trials):
+        sides = ("a", "b") if rng.random() < 0.5 else ("b", "a")
+        rows.append([observer, t, "test", None, None, f"c{t}", *sides, answer(*sides), time])
+    for t in range(6):
+        first = rows[t]
+        rows.append([observer, 100 + t, "repeat", None, t, first[5], first[7], first[6],
+                     answer(first[7], first[6]), time])  # fmt: skip
+        rows.append(
+            [observer, 200 + t, "gold", "left", None, "g", "a", "bad", answer("a", "bad"), time]
+        )
+        rows.append(
+            [observer, 300 + t, "identical", "tie", None, "i", "a", "a", answer("a", "a"), time]
+        )
+    return rows
+
+
+def frame_of(*sessions):
+    names = ["observer", "trial", "kind", "expected", "repeat_of", "content", "left", "right",
+             "choice", "response_time_ms"]  # fmt: skip
+    frame = pd.DataFrame([row for rows in sessions for row in rows], columns=names)
+    frame["session"] = frame["observer"]
+    return frame.astype({"repeat_of": "Int64"})
+
+
+def likes(best):
+    def answer(left, right):
+        if left == right:
+            return "tie"
+        if "bad" in (left, right):
+            return "right" if left == "bad" else "left"
+        return "left" if left == best else "right"
+
+    return answer
+
+
+@pytest.fixture
+def panel():
+    rng = np.random.default_rng(0)
+    good = [session(f"good{i}", rng, likes("a")) for i in range(6)]
+    coin = session("coin", rng, lambda left, right: rng.choice(["left", "right"]))
+    rush = session("rush", rng, likes("a"), time=120.0)
+    side = session("side", rng, lambda left, right: "left")
+    other = session("minority", rng, likes("b"))
+    return screen_observers(frame_of(*good, coin, rush, side, other)).set_index("observer")
+
+
+def test_good_observers_and_minorities_stay(panel):
+    kept = panel[panel["verdict"] == "keep"].index.tolist()
+    assert kept == [*(f"good{i}" for i in range(6)), "minority"]
+    assert (panel.loc[kept, "reason"] == "").all()
+    assert panel.loc["minority", "dissent"]
+    assert panel.loc["minority", "agreement"] < 0.1
+    assert not panel.loc["good0", "dissent"]
+
+
+def test_each_exclusion_has_its_reason(panel):
+    assert "identical pairs" in panel.loc["coin", "reason"]
+    assert "under 500 ms" in panel.loc["rush", "reason"]
+    assert panel.loc["rush", "reason"].startswith("100%")
+    assert "one side" in panel.loc["side", "reason"]
+    assert "in a row" in panel.loc["side", "reason"]
+    assert "repeats 0% alike" in panel.loc["side", "reason"]
+    assert panel.loc["good0", "gold_share"] == 1
+    assert panel.loc["good0", "repeats"] == 6
+
+
+def test_rules_can_be_switched_off_and_need_enough_controls():
+    rng = np.random.default_rng(1)
+    frame = frame_of(session("side", rng, lambda left, right: "left"))
+    off = ScreeningRules(
+        min_gold=None, min_repeat=None, max_identical_choice=None, min_time_ms=None,
+        max_run=None, side_p=None,
+    )  # fmt: skip
+    assert screen_observers(frame, off)["verdict"].tolist() == ["keep"]
+    few = ScreeningRules(min_controls=7, max_run=None, side_p=None)
+    assert screen_observers(frame, few)["verdict"].tolist() == ["keep"]
+
+
+def test_golds_missed():
+    rng = np.random.default_rng(2)
+    wrong = session("wrong", rng, likes("a"))
+    for row in wrong:
+        if row[2] == "gold":
+            row[8] = "right"
+    result = screen_observers(frame_of(wrong))
+    assert result["reason"].tolist() == ["golds 0% right (limit 70%)"]
+
+
+def test_bare_frames():
+    bare = pd.DataFrame({"observer": ["o"], "left": ["a"], "right": ["b"], "choice": ["left"]})
+    assert screen_observers(bare)["verdict"].tolist() == ["keep"]
+    assert screen_observers(bare.iloc[:0]).empty
+    with pytest.raises(InputError, match="choice"):
+        screen_observers(bare.drop(columns="choice"))
+    with pytest.raises(InputError, match="expected"):
+        screen_observers(bare.assign(kind="gold"))
