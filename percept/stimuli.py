@@ -7,6 +7,7 @@ through one kernel and one encoder, so that nothing but the colours tells condit
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -20,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from percept.errors import InputError
+from percept.errors import InputError, Interrupted
 from percept.inference.run import Condition, Run, write_bytes_atomic
 from percept.manifest import load_rgb, sha256_file
 
@@ -60,11 +61,19 @@ class Rendered:
         ``content, condition, role, variant, sha256``; role ``test``, or ``original`` (condition
         None) for the grey photograph.
     created : tuple of Path
-        The files that were not there before.
+        What was not there before: the files, then the folder where it is new.
     """
 
     rows: tuple[dict[str, str | None], ...]
     created: tuple[Path, ...]
+
+    def remove(self) -> None:
+        """Remove again what rendering made, where the study came to nothing."""
+        for path in self.created:
+            if path.is_dir():
+                path.rmdir()
+            else:
+                path.unlink(missing_ok=True)
 
 
 def select_stimuli(
@@ -149,6 +158,8 @@ def render_stimuli(
     ------
     InputError
         An image cannot be read, or is not the one that the run made.
+    Interrupted
+        The disk is full.
     """
     rows: list[dict[str, str | None]] = []
     jobs: list[tuple[Path, str | None, tuple[int, int]]] = []
@@ -178,7 +189,7 @@ def render_stimuli(
         pixels = load_rgb(file)
         return encode(resize(pixels if sha256 is not None else gray(pixels), size))
 
-    made_folder = not folder.exists()
+    new = () if folder.exists() else (folder,)
     created: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -192,22 +203,17 @@ def render_stimuli(
                 if progress is not None:
                     progress(done, len(jobs))
     except BaseException as error:
-        remove(created)
-        if made_folder and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        if folder.is_dir():
+            Rendered((), (*created, *new)).remove()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Interrupted(f"the disk is full: {folder}; nothing was kept") from error
         if isinstance(error, OSError):
             raise InputError(
                 f"the display images cannot be made: {error.strerror or error}",
                 file=error.filename or folder,
             ) from error
         raise
-    return Rendered(tuple(rows), tuple(created))
-
-
-def remove(files: Sequence[Path]) -> None:
-    """Remove rendered files again, where the study they were made for came to nothing."""
-    for file in files:
-        file.unlink(missing_ok=True)
+    return Rendered(tuple(rows), (*created, *new))
 
 
 def fit(width: int, height: int, max_side: int) -> tuple[int, int]:

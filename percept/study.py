@@ -21,13 +21,14 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from sqlalchemy.exc import OperationalError
 
 from percept import __version__
 from percept.design import SessionPlan, plan_session
-from percept.errors import InputError
+from percept.errors import InputError, Interrupted
 from percept.inference.run import Run
 from percept.protocol import Protocol, parse_protocol
-from percept.stimuli import remove, render_stimuli, select_stimuli
+from percept.stimuli import render_stimuli, select_stimuli
 from percept.store.store import (
     Answer,
     Conflict,
@@ -94,6 +95,8 @@ def create_study(
     InputError
         The name is taken or not allowed, a photograph is in a condition's training data, or
         there is too little to compare. Nothing is written then.
+    Interrupted
+        The disk is full or the database went away. What was written is removed.
     """
     if not _NAME.fullmatch(name):
         raise InputError(
@@ -163,8 +166,10 @@ def create_study(
             ],
             stimuli=rendered.rows,
         )
-    except BaseException:
-        remove(rendered.created)
+    except BaseException as error:
+        rendered.remove()
+        if isinstance(error, OperationalError):
+            raise Interrupted(f"the study could not be saved: {error.orig}") from error
         raise
 
 

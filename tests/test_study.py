@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import tomllib
@@ -9,7 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sqlalchemy.exc import OperationalError
 
+from percept import stimuli
 from percept.cli import main
 from percept.errors import InputError
 from percept.inference.run import Run, open_run
@@ -97,15 +100,21 @@ def test_one_condition_makes_no_pairs_but_can_be_searched_for_artifacts(store, r
     assert store.conditions(study)["condition"].tolist() == ["warm"]
 
 
-def test_a_failure_while_saving_removes_the_images(store, run, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("step", ["rendering", "saving"])
+def test_a_full_disk_is_exit_3_and_leaves_nothing(run, tmp_path, monkeypatch, capsys, step) -> None:
     def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+        if step == "saving":
+            raise OperationalError("INSERT", {}, Exception("database or disk is full"))
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Store, "add_study", full)
-    with pytest.raises(OSError, match="No space"):
-        create_study(run, PAIRS, store, "one")
-    assert list((tmp_path / "study-stimuli").iterdir()) == []
-    assert store.studies() == []
+    if step == "saving":
+        monkeypatch.setattr(Store, "add_study", full)
+    else:
+        monkeypatch.setattr(stimuli, "write_bytes_atomic", full)
+    argv = ["study", "create", str(run.root), "--protocol", "pairwise", "--name", "one"]
+    assert main([*argv, "--db", str(tmp_path / "study.db")]) == 3
+    assert "full" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 # Simulating ------------------------------------------------------------------------------------
@@ -287,6 +296,8 @@ BAD = {
     "no protocol": (lambda _: {"protocol": "nothing"}, "cannot be read"),
     "no run": (lambda path: {"run": str(path)}, "not a run directory"),
     "no folder": (lambda path: {"db": f"{path}/no/a.db"}, "folder does not exist"),
+    "a folder": (lambda path: {"db": str(path)}, "cannot be opened: Is a directory"),
+    "no folder for images": (lambda _: {"db": "postgresql://x@localhost/y"}, "--stimuli"),
     "odd database": (lambda _: {"db": "oracle+x://a/b"}, "not supported"),
     "negative seed": (lambda _: {"seed": "-1"}, "not a seed"),
     "odd name": (lambda _: {"name": "a/b"}, "not a name"),

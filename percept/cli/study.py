@@ -113,11 +113,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _create(args: argparse.Namespace) -> int:
+    from percept.errors import InputError
     from percept.inference.run import open_run
     from percept.protocol import load_protocol
     from percept.store import open_store
     from percept.study import create_study, protocol_of, session_length
 
+    if args.stimuli is None and args.db.startswith("postgres"):
+        raise InputError(
+            "PostgreSQL has no folder beside it for the display images",
+            key="--stimuli",
+            remedy="Give --stimuli DIR, a folder that every server can read",
+        )
     protocol = load_protocol(args.protocol)
     inference = open_run(args.run_dir)
     store = open_store(args.db, create=True)
