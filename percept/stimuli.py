@@ -13,6 +13,7 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +72,8 @@ class Rendered:
         """Remove again what rendering made, where the study came to nothing."""
         for path in self.created:
             if path.is_dir():
-                path.rmdir()
+                with suppress(OSError):  # another study has put its images there by now
+                    path.rmdir()
             else:
                 path.unlink(missing_ok=True)
 
