@@ -237,6 +237,7 @@ def cluster_mean(
     values: npt.ArrayLike,
     clusters: pd.DataFrame | None = None,
     *,
+    cluster: str | Sequence[str] | None = None,
     weights: npt.ArrayLike | None = None,
     share: bool = False,
     confidence: float = 0.95,
@@ -248,8 +249,11 @@ def cluster_mean(
     ----------
     values : array_like (n,)
         Observations; NaN is missing.
-    clusters : DataFrame (n, 0..2), optional
-        Labels, usually columns ``observer`` and ``content``. None: independent observations.
+    clusters : DataFrame of n rows, optional
+        Holds the labels of the clusters. None: independent observations.
+    cluster : str or sequence of str, optional
+        Its columns over which observations depend on each other, at most two, usually
+        ``("observer", "content")``; a missing one is left out, with a warning. None: all.
     weights : array_like (n,), optional
         Non-negative weights, for example inverse sampling fractions of the photographs.
     share : bool
@@ -288,7 +292,9 @@ def cluster_mean(
         )
     if not x.size:
         return not_estimable("no observations", method=method, confidence=confidence)
-    groups = Clusters() if rows is None else clusters_of(rows, list(rows.columns))
+    groups = Clusters()
+    if rows is not None:
+        groups = clusters_of(rows, list(rows.columns) if cluster is None else cluster)
     total = w.sum()
     mean = float((w * x).sum() / total)
     residual = w * (x - mean) / total

@@ -105,7 +105,7 @@ def predict_choices(
         If the metric frame holds several metrics or a stimulus twice, or votes lack a column.
     """
     check_confidence(confidence)
-    values = _metric_values(metric)
+    values = metric_values(metric)
     rows = counted_rows(comparisons, ("content", "left", "right", "choice"))
     rows = rows[rows["choice"].isin(("left", "right", "tie")).to_numpy()]
     anchored = (rows["left"].isin(exclude) | rows["right"].isin(exclude)).to_numpy()
@@ -121,16 +121,12 @@ def predict_choices(
     used = finite & ~ties
     rows, d = rows[used], difference[used]
     chose_left = (rows["choice"] == "left").to_numpy(dtype=float)
-    names = (cluster,) if isinstance(cluster, str) else tuple(cluster or ())
-    warnings = [
-        f"no column {name!r}: intervals ignore that votes share a {name}"
-        for name in names
-        if name not in rows.columns
-    ]
-    groups = rows[[name for name in names if name in rows.columns]]
+    warnings: list[str] = []
 
     def mean(values: FloatArray, method: str, share: bool) -> Estimate:
-        result = cluster_mean(values, groups, share=share, confidence=confidence, method=method)
+        result = cluster_mean(
+            values, rows, cluster=cluster or (), share=share, confidence=confidence, method=method
+        )
         return replace(result, low=max(result.low, 0.0))
 
     correct = np.where(d == 0, 0.5, (d > 0) == (chose_left == 1))
@@ -163,7 +159,8 @@ def predict_choices(
     )
 
 
-def _metric_values(metric: pd.DataFrame | pd.Series) -> pd.Series:
+def metric_values(metric: pd.DataFrame | pd.Series) -> pd.Series:
+    """Values of one metric indexed by (content, condition); see :func:`predict_choices`."""
     if isinstance(metric, pd.Series):
         values = metric
     else:

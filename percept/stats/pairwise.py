@@ -917,22 +917,15 @@ def preference_share(
     choice = rows["choice"].to_numpy()
     share = np.where((choice == "left") == on_left, 1.0, 0.0)
     share[choice == "tie"] = 0.5 if ties == "half" else np.nan
-    names = (cluster,) if isinstance(cluster, str) else tuple(cluster or ())
-    present = [name for name in names if name in rows.columns]
-    missing = tuple(
-        f"no column {name!r}: the interval ignores that votes share a {name}"
-        for name in names
-        if name not in rows.columns
-    )
-    result = cluster_mean(
+    return cluster_mean(
         share,
-        rows[present],
+        rows,
+        cluster=cluster or (),
         weights=rows["count"].to_numpy(dtype=float) if "count" in rows.columns else None,
         share=True,
         confidence=confidence,
         method=f"share that prefers {item} to {'the others' if against is None else against}",
     )
-    return replace(result, warnings=missing + result.warnings)
 
 
 # -- what a scale can and cannot tell -----------------------------------------------------------

@@ -359,7 +359,8 @@ def repeat_consistency(frame: pd.DataFrame, *, confidence: float = 0.95) -> Esti
     pairs = repeat_pairs(frame)
     return cluster_mean(
         pairs["same"],
-        pairs[[name for name in ("observer", "content") if name in pairs.columns]],
+        pairs,
+        cluster=("observer", "content"),
         share=True,
         confidence=confidence,
         method="share of repeats answered the same",

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from percept.errors import InputError
+from percept.stats import plan
+
+SMALL = {"trials_per_observer": 20, "n_simulations": 12}
+
+
+def test_a_plan_holds_what_it_promises():
+    p = plan(2, 20, effect=0.6, content_sd=0.3, rng=np.random.default_rng(0), **SMALL)
+    assert p.observers is not None
+    assert p.trials == 20 * p.observers
+    assert p.achieved >= 0.8
+    assert p.curve["observers"].is_monotonic_increasing
+    assert p.curve["trials"].eq(20 * p.curve["observers"]).all()
+    again = plan(2, 20, effect=0.6, content_sd=0.3, rng=np.random.default_rng(0), **SMALL)
+    assert again.observers == p.observers
+
+
+def test_smaller_effects_and_narrower_intervals_cost_more():
+    rng = np.random.default_rng(1)
+    large, small = (plan(2, 20, effect=e, rng=rng, **SMALL).observers for e in (1.5, 0.6))
+    assert large < small
+    wide, narrow = (
+        plan(2, 20, effect=0, goal="half_width", target=t, rng=rng, **SMALL).observers
+        for t in (0.7, 0.4)
+    )
+    assert wide < narrow
+
+
+def test_more_observers_do_not_replace_photographs():
+    p = plan(
+        2, 4, effect=0.3, content_sd=1.0, max_observers=40, rng=np.random.default_rng(2), **SMALL
+    )
+    assert p.observers is None
+    assert any("more photographs" in text for text in p.warnings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"conditions": 1},
+        {"target": 1.0},
+        {"effect": 0.0},
+        {"goal": "fame"},
+        {"tie_share": 1.0},
+        {"content_sd": -1.0},
+        {"confidence": 2.0},
+        {"effect": -1.0},
+    ],
+)
+def test_impossible_settings(settings):
+    options = {"conditions": 2, "contents": 5, "effect": 0.5, **SMALL, **settings}
+    with pytest.raises(InputError):
+        plan(**options)
