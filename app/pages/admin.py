@@ -288,8 +288,8 @@ def artifacts(frame: pd.DataFrame) -> None:
     )
 
 
-common.wide()
 admit()
+common.wide()
 common.kicker("Administration")
 study = choose()
 protocol = protocol_of(study)

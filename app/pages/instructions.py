@@ -20,14 +20,16 @@ def keys(protocol: Protocol) -> list[tuple[list[str], str]]:
         rows.append((["Click"], "the photograph or the button does the same"))
     else:
         rows = [
+            (["Drag"], "draw a box on the coloured photograph"),
             (["1", "2", "…"], "what is wrong"),
             (["Q", "W", "…"], "how bad it is"),
-            (["A"], "mark the whole photograph instead of drawing a box"),
+            (["A"], "mark the whole photograph"),
             (["N"], "nothing wrong seen"),
             (["⏎"], "save the marks"),
         ]
     if "zoom" in protocol.aids:
-        rows.append((["Wheel"], "zoom, also with two fingers; drag to move"))
+        move = "drag" if protocol.method == "pairwise" else "hold Space and drag"
+        rows.append((["Wheel"], f"zoom, also with two fingers; {move} to move"))
         rows.append((["Z"], "zoom out again"))
     if protocol.undo:
         rows.append((["U"], "undo"))

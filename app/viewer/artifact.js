@@ -5,7 +5,7 @@ import { arrangeSingle, fullHeight } from "./layout.js";
 import { Zoom } from "./zoom.js";
 
 const SMALLEST_MARK = 6; // CSS pixels in each direction; less is a slip of the hand
-const PANEL = { narrow: 290, wide: 340, height: 316, gap: 18 };
+const PANEL = { narrow: 290, wide: 340, height: 390, gap: 18 };
 const ARTIFACT_KEYS = "1234567890-=";
 const SEVERITY_KEYS = "qwertyuio";
 const SVG = "http://www.w3.org/2000/svg";
@@ -22,19 +22,19 @@ export class ArtifactView {
       .map((role) => pane(role, role === "stimulus" ? "Coloured" : "Original", images[role]));
     const [stimulus] = this.panes;
     this.drawn = document.createElementNS(SVG, "svg");
-    this.drawn.setAttribute("viewBox", "0 0 1 1");
     this.drawn.setAttribute("preserveAspectRatio", "none");
-    // The marks move with the photograph: both live in one layer, which is what zoom transforms.
-    const layer = h("div.layer", {}, stimulus.image, this.drawn);
-    stimulus.frame.append(layer);
-    stimulus.image = layer;
+    stimulus.frame.append(this.drawn);
 
     this.field = h("div.field", {}, ...this.panes.flatMap(({ frame, label }) => [frame, label]));
     this.panel = this.#panel();
     this.element = h("div.stage.artifact", {}, this.field, this.panel);
     this.zoom = new Zoom(this.panes, {
       onUse: used,
-      onChange: changed,
+      onChange: (view) => {
+        // The marks follow the photograph; their lines keep their width.
+        this.drawn.setAttribute("viewBox", `${view.x} ${view.y} ${1 / view.scale} ${1 / view.scale}`);
+        changed();
+      },
       onClick: () => {},
       onDrag: (target, event) => target === stimulus && !this.spaceHeld && this.#draw(event),
       enabled: zoom,

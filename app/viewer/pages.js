@@ -89,7 +89,7 @@ async function finish({ study }, { go, setStateValue }) {
       setStateValue("completion", completion);
       return () => client.close();
     } catch (error) {
-      if (error.status === 401) return go("join");
+      if (!error.temporary) return go(error.status === 401 ? "join" : "rate");
       await client.patience(2000);
     }
   }

@@ -308,9 +308,10 @@ export class Viewer {
       if (name === active && newValue && newValue !== JSON.stringify(this.tab)) this.#elsewhere();
     });
     this.client.addEventListener("connection", ({ detail }) => this.#connection(detail));
-    this.client.addEventListener("refused", ({ detail }) =>
-      this.#log("refused", { status: detail.error.status }),
-    );
+    this.client.addEventListener("refused", ({ detail: { error } }) => {
+      this.#log("refused", { status: error.status, code: error.code });
+      if (error.code === "closed") this.#fail(error);
+    });
     this.client.addEventListener("lost", ({ detail }) => this.#fail(detail));
     this.resizing = new ResizeObserver(() => this.view?.arrange());
     this.resizing.observe(this.stage);
@@ -498,10 +499,14 @@ export class Viewer {
       this.go("join");
       return;
     }
+    this.open = null;
+    if (error.code === "closed") {
+      await this.#sheet("This study has closed", ["Thank you. What you answered before is saved."], []);
+    }
     console.error(error);
     await this.#sheet(
-      "Something went wrong",
-      [error instanceof ApiError ? error.message : "The page could not continue.", "Your answers are kept."],
+      "This page cannot go on",
+      ["Your answers are kept. Please try again; if it does not help, tell the people who run this study."],
       [{ label: "Try again" }],
     );
     location.reload();

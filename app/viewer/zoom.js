@@ -11,7 +11,7 @@ export class Zoom {
    * @param {{frame: HTMLElement, image: HTMLElement}[]} panes the frame clips, the image moves
    * @param {object} options
    * @param {() => void} options.onUse called when the view is changed by hand
-   * @param {() => void} options.onChange called whenever the view has changed
+   * @param {(view: Zoom) => void} options.onChange called whenever the view has changed
    * @param {(pane: object, event: PointerEvent) => void} options.onClick a press without a drag
    * @param {(pane: object, event: PointerEvent) => boolean} [options.onDrag] true if it takes over
    *   the drag that begins here
@@ -79,7 +79,7 @@ export class Zoom {
       image.style.transform = transform;
       frame.classList.toggle("zoomed", this.zoomed);
     }
-    this.onChange();
+    this.onChange(this);
   }
 
   #listen(pane) {

@@ -12,20 +12,14 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, WebSocket, expect
 
 from tests.app.conftest import TOKEN, Server
+from tests.app.observer import Observer
+
+Arrive = Callable[[str], Observer]
 
 SIZES = [(1400, 900), (1024, 768), (768, 1024)]
 KEYS = {"ArrowLeft": "left", "ArrowRight": "right", "ArrowDown": "tie"}
+DOM = "document.querySelector('#percept-viewer').shadowRoot.innerHTML + document.body.outerHTML"
 NEXT_FRAME = "() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))"
-# Which condition an image shows, told from its pixels.
-TINT = """image => {
-  const canvas = new OffscreenCanvas(8, 8);
-  const context = canvas.getContext("2d");
-  context.drawImage(image, 0, 0, 8, 8);
-  const { data } = context.getImageData(0, 0, 8, 8);
-  let red = 0, blue = 0;
-  for (let i = 0; i < data.length; i += 4) { red += data[i]; blue += data[i + 2]; }
-  return red > 1.1 * blue ? "warm" : blue > 1.1 * red ? "cold" : "gray";
-}"""
 # Presses a key at every change of the viewer's state but the one that invites an answer.
 HASTE = """viewer => {
   new MutationObserver(() => {
@@ -58,89 +52,6 @@ class Tape:
         page.on("websocket", socket)
 
 
-class Observer:
-    """A person at a browser."""
-
-    def __init__(self, page: Page, server: Server, study: str) -> None:
-        self.page, self.server, self.study = page, server, study
-        self.viewer = page.locator(".viewer")
-        self.trials: list[str] = []
-
-    def join(self) -> None:
-        """Through the pages, as people do."""
-        page = self.page
-        page.goto(f"{self.server.base}/?study={self.study}")
-        begin = page.get_by_role("button", name="Begin")
-        expect(begin).to_be_disabled()
-        page.get_by_text("A member of the public").click()
-        page.get_by_text("I have read this").click()
-        begin.click()
-        page.get_by_role("button", name="Start").click()
-
-    def arrive(self) -> None:
-        """Join over HTTP, and open the rating page."""
-        page = self.page
-        page.goto(f"{self.server.base}/viewer/viewer.css")  # any page of the same origin
-        page.evaluate(
-            """async ([study]) => {
-              const client_id = crypto.randomUUID();
-              const { consent } = await (await fetch(`/api/v1/studies/${study}`)).json();
-              const body = JSON.stringify({ client_id, study, consent: consent.version });
-              const joined = await fetch("/api/v1/sessions", { method: "POST", body });
-              const { session } = await joined.json();
-              localStorage.setItem(`percept/${study}/client`, JSON.stringify(client_id));
-              localStorage.setItem(`percept/${study}/session`, JSON.stringify(session));
-            }""",
-            [self.study],
-        )
-        page.goto(f"{self.server.base}/rate?study={self.study}")
-
-    def ready(self) -> str:
-        """Wait for the next trial that takes an answer, through announcements and breaks."""
-        last = self.trials[-1] if self.trials else ""
-        waiting = self.page.locator(f".viewer[data-state=ready]:not([data-trial='{last}'])")
-        card = self.page.locator(".viewer[data-state=card]")
-        waiting.or_(card).wait_for()
-        while card.count():
-            self.page.keyboard.press("Enter")
-            self.page.locator(".viewer:not([data-state=card])").wait_for()
-            waiting.or_(card).wait_for()
-        trial = self.viewer.get_attribute("data-trial")
-        assert trial
-        self.trials.append(trial)
-        return trial
-
-    def done(self) -> bool:
-        """Whether the next thing is the last page, not another trial."""
-        code = self.page.get_by_test_id("stCode")
-        self.page.locator(".viewer:is([data-state=card], [data-state=ready])").or_(code).wait_for()
-        return code.count() == 1
-
-    def image(self, role: str) -> Any:
-        return self.page.locator(f".frame[data-role={role}] img")
-
-    def shown(self, role: str) -> str:
-        return str(self.image(role).evaluate(TINT))
-
-    def box(self, selector: str) -> dict[str, float]:
-        box = self.page.locator(selector).bounding_box()
-        assert box is not None, f"{selector} is not on the page"
-        return dict(box)
-
-    def ratings(self) -> pd.DataFrame:
-        """The answers of this observer's session, oldest first, as the database has them."""
-        frame = self.server.store.ratings(self.study)
-        newest = frame["session"].max()
-        return frame[frame["session"] == newest].reset_index(drop=True)
-
-    def events(self) -> set[str]:
-        """Names of what was logged in the newest session."""
-        with self.page.expect_response("**/api/v1/events"):
-            self.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
-        frame = self.server.store.events(self.server.study(self.study))
-        return set(frame.loc[frame["session"] == frame["session"].max(), "name"])
-
-
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
     width, height = SIZES[0]
@@ -151,13 +62,27 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 
 @pytest.fixture
-def arrive(context: BrowserContext, server: Server) -> Callable[[str], Observer]:
+def arrive(context: BrowserContext, server: Server) -> Arrive:
     def arrive(study: str) -> Observer:
-        observer = Observer(context.new_page(), server, study)
+        observer = Observer(context.new_page(), server.base, study)
         observer.arrive()
         return observer
 
     return arrive
+
+
+def ratings_of(server: Server, study: str) -> pd.DataFrame:
+    """The newest session's answers, oldest first, as the database has them."""
+    frame = server.store.ratings(study)
+    return frame[frame["session"] == frame["session"].max()].reset_index(drop=True)
+
+
+def events_of(server: Server, observer: Observer) -> set[str]:
+    """Names of what was logged in the newest session."""
+    with observer.page.expect_response("**/api/v1/events"):
+        observer.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    frame = server.store.events(server.study(observer.study))
+    return set(frame.loc[frame["session"] == frame["session"].max(), "name"])
 
 
 def eventually(page: Page, check: Callable[[], bool]) -> None:
@@ -175,7 +100,7 @@ def test_a_pairwise_session_from_joining_to_the_completion_code(
     tape = Tape()
     page = context.new_page()
     tape.record(page)
-    observer = Observer(page, server, "pairs")
+    observer = Observer(page, server.base, "pairs")
     observer.join()
     pressed = []
     while not observer.done():
@@ -185,11 +110,12 @@ def test_a_pairwise_session_from_joining_to_the_completion_code(
         shown = observer.shown("left"), observer.shown("right")
         key = list(KEYS)[len(pressed) % 3]
         pressed.append((*shown, KEYS[key]))
+        tape.bodies.append(("the page itself", page.evaluate(DOM).encode()))
         page.keyboard.press(key)
     code = page.get_by_test_id("stCode")
     expect(code).to_contain_text(re.compile("^PAIR-[0-9A-F]{8}$"))
 
-    ratings = observer.ratings()
+    ratings = ratings_of(server, "pairs")
     assert list(ratings[["left", "right", "choice"]].itertuples(index=False, name=None)) == pressed
     assert len(ratings) == 9
     assert list(ratings["kind"]).count("practice") == 2
@@ -221,7 +147,7 @@ def test_an_artifact_session_from_joining_to_the_completion_code(
     context: BrowserContext, server: Server
 ) -> None:
     page = context.new_page()
-    observer = Observer(page, server, "marks")
+    observer = Observer(page, server.base, "marks")
     observer.join()
 
     observer.ready()  # drawn first, then named
@@ -254,7 +180,7 @@ def test_an_artifact_session_from_joining_to_the_completion_code(
     assert observer.done()
     expect(page.get_by_test_id("stCode")).to_contain_text(re.compile("^MARK-[0-9A-F]{8}$"))
 
-    ratings = observer.ratings()
+    ratings = ratings_of(server, "marks")
     assert list(ratings["artifact"].astype(object).where(ratings["artifact"].notna(), None)) == [
         "bleeding",
         "blotches",
@@ -281,9 +207,7 @@ def draw(observer: Observer, x: float, y: float, right: float, bottom: float) ->
     return x, y, right, bottom
 
 
-def test_a_reload_in_the_middle_resumes_at_the_same_trial(
-    arrive: Callable[[str], Observer],
-) -> None:
+def test_a_reload_in_the_middle_resumes_at_the_same_trial(arrive: Arrive, server: Server) -> None:
     observer = arrive("quick")
     observer.ready()
     observer.page.keyboard.press("ArrowLeft")
@@ -293,16 +217,18 @@ def test_a_reload_in_the_middle_resumes_at_the_same_trial(
     assert observer.ready() == second
     observer.page.keyboard.press("ArrowRight")
     observer.ready()
-    eventually(observer.page, lambda: list(observer.ratings()["choice"]) == ["left", "right"])
+    eventually(
+        observer.page, lambda: list(ratings_of(server, "quick")["choice"]) == ["left", "right"]
+    )
     # The first page knows who comes back.
-    observer.page.goto(f"{observer.server.base}/?study=quick")
+    observer.page.goto(f"{observer.base}/?study=quick")
     expect(observer.page.get_by_text("You have done 2 of 7")).to_be_visible()
     observer.page.get_by_role("button", name="Continue").click()
     observer.page.locator(".viewer[data-state=ready]").wait_for()
 
 
 def test_a_key_press_never_votes_on_a_pair_that_was_not_seen(
-    arrive: Callable[[str], Observer],
+    arrive: Arrive, server: Server
 ) -> None:
     observer = arrive("quick")
     page = observer.page
@@ -316,12 +242,12 @@ def test_a_key_press_never_votes_on_a_pair_that_was_not_seen(
         page.keyboard.down("ArrowRight")  # the key repeats itself
     page.keyboard.up("ArrowRight")
     observer.ready()
-    eventually(page, lambda: len(observer.ratings()) == 4)
-    assert set(observer.ratings()["choice"]) == {"right"}
-    assert {"key_between", "early_key", "key_repeat"} <= observer.events()
+    eventually(page, lambda: len(ratings_of(server, "quick")) == 4)
+    assert set(ratings_of(server, "quick")["choice"]) == {"right"}
+    assert {"key_between", "early_key", "key_repeat"} <= events_of(server, observer)
 
 
-def test_votes_made_without_a_connection_arrive_later(arrive: Callable[[str], Observer]) -> None:
+def test_votes_made_without_a_connection_arrive_later(arrive: Arrive, server: Server) -> None:
     observer = arrive("quick")
     page = observer.page
     observer.ready()
@@ -334,7 +260,7 @@ def test_votes_made_without_a_connection_arrive_later(arrive: Callable[[str], Ob
         page.keyboard.press(key)
         observer.ready()
     expect(page.get_by_text("2 answers are kept here")).to_be_visible()
-    before = observer.server.store.progress(observer.server.study("quick")).ratings
+    before = server.store.progress(server.study("quick")).ratings
     page.reload()  # the answers outlive the page, and are not asked for again
     third = observer.trials.pop()
     assert observer.ready() == third
@@ -342,14 +268,13 @@ def test_votes_made_without_a_connection_arrive_later(arrive: Callable[[str], Ob
     observer.ready()
     page.unroute("**/api/v1/ratings")
     page.evaluate("dispatchEvent(new Event('online'))")
-    store = observer.server.store
-    study = observer.server.study("quick")
-    eventually(page, lambda: store.progress(study).ratings == before + 3)
-    assert list(observer.ratings()["choice"]) == ["left", "tie", "right"]
+    study = server.study("quick")
+    eventually(page, lambda: server.store.progress(study).ratings == before + 3)
+    assert list(ratings_of(server, "quick")["choice"]) == ["left", "tie", "right"]
     expect(page.get_by_text("kept here")).to_have_count(0)
 
 
-def test_undo_asks_again_and_keeps_both_answers(arrive: Callable[[str], Observer]) -> None:
+def test_undo_asks_again_and_keeps_both_answers(arrive: Arrive, server: Server) -> None:
     observer = arrive("quick")
     page = observer.page
     first = observer.ready()
@@ -362,30 +287,28 @@ def test_undo_asks_again_and_keeps_both_answers(arrive: Callable[[str], Observer
     assert observer.ready() == second
     page.keyboard.press("ArrowDown")
     observer.ready()
-    eventually(page, lambda: len(observer.ratings()) == 3)
-    ratings = observer.ratings()
+    eventually(page, lambda: len(ratings_of(server, "quick")) == 3)
+    ratings = ratings_of(server, "quick")
     assert list(ratings["choice"]) == ["left", "right", "tie"]
     assert list(ratings["revision"]) == [1, 2, 1]
 
 
 def test_a_second_window_takes_over(
-    arrive: Callable[[str], Observer], context: BrowserContext
+    arrive: Arrive, context: BrowserContext, server: Server
 ) -> None:
     first = arrive("quick")
     trial = first.ready()
-    second = Observer(context.new_page(), first.server, "quick")
-    second.page.goto(f"{first.server.base}/rate?study=quick")
+    second = Observer(context.new_page(), first.base, "quick")
+    second.page.goto(f"{first.base}/rate?study=quick")
     assert second.ready() == trial
     expect(first.page.get_by_text("open in another window")).to_be_visible()
     first.page.keyboard.press("ArrowLeft")  # answers nothing here
     second.page.keyboard.press("ArrowRight")
     second.ready()
-    eventually(second.page, lambda: list(second.ratings()["choice"]) == ["right"])
+    eventually(second.page, lambda: list(ratings_of(server, "quick")["choice"]) == ["right"])
 
 
-def test_zoom_is_shared_and_a_click_then_does_not_vote(
-    arrive: Callable[[str], Observer],
-) -> None:
+def test_zoom_is_shared_and_a_click_then_does_not_vote(arrive: Arrive, server: Server) -> None:
     observer = arrive("quick")
     page = observer.page
     trial = observer.ready()
@@ -408,13 +331,11 @@ def test_zoom_is_shared_and_a_click_then_does_not_vote(
     assert observer.image("left").evaluate("image => image.style.transform") == ""
     page.mouse.click(x, y)
     observer.ready()
-    eventually(page, lambda: list(observer.ratings()["choice"]) == ["right"])
+    eventually(page, lambda: list(ratings_of(server, "quick")["choice"]) == ["right"])
 
 
 @pytest.mark.parametrize("study", ["quick", "marks"])
-def test_everything_is_in_the_window_and_large(
-    arrive: Callable[[str], Observer], study: str
-) -> None:
+def test_everything_is_in_the_window_and_large(arrive: Arrive, study: str) -> None:
     observer = arrive(study)
     page = observer.page
     observer.ready()
@@ -457,7 +378,7 @@ def test_the_admin_page_needs_its_token(context: BrowserContext, server: Server)
 
 
 def test_the_admin_shows_progress_but_results_only_after_closing(
-    context: BrowserContext, server: Server, arrive: Callable[[str], Observer]
+    context: BrowserContext, server: Server, arrive: Arrive
 ) -> None:
     observer = arrive("marks")
     observer.ready()
