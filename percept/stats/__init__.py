@@ -39,6 +39,7 @@ _PUBLIC = {
     "compare_arms": "pairwise",
     "crowd_bradley_terry": "pairwise",
     "goodness_of_fit": "pairwise",
+    "scale_by": "pairwise",
     "tell_apart": "pairwise",
     "count_pairs": "pairwise",
     "preference_share": "pairwise",

@@ -256,13 +256,14 @@ class _Units:
             sums = np.stack([size, centred.sum(axis=0), (centred**2).sum(axis=0)])
             within = 2 * (size * sums[2] - sums[1] ** 2) / (size - 1)
             return cls(level, mirrored, size, within, empty, None, sums)
-        observer, unit = np.nonzero(given)
-        x = ratings[observer, unit]
-        if mirrored:  # the domain has to be its own mirror image
-            values, code = np.array([-1.0, 0.0, 1.0]), (x + 1).astype(np.int64)
-        else:
-            values, code = np.unique(x, return_inverse=True)
-        counts = cluster_sums(unit, ratings.shape[1], code, len(values))
+        # A mirrored domain has to be its own mirror image.
+        values = np.array([-1.0, 0.0, 1.0]) if mirrored else _few_values(ratings)
+        table = np.stack([(ratings == v).sum(axis=0) for v in values], axis=1).astype(float)
+        counts = sparse.csr_matrix(table)
+        if table.sum() < given.sum():  # many values after all
+            observer, unit = np.nonzero(given)
+            values, code = np.unique(ratings[observer, unit], return_inverse=True)
+            counts = cluster_sums(unit, ratings.shape[1], code, len(values))
         within = np.zeros(len(size))
         if level == "nominal":
             squares = np.asarray(counts.multiply(counts).sum(axis=1)).ravel()
@@ -325,6 +326,13 @@ class _Units:
             drawn = rng.multinomial(n, np.full(n, 1 / n), size=min(chunk, n_boot - start))
             parts.append(self.alpha(drawn.astype(float)))
         return np.concatenate(parts)
+
+
+def _few_values(ratings: FloatArray) -> FloatArray:
+    """Distinct values among the first units; the first of them alone if they are many."""
+    head = ratings[:, :200]
+    values = np.unique(head[np.isfinite(head)])
+    return values if values.size <= 32 else values[:1]
 
 
 def _ratio(a: FloatArray, b: FloatArray) -> FloatArray:

@@ -69,7 +69,9 @@ def all_kinds(frame: pd.DataFrame, required: Sequence[str]) -> pd.DataFrame:
 
 def codes_of(values: object) -> tuple[IntArray, npt.NDArray[np.object_]]:
     """Integer codes (n,) and their sorted labels (k,); a missing label is code -1."""
-    codes, labels = pd.factorize(pd.Series(values), sort=True)
+    # A Series stays one: factorising Arrow strings is ten times faster than objects.
+    codes, labels = pd.factorize(values if isinstance(values, pd.Series) else pd.Series(values),
+                                 sort=True)  # fmt: skip
     return codes.astype(np.int64), np.asarray(labels, dtype=object)
 
 
@@ -129,7 +131,7 @@ def clusters_of(rows: pd.DataFrame, wanted: str | Sequence[str] | None) -> Clust
         if name not in rows.columns:
             warnings.append(f"no column {name!r}: the interval ignores that votes share a {name}")
             continue
-        codes, labels = codes_of(rows[name].to_numpy())
+        codes, labels = codes_of(rows[name])
         if (codes < 0).any():
             raise InputError("A cluster label is missing", column=name)
         if len(labels) < 2:

@@ -7,7 +7,7 @@ for one data set or for a whole batch of reweighted ones at a time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -269,7 +269,7 @@ def _votes_of_frame(
     frame: pd.DataFrame, cluster: str | Sequence[str] | None, *, sides: bool
 ) -> _Votes:
     rows = counted_rows(frame, ("left", "right", "choice"))
-    outcome, label = codes_of(rows["choice"].to_numpy())
+    outcome, label = codes_of(rows["choice"])
     unknown = sorted(set(map(str, label)) - {*_OUTCOMES, "skip"})
     if unknown or (outcome < 0).any():
         raise InputError(
@@ -288,7 +288,7 @@ def _votes_of_frame(
     n_skipped = float(weight[outcome < 0].sum())
     if not used.all():
         rows, outcome, weight = rows[used], outcome[used], weight[used]
-    both, items = codes_of(np.concatenate([rows["left"].to_numpy(), rows["right"].to_numpy()]))
+    both, items = codes_of(pd.concat([rows["left"], rows["right"]]))
     if (both < 0).any():
         raise InputError("A side of a comparison has no condition", column="left, right")
     left, right = both[: len(rows)], both[len(rows) :]
@@ -585,6 +585,38 @@ def thurstone_case_v(
         raise InputError("Thurstone's model has no ties", key="ties", value=ties,
                          remedy='Use "half" or "drop"')  # fmt: skip
     return _scale(comparisons, True, ties, side_effect, cluster, n_boot, confidence, penalty, rng)
+
+
+def scale_by(
+    comparisons: pd.DataFrame,
+    by: str,
+    *,
+    model: Callable[..., Scale] = bradley_terry,
+    **options: Any,
+) -> dict[Any, Scale]:
+    """One scale for each attribute, observer group, era or other stratum.
+
+    Parameters
+    ----------
+    comparisons : DataFrame
+        As for :func:`bradley_terry`, with the column ``by``.
+    by : str
+        Column whose values part the votes; rows without a value are left out.
+    model : callable
+        :func:`bradley_terry` or :func:`thurstone_case_v`.
+    **options
+        For the model.
+
+    Returns
+    -------
+    dict
+        By value, sorted. Scores of different strata have each their own mean 0: compare
+        differences between items, not scores.
+    """
+    if by not in comparisons.columns:
+        raise InputError("The frame lacks a column", column=by)
+    groups = comparisons.groupby(by, sort=True, observed=True)
+    return {label: model(rows, **options) for label, rows in groups}
 
 
 def _scale(
@@ -1274,7 +1306,7 @@ def crowd_bradley_terry(
     rows = rows[rows["choice"].isin(_OUTCOMES).to_numpy()]
     if "count" in rows:
         rows = rows[rows["count"].to_numpy(dtype=float) > 0]
-    observer, labels = codes_of(rows["observer"].to_numpy())
+    observer, labels = codes_of(rows["observer"])
     decided = votes.column % 3 != 1
     warnings = [f"{votes.n_ties:g} ties left out"] if votes.n_ties else []
     column, weight, observer = votes.column[decided], votes.weight[decided], observer[decided]

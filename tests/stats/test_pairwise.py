@@ -14,6 +14,7 @@ from percept.stats import (
     bradley_terry,
     count_pairs,
     preference_share,
+    scale_by,
     thurstone_case_v,
 )
 
@@ -368,3 +369,26 @@ def test_a_thousand_resamples_of_fifty_items_are_quick(simulate):
     )
     assert scale.converged
     assert np.isfinite(scale.low).all()
+
+
+def test_scales_by_stratum(simulate):
+    rng = np.random.default_rng(10)
+    frame = simulate(np.array([1.0, -1.0]), rng=rng).assign(attribute="realism")
+    other = frame.assign(attribute="period", left=frame["right"], right=frame["left"])
+    both = pd.concat([frame, other])
+    scales = scale_by(both, "attribute", ties="drop")
+    assert list(scales) == ["period", "realism"]
+    np.testing.assert_allclose(scales["period"].score, -scales["realism"].score, atol=1e-9)
+    with pytest.raises(InputError, match="era"):
+        scale_by(both, "era")
+
+
+@pytest.mark.parametrize("kind", ["str", "object", "category", "int"])
+def test_labels_of_any_kind(simulate, kind):
+    frame = simulate(np.array([0.5, 0.0, -0.5]), rng=np.random.default_rng(11))
+    expected = bradley_terry(frame)
+    convert = (lambda c: c.str[1:].astype(int)) if kind == "int" else (lambda c: c.astype(kind))
+    columns = ["left", "right", "observer", "content"]
+    scale = bradley_terry(frame.assign(**{name: convert(frame[name]) for name in columns}))
+    np.testing.assert_allclose(scale.score, expected.score, atol=1e-9)
+    np.testing.assert_allclose(scale.covariance, expected.covariance, atol=1e-9)
