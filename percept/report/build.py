@@ -28,7 +28,6 @@ from percept.errors import InputError
 from percept.inference.run import Run, open_run
 from percept.protocol import Protocol, parse_protocol
 from percept.stats.frames import counted_rows
-from percept.stats.rates import ArtifactRate
 from percept.types import GRAY, REFERENCE
 
 if TYPE_CHECKING:
@@ -175,7 +174,10 @@ class People:
     skip_reasons: dict[str, int]
     revised: int
     """Answers that a later one replaced."""
-    excluded_observers: int
+    flagged: dict[str, str]
+    """Observers that screening flags, with the reasons. Their votes count all the same."""
+    screened: bool
+    """Whether screening rules exist for this method."""
     response_s: dict[str, float]
     """Quartiles of response times in seconds, over counted answers."""
     response_counts: tuple[int, ...]
@@ -232,6 +234,8 @@ class Preference:
     attribute: str
     group: str | None
     stratum: str | None
+    without_flagged: bool
+    """Whether the observers that screening flags are left out."""
     observers: int
     photographs: int
     votes: int
@@ -242,6 +246,15 @@ class Preference:
     pairs: tuple[Pair, ...]
     problem: str
     """Why there is no scale, where there is none; the doubts of a scale are in its warnings."""
+
+    @property
+    def part(self) -> str:
+        """Name of the part of the votes; empty for all of them."""
+        if self.without_flagged:
+            return "without flagged observers"
+        if self.group is not None:
+            return f"group {self.group}"
+        return f"stratum {self.stratum}" if self.stratum is not None else ""
 
 
 @dataclass(frozen=True)
@@ -256,9 +269,9 @@ class Artifacts:
     """Name and label of each artifact of the taxonomy."""
     viewings: int
     weighted: bool
-    any: tuple[ArtifactRate, ...]
-    severe: tuple[ArtifactRate, ...]
-    by_artifact: tuple[ArtifactRate, ...]
+    any: tuple[stats.ArtifactRate, ...]
+    severe: tuple[stats.ArtifactRate, ...]
+    by_artifact: tuple[stats.ArtifactRate, ...]
     by_severity: dict[str, tuple[int, ...]]
     """Number of viewings of each condition by worst severity: none first."""
     severities: tuple[str, ...]
@@ -537,7 +550,8 @@ def _people(study: StudyData, confidence: float) -> People:
         skipped=skipped,
         skip_reasons={str(key): int(n) for key, n in sorted(reasons.items())},
         revised=int((ratings.drop_duplicates("response_id")["revision"] > 1).sum()),
-        excluded_observers=0,
+        flagged=_flagged(study),
+        screened="choice" in test,
         response_s={
             name: float(np.quantile(seconds, q)) if seconds.size else math.nan
             for name, q in (("lower_quartile", 0.25), ("median", 0.5), ("upper_quartile", 0.75))
@@ -550,6 +564,19 @@ def _people(study: StudyData, confidence: float) -> People:
         else None,
         looks=study.looks,
     )
+
+
+def _flagged(study: StudyData) -> dict[str, str]:
+    """Observers that the screening rules of pair votes would exclude, with their reasons."""
+    if "choice" not in study.ratings or study.ratings.empty:
+        return {}
+    reasons: dict[str, list[str]] = {}
+    for attribute in study.protocol.attributes:
+        own = study.ratings[(study.ratings["attribute"] == attribute.name).to_numpy(bool)]
+        verdicts = stats.screen_observers(own)
+        for row in verdicts[verdicts["verdict"] == "exclude"].to_dict("records"):
+            reasons.setdefault(str(row["observer"]), []).append(str(row["reason"]))
+    return {name: "; ".join(dict.fromkeys(found)) for name, found in sorted(reasons.items())}
 
 
 def _last_revision(ratings: pd.DataFrame) -> pd.DataFrame:
@@ -660,28 +687,36 @@ def _identical(votes: pd.DataFrame, confidence: float) -> stats.Estimate | None:
 def _preferences(
     study: StudyData, attribute: str, settings: dict[str, Any]
 ) -> Iterator[Preference]:
-    """Everybody first, then each group and each stratum, where there is more than one."""
+    """Everybody first; then without flagged observers, and by group and stratum if several."""
     votes = _votes(study, attribute)
-    yield _preference(study, attribute, None, None, votes, settings)
+
+    def scale(rows: pd.Series | None = None, **part: Any) -> Preference:
+        chosen = votes if rows is None else votes[rows.to_numpy(bool)]
+        return _preference(study, attribute, chosen, settings, **part)
+
+    yield scale()
     test = counted_rows(votes, ("group", "content"))
+    flagged = test["observer"].isin(_flagged(study))
+    if flagged.any() and not flagged.all():
+        yield scale(~votes["observer"].isin(_flagged(study)), without_flagged=True)
     groups = sorted(test["group"].dropna().unique())
     for group in groups if len(groups) > 1 else ():
-        part = votes[(votes["group"] == group).to_numpy(bool)]
-        yield _preference(study, attribute, group, None, part, settings)
+        yield scale(votes["group"] == group, group=group)
     strata = votes["content"].map(study.contents.set_index("content_id")["stratum"])
     names = sorted(strata[test.index].dropna().unique())
     for stratum in names if len(names) > 1 else ():
-        part = votes[(strata == stratum).to_numpy(bool)]
-        yield _preference(study, attribute, None, stratum, part, settings)
+        yield scale(strata == stratum, stratum=stratum)
 
 
 def _preference(
     study: StudyData,
     attribute: str,
-    group: str | None,
-    stratum: str | None,
     votes: pd.DataFrame,
     settings: dict[str, Any],
+    *,
+    group: str | None = None,
+    stratum: str | None = None,
+    without_flagged: bool = False,
 ) -> Preference:
     rows = counted_rows(votes, ("left", "right", "choice"))
     rows = rows[(rows["choice"] != "skip").to_numpy(bool)]
@@ -690,7 +725,8 @@ def _preference(
     if rows.empty:
         problem = "There are no votes yet."
     else:
-        labels = ("preference", study.name, attribute, group or "", stratum or "")
+        part = "sound" if without_flagged else ""
+        labels = ("preference", study.name, attribute, group or part, stratum or "")
         scale = stats.bradley_terry(
             votes,
             n_boot=settings["n_boot"],
@@ -703,6 +739,7 @@ def _preference(
         attribute=attribute,
         group=group,
         stratum=stratum,
+        without_flagged=without_flagged,
         observers=rows["observer"].nunique(),
         photographs=rows["content"].nunique(),
         votes=len(rows),
@@ -745,7 +782,7 @@ def _artifacts(study: StudyData, confidence: float) -> Artifacts:
     rates = stats.artifact_rates(study.ratings, by_artifact=True, **common)
     order = {name: i for i, name in enumerate(study.conditions["condition"])}
 
-    def sort(found: Sequence[ArtifactRate]) -> tuple[ArtifactRate, ...]:
+    def sort(found: Sequence[stats.ArtifactRate]) -> tuple[stats.ArtifactRate, ...]:
         return tuple(sorted(found, key=lambda rate: order[rate.condition]))
 
     by_severity, heat = {}, {}

@@ -70,7 +70,7 @@ def draw(report: Report) -> dict[str, tuple[Figure, ...]]:
     for part in report.preference:
         domain = domains.get((part.study, part.attribute))
         key, stamp = f"{part.study}/{part.attribute}", _stamp(facts[part.study])
-        if part.group is None and part.stratum is None:
+        if not part.part:
             add(f"answer/{key}", preference_scale(part, colors, domain, stamp))
             add(f"answer/{key}", over_gray(part, facts[part.study].anchors, colors, stamp))
             add(f"preference/{key}", pair_shares(part, facts[part.study], stamp))
@@ -143,15 +143,15 @@ def preference_scale(
         )
         for row in frame.itertuples()
     ]
-    title = f"Preference: {part.attribute}{_among(part)}"
+    title = ", ".join(filter(None, [f"Preference: {part.attribute}", part.part]))
     return _dots(
-        _slug(part.study, part.attribute, part.group, part.stratum, "scale"),
+        _slug(part.study, part.attribute, part.part, "scale"),
         title,
         rows,
         "Just-objectionable differences (JOD); better to the right",
         domain=domain,
         caption=""
-        if _among(part)
+        if part.part
         else "Score of each condition with its interval. Overlapping intervals are no test of a "
         "difference; the ranks are those that the votes cannot exclude.",
         stamp=stamp,
@@ -366,14 +366,8 @@ def _share_row(label: str, share: stats.Estimate, color: str, *, hollow: bool = 
     return _Row(label, value, share.low, share.high, words.percent(share), color, hollow)
 
 
-def _among(part: Preference) -> str:
-    if part.group is not None:
-        return f", group {part.group}"
-    return f", {part.stratum}" if part.stratum is not None else ""
-
-
-def _slug(*parts: str | None) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", "-".join(filter(None, parts))).strip("-").lower()
+def _slug(*parts: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", "-".join(parts)).strip("-").lower()
 
 
 # --- kinds of figures ------------------------------------------------------------------------

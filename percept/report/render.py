@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 
 from percept import stats
 from percept.errors import Interrupted
-from percept.inference.run import write_bytes_atomic
+from percept.files import write_bytes_atomic
 from percept.report import figures, words
 from percept.report.build import Example, Metrics, People, Preference, Report, jsonable
 
@@ -106,6 +106,7 @@ def render_html(report: Report, drawn: dict[str, tuple[figures.Figure, ...]]) ->
         several=sum(len(fact.attributes) for fact in report.studies) > 1,
         ranks=words.ranks,
         people_rows=list(_people_rows(report)),
+        screening=words.screening(report.people),
         resolved=words.resolved(report.preference),
         examples=list(_examples(report.examples)),
         facts={
@@ -248,22 +249,21 @@ def tables(report: Report) -> dict[str, pd.DataFrame]:
         return frame
 
     ends = ["value", "low", "high", "n"]
+    part = ["attribute", "group", "stratum", "without_flagged"]
     return {
         "people": table(["quantity", "value"], _people_table(report)),
         "agreement": table(["attribute", "statistic", *ends, "method"], _agreement_table(report)),
         "preference": table(
             [
-                "attribute", "group", "stratum", "condition", "jod", "jod_low", "jod_high",
-                "score", "score_low", "score_high", "rank_low", "rank_high", "component",
-                "estimable",
+                *part, "condition", "jod", "jod_low", "jod_high", "score", "score_low",
+                "score_high", "rank_low", "rank_high", "component", "estimable",
             ],
             _preference_table(report),
         ),
         "pairs": table(
             [
-                "attribute", "group", "stratum", "first", "second", "first_wins", "ties",
-                "second_wins", "share", "share_low", "share_high", "model", "model_low",
-                "model_high",
+                *part, "first", "second", "first_wins", "ties", "second_wins", "share",
+                "share_low", "share_high", "model", "model_low", "model_high",
             ],
             _pairs_table(report),
         ),
@@ -308,7 +308,7 @@ def _agreement_table(report: Report) -> Iterator[list[Any]]:
 
 def _slices(report: Report) -> Iterator[tuple[Preference, list[Any]]]:
     for part in report.preference:
-        yield part, [part.study, part.attribute, part.group, part.stratum]
+        yield part, [part.study, part.attribute, part.group, part.stratum, part.without_flagged]
 
 
 def _preference_table(report: Report) -> Iterator[list[Any]]:

@@ -12,7 +12,6 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from percept import stats
-from percept.stats.rates import ArtifactRate
 from percept.types import GRAY, REFERENCE
 
 if TYPE_CHECKING:
@@ -290,19 +289,18 @@ def _over_gray(entries: Sequence[tuple[str, stats.Estimate]]) -> str:
 
 
 def _part(fact: StudyFacts, part: Preference, placed: Sequence[str]) -> str:
-    name = f"group {part.group}" if part.group is not None else f"stratum {part.stratum}"
     size = f"{count(part.observers, 'observer')}, {count(part.votes, 'comparison')}"
     scale = part.scale
     here = [n for n in placed if scale is not None and n in scale.items]
     here = [n for n in here if scale is not None and scale.estimable[_at(scale, n)]]
     if scale is None or len(here) < 2 or len({scale.component[_at(scale, n)] for n in here}) > 1:
-        return sentence(f"{name} ({size}): no ranking can be estimated")
+        return sentence(f"{part.part} ({size}): no ranking can be estimated")
     best = max(here, key=lambda n: scale.score[_at(scale, n)])
     close = [n for n in unresolved(scale, best) if n in here]
     verdict = f"**{best}** first"
     if close:
         verdict = f"**{best}** highest, not told apart from {listing(f'**{n}**' for n in close)}"
-    return sentence(f"{name} ({size}): {verdict}")
+    return sentence(f"{part.part} ({size}): {verdict}")
 
 
 def _basis(overall: Preference) -> str:
@@ -363,7 +361,7 @@ def resolved(preference: Sequence[Preference]) -> list[str]:
     texts = []
     for part in preference:
         scale = part.scale
-        if scale is None or part.group is not None or part.stratum is not None:
+        if scale is None or part.part:
             continue
         near = {item: unresolved(scale, item) for item in scale.items}
         pairs = [
@@ -417,7 +415,7 @@ def left_out(metrics: Metrics) -> str:
     )
 
 
-def _viewings(rates: Sequence[ArtifactRate]) -> str:
+def _viewings(rates: Sequence[stats.ArtifactRate]) -> str:
     first, *others = (f"{percent(rate.rate)} of {{}}**{rate.condition}**" for rate in rates)
     return listing([first.format("viewings of "), *(text.format("") for text in others)])
 
@@ -605,7 +603,34 @@ def _exclusions(people: Sequence[People]) -> str:
             f"in {entry.study}, {count(entry.answers.get('test', 0), 'test trial')} count and "
             f"{out} did not enter the estimates"
         )
+    return f"{sentence('; '.join(parts))} {screening(people)} All votes stay in the data."
+
+
+def screening(people: Sequence[People]) -> str:
+    """Say by which rules observers were screened, and what became of them."""
+    screened = [entry for entry in people if entry.screened]
+    if not screened:
+        return "No observer was excluded: no screening rule applies to these studies."
+    limits = stats.ScreeningRules()
+
+    def share(limit: float | None) -> str:
+        return f"{100 * (limit or 0):g}{GAP}%"
+
+    rules = [
+        f"fewer than {share(limits.min_gold)} of golds right",
+        f"fewer than {share(limits.min_repeat)} of repeats answered alike",
+        f"a side preferred on more than {share(limits.max_identical_choice)} of identical pairs "
+        f"(each from {limits.min_controls} such trials on)",
+        f"more than {share(limits.max_fast)} of answers under {limits.min_time_ms:g}{GAP}ms",
+        f"more than {limits.max_run} same answers in a row",
+        f"one side chosen in {share(limits.min_side)} or more (p < {limits.side_p:g})",
+    ]
+    found = listing(
+        f"{len(entry.flagged)} of {count(entry.observers, 'observer')} of {entry.study}"
+        for entry in screened
+    )
     return (
-        sentence("; ".join(parts))
-        + " No observer was excluded: no screening rule was applied. All votes stay in the data."
+        f"No observer was excluded. Screening flags {found}, by any of: {'; '.join(rules)}; "
+        "disagreement with others is no reason. The main results hold everybody’s votes, and the "
+        "scales are also given without those flagged."
     )

@@ -14,6 +14,7 @@ import pytest
 
 from percept import stats
 from percept.cli import main
+from percept.protocol import parse_protocol
 from percept.report import words
 from percept.report.build import StudyData, analyse, generator, jsonable
 from percept.report.render import render_html, tables, write_report
@@ -101,22 +102,63 @@ def test_people_are_counted(world: World) -> None:
     test = world.pairs.ratings.query("kind == 'test'")
     assert people["response_s"]["median"] == pytest.approx(test["response_time_ms"].median() / 1000)
     assert sum(people["response_counts"]) == len(test)
-    assert "no screening rule was applied" in page(world)
+
+
+def test_flagged_observers_are_named_and_never_dropped_in_silence(world: World) -> None:
+    who = world.pairs.ratings["observer"].iloc[0]
+    hasty = world.pairs.ratings["observer"] == who
+    ratings = world.pairs.ratings.copy()
+    ratings.loc[hasty, "response_time_ms"] = 120.0
+    report = analyse([replace(world.pairs, ratings=ratings)], n_boot=N_BOOT)
+    assert "100% of answers under 500 ms" in report.people[0].flagged[who]
+    everybody, sound = report.preference[:2]
+    assert (everybody.part, sound.part) == ("", "without flagged observers")
+    assert everybody.scale is not None
+    assert world.report.preference[0].scale is not None
+    assert everybody.scale.score == pytest.approx(world.report.preference[0].scale.score)
+    assert sound.observers == everybody.observers - len(report.people[0].flagged)
+    html = render_html(report, {})
+    assert who in html
+    assert "No observer was excluded." in html
+    assert "No screening" not in html
+    marks = analyse([world.marks], n_boot=N_BOOT)
+    assert "no screening rule applies" in " ".join(marks.methods)
 
 
 def test_groups_and_strata_have_scales_of_their_own(world: World) -> None:
     strata = ["city", "land"] * 3
     data = replace(world.pairs, contents=world.pairs.contents.assign(stratum=strata))
     parts = analyse([data], n_boot=N_BOOT).preference
-    labels = [(part.group, part.stratum) for part in parts]
-    assert labels == [
-        (None, None), ("expert", None), ("public", None), (None, "city"), (None, "land")
+    labels = [part.part for part in parts]
+    assert [label for label in labels if "flagged" not in label] == [
+        "", "group expert", "group public", "stratum city", "stratum land"
     ]  # fmt: skip
     assert sum(part.votes for part in parts if part.stratum) == parts[0].votes
     assert sum(part.votes for part in parts if part.group) == parts[0].votes
     city = data.contents.query("stratum == 'city'")["content_id"]
     own = stats.count_pairs(data.ratings[data.ratings["content"].isin(city)])
-    assert parts[3].votes == np.sum(own.wins) + np.sum(own.ties) / 2
+    assert parts[labels.index("stratum city")].votes == np.sum(own.wins) + np.sum(own.ties) / 2
+
+
+def test_every_attribute_is_analysed_on_its_own(world: World) -> None:
+    period = '[[attributes]]\nname = "period"\nquestion = "Which fits its time?"\n'
+    protocol = parse_protocol(f"{world.pairs.protocol.text}\n{period}")
+    turned = {"left": "right", "right": "left", "tie": "tie"}
+    ratings = world.pairs.ratings
+    other = ratings.assign(attribute="period", choice=ratings["choice"].map(turned))
+    data = replace(world.pairs, protocol=protocol, ratings=pd.concat([ratings, other]))
+    report = analyse([data], n_boot=N_BOOT)
+    realism, period_ = (
+        next(part for part in report.preference if part.attribute == name and not part.group)
+        for name in ("realism", "period")
+    )
+    assert [found.question for found in report.answer][1] == "Which fits its time?"
+    assert realism.scale is not None
+    assert period_.scale is not None
+    assert period_.scale.score == pytest.approx(-realism.scale.score, abs=1e-6)
+    assert report.people[0].answers == world.report.people[0].answers  # trials, not ratings
+    html = render_html(report, {})
+    assert html.count('<p class="about">pairs · period</p>') >= 3
 
 
 def test_sampling_weights_are_used_and_said(world: World) -> None:
@@ -357,9 +399,9 @@ def test_figures_are_well_formed_and_described(world: World) -> None:
 def test_csv_columns_are_a_contract(world: World) -> None:
     columns = {name: list(table) for name, table in tables(world.report).items()}
     assert columns["preference"] == [
-        "study", "simulated", "attribute", "group", "stratum", "condition", "jod", "jod_low",
-        "jod_high", "score", "score_low", "score_high", "rank_low", "rank_high", "component",
-        "estimable",
+        "study", "simulated", "attribute", "group", "stratum", "without_flagged", "condition",
+        "jod", "jod_low", "jod_high", "score", "score_low", "score_high", "rank_low", "rank_high",
+        "component", "estimable",
     ]  # fmt: skip
     assert columns["metrics"] == [
         "study", "simulated", "attribute", "metric", "higher_is_better", "statistic", "value",
