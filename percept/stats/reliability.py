@@ -473,13 +473,16 @@ def _split_half(
         xy = weights @ (x * y).T / total - sx * sy
         xx, yy = weights @ (x * x).T / total - sx**2, weights @ (y * y).T / total - sy**2
         r = xy / np.sqrt(xx * yy)
-        stepped_up = np.nanmean(np.where(np.isfinite(r), r, np.nan), axis=1)
+        defined = np.isfinite(r)
+        stepped_up = np.where(defined, r, 0).sum(axis=1) / defined.sum(axis=1)
         return np.asarray(2 * stepped_up / (1 + stepped_up))
 
     with np.errstate(divide="ignore", invalid="ignore"):
         if not (np.ptp(np.where(both, means[0], 0)) > 0 and (both.sum(axis=1) > 2).all()):
             return not_estimable("too few ratings, or no variation", n=u, method=method)
         value = float(stepped(np.ones((1, u)))[0])
+        if not np.isfinite(value):
+            return not_estimable("the means of a half do not vary", n=u, method=method)
         low = high = np.nan
         if n_boot:
             drawn = stepped(rng.multinomial(u, np.full(u, 1 / u), size=n_boot).astype(float))

@@ -126,6 +126,14 @@ def test_reliability_of_nothing(table):
     assert "cannot tell" in r.summary
 
 
+def test_halves_without_variation():
+    table = np.full((2, 5), 0.5)
+    table[0, 0] = 1.0  # one observer never varies, so no half of one correlates
+    r = assess_reliability(table)
+    assert not r.split_half.estimable
+    assert "do not vary" in r.split_half.warnings[0]
+
+
 def test_repeats_with_swapped_sides():
     frame = pd.DataFrame(
         [
