@@ -23,15 +23,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from percept.errors import InputError, InputErrors, Interrupted
-from percept.manifest import (
-    Manifest,
-    atomic_file,
-    check_manifest,
-    load_rgb,
-    make_frame,
-    sha256_file,
+from percept.color import (
+    FROM_RGB,
+    LINEAR,
+    encode,
+    lab_to_srgb_in_gamut,
+    lightness_curve,
+    srgb_to_lab,
 )
+from percept.errors import InputError, InputErrors, Interrupted
+from percept.files import atomic_file, sha256_file
+from percept.manifest import Manifest, check_manifest, load_rgb, make_frame
 from percept.types import DEGRADATIONS
 
 Array = NDArray[np.floating[Any]]
@@ -157,7 +159,7 @@ def age(rgb: Pixels, process: Process, *, rng: np.random.Generator) -> Aged:
     scale = max(size / 800, 0.6)  # features keep their size in the picture, not in pixels
     sensitivity = process.sensitivity if "orthochromatic" in process.strengths else _LUMINANCE
     red, green, blue = (w * _LINEAR[rgb[..., i]] for i, w in enumerate(sensitivity))
-    tone = _encode(red + green + blue)
+    tone = encode(red + green + blue)
     for name, layer in (*_GLOBAL.items(), *_LOCAL.items()):
         if name == next(iter(_LOCAL)):
             undamaged = _quantize(tone)
@@ -187,46 +189,17 @@ def reference_colors(rgb: Pixels, photo: Pixels) -> Pixels:
     rows = max(1, (1 << 18) // rgb.shape[1])  # strips: a large photograph needs little memory
     for top in range(0, rgb.shape[0], rows):
         strip = slice(top, top + rows)
-        lab = _lab(rgb[strip])
-        lab[0] = _GREY_LIGHTNESS[photo[strip]]
+        lab = srgb_to_lab(rgb[strip], dtype=np.float32)
+        lab[..., 0] = _GREY_LIGHTNESS[photo[strip]]
         out[strip] = lab_to_srgb_in_gamut(lab)
     return out
-
-
-def lab_to_srgb_in_gamut(lab: Array) -> Pixels:
-    """Convert CIE L*a*b* (D65) to 8-bit sRGB; colours outside sRGB lose chroma only.
-
-    A colour that sRGB cannot show keeps its L* and its hue; its chroma is reduced, by bisection,
-    to the most that can be shown.
-
-    Parameters
-    ----------
-    lab : ndarray of float32, shape (3, ...)
-        L* in [0, 100], a*, b*.
-
-    Returns
-    -------
-    ndarray of uint8, shape (..., 3)
-    """
-    lightness, a, b = lab
-    linear = _lab_to_linear(lightness, a, b)
-    outside = ~_shown(linear)
-    if outside.any():
-        lightness, a, b = lightness[outside], a[outside], b[outside]
-        low, high = np.zeros_like(a), np.ones_like(a)
-        for _ in range(16):
-            middle = (low + high) / 2
-            fits = _shown(_lab_to_linear(lightness, a * middle, b * middle))
-            low, high = np.where(fits, middle, low), np.where(fits, high, middle)
-        linear[:, outside] = _lab_to_linear(lightness, a * low, b * low)
-    return _quantize(_encode(np.moveaxis(linear, 0, -1)))
 
 
 def is_grey(rgb: Pixels) -> bool:
     """Whether a photograph has no colour to speak of: 99 % of its pixels have chroma below 4."""
     step = max(1, max(rgb.shape[:2]) // 1000)
-    _, a, b = _lab(rgb[::step, ::step])
-    return float(np.quantile(np.hypot(a, b), 0.99)) < 4
+    lab = srgb_to_lab(rgb[::step, ::step], dtype=np.float32)
+    return float(np.quantile(np.hypot(lab[..., 1], lab[..., 2]), 0.99)) < 4
 
 
 def degrade_manifest(
@@ -373,63 +346,10 @@ def _save(pixels: Pixels, file: Path) -> None:
         Image.fromarray(pixels).save(stream, "PNG")
 
 
-# Colour. Linear sRGB → XYZ [IEC 61966-2-1, scikit-image's digits] divided by the white that its
-# rows add up to, so that equal red, green and blue have no chroma at all.
-_XYZ = np.array(
-    [
-        [0.412453, 0.357580, 0.180423],
-        [0.212671, 0.715160, 0.072169],
-        [0.019334, 0.119193, 0.950227],
-    ]
-)
-_FROM_RGB = _XYZ / _XYZ.sum(axis=1, keepdims=True)
-_TO_RGB = np.linalg.inv(_FROM_RGB).astype(np.float32)
-_LUMINANCE = (float(_FROM_RGB[1, 0]), float(_FROM_RGB[1, 1]), float(_FROM_RGB[1, 2]))
-_LEVELS = np.arange(256) / 255
-_LINEAR = np.where(_LEVELS <= 0.04045, _LEVELS / 12.92, ((_LEVELS + 0.055) / 1.055) ** 2.4).astype(
-    np.float32
-)
-_DELTA = 6 / 29
-
-
-def _lab(rgb: Pixels) -> Array:
-    """8-bit sRGB (..., 3) to CIE L*a*b* (3, ...)."""
-    red, green, blue = (_LINEAR[rgb[..., i]] for i in range(3))
-    x, y, z = (
-        _lab_curve(np.float32(r) * red + np.float32(g) * green + np.float32(b) * blue)
-        for r, g, b in _FROM_RGB
-    )
-    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)])
-
-
-def _lab_curve(t: Array) -> Array:
-    curve: Array = np.where(t > _DELTA**3, np.cbrt(t), t / (3 * _DELTA**2) + 4 / 29)
-    return curve.astype(np.float32)
-
-
-_GREY_LIGHTNESS: Final[Array] = 116 * _lab_curve(_LINEAR) - 16
-
-
-def _lab_to_linear(lightness: Array, a: Array, b: Array) -> Array:
-    """CIE L*a*b* to linear sRGB, shape (3, ...), unbounded."""
-    fy = (lightness + 16) / 116
-    x, y, z = (
-        np.where(f > _DELTA, f**3, 3 * _DELTA**2 * (f - 4 / 29)).astype(np.float32)
-        for f in (fy + a / 500, fy, fy - b / 200)
-    )
-    return np.stack([row[0] * x + row[1] * y + row[2] * z for row in _TO_RGB])
-
-
-def _shown(linear: Array) -> NDArray[np.bool_]:
-    """Whether sRGB shows a colour, to a third of an 8-bit level."""
-    return np.asarray(((linear >= -1e-4) & (linear <= 1 + 1e-4)).all(axis=0))
-
-
-def _encode(linear: Array) -> Array:
-    linear = np.clip(linear, 0, 1)
-    return np.where(
-        linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055
-    ).astype(np.float32)
+# The recorded luminance of a film that sees as people do.
+_LUMINANCE = (float(FROM_RGB[1, 0]), float(FROM_RGB[1, 1]), float(FROM_RGB[1, 2]))
+_LINEAR = LINEAR.astype(np.float32)
+_GREY_LIGHTNESS: Final[Array] = 116 * lightness_curve(_LINEAR) - 16
 
 
 def _quantize(tone: Array) -> Pixels:

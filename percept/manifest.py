@@ -17,21 +17,19 @@ import csv
 import difflib
 import hashlib
 import heapq
-import importlib.util
 import io
 import math
 import os
 import re
 import stat
 import unicodedata
-import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -39,9 +37,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from percept.errors import InputError, InputErrors
+from percept.files import PACKAGE, atomic_file, package_file, sha256_file
 from percept.types import DEGRADATIONS, MANIFEST_OPTIONAL, MANIFEST_REQUIRED
 
-PACKAGE: Final = "package:"
 PATH_COLUMNS: Final = ("path", "reference_path", "reference_clean_path", "mask_path")
 COLUMNS: Final = (*MANIFEST_REQUIRED, *MANIFEST_OPTIONAL)
 MAX_PIXELS: Final = 400_000_000
@@ -112,7 +110,7 @@ class Manifest:
             If it names a package that is not installed, or escapes its package.
         """
         if path.startswith(PACKAGE):
-            return _package_file(path)
+            return package_file(path)
         return self.root / path
 
     def path_from(self, directory: Path, path: str) -> str:
@@ -505,32 +503,6 @@ def is_safe_id(content_id: str) -> bool:
     )
 
 
-def sha256_file(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@contextmanager
-def atomic_file(file: str | Path) -> Iterator[IO[bytes]]:
-    """Open a binary file that appears under its name only when all of it is on disk.
-
-    It is written under a temporary name in the same directory, synced and renamed; on an error
-    it is removed and whatever stood there stays.
-    """
-    file = Path(file)
-    temporary = file.with_name(f".percept-{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def load_rgb(path: str | Path) -> NDArray[np.uint8]:
     """Read a photograph as upright 8-bit sRGB.
 
@@ -872,27 +844,6 @@ def _allocate(sizes: Mapping[str, int], n: int) -> dict[str, int]:
         if counts[label] < sizes[label]:
             heapq.heappush(queue, (-sizes[label] / (2 * counts[label] + 1), label))
     return counts
-
-
-def _package_file(path: str) -> Path:
-    parts = PurePosixPath(path.removeprefix(PACKAGE)).parts
-    if len(parts) < 2 or parts[0] == "/" or ".." in parts:
-        raise InputError(
-            "not the path of a file inside a package",
-            value=path,
-            remedy="Write package:NAME/path/inside/it",
-        )
-    try:
-        spec = importlib.util.find_spec(parts[0])  # finds a top-level package without importing it
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(
-            f"the package {parts[0]!r} is not installed",
-            value=path,
-            remedy="Install it, or use another manifest",
-        )
-    return Path(spec.submodule_search_locations[0], *parts[1:])
 
 
 def _is_parquet(file: Path) -> bool:

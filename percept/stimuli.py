@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from percept.errors import InputError, Interrupted
-from percept.inference.run import Condition, Run, write_bytes_atomic
-from percept.manifest import load_rgb, sha256_file
+from percept.files import sha256_file, write_bytes_atomic
+from percept.inference.run import Condition, Run
+from percept.manifest import load_rgb
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-EVERYONE = {"errors", "types", "bundle", ""}  # "" is percept itself: lazy names, the version
+EVERYONE = {
+    "errors",
+    "types",
+    "bundle",
+    "files",
+    "",
+}  # "" is percept itself: lazy names, the version
 
 # unit: the units of ours that it may import. A unit is a module or package of percept,
 # or one of the sibling trees; "*" means all.
@@ -18,6 +24,8 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "types": set(),
     "bundle": set(),
+    "files": set(),
+    "color": set(),
     "manifest": set(),
     "protocol": set(),
     "stats": set(),
@@ -25,9 +33,9 @@ ALLOWED: dict[str, set[str]] = {
     "distributed": set(),
     "stimuli": {"manifest", "inference.run", "protocol"},
     "design": {"protocol", "stimuli"},
-    "degrade": {"manifest"},
-    "inference": {"manifest", "distributed", "inference.run"},
-    "metrics": {"manifest", "inference.run", "distributed"},
+    "degrade": {"manifest", "color"},
+    "inference": {"manifest", "distributed", "inference.run", "color"},
+    "metrics": {"manifest", "inference.run", "distributed", "color"},
     "store": set(),
     "study": {"protocol", "stimuli", "design", "store", "stats", "inference.run"},
     "calibrate": {"inference.run", "store", "stats"},
@@ -43,6 +51,8 @@ THIRD_PARTY: dict[str, set[str]] = {
     "errors": set(),
     "types": set(),
     "bundle": set(),
+    "files": {"pandas"},
+    "color": {"numpy"},
     "stats": {"numpy", "scipy", "pandas", "krippendorff"},
     "inference.run": {"pandas", "pyarrow"},
 }

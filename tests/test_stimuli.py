@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from percept.errors import InputError
-from percept.inference.run import open_run, write_parquet_atomic
+from percept.files import write_parquet_atomic
+from percept.inference.run import open_run
 from percept.stimuli import fit, gray, render_stimuli, select_stimuli
 from tests.tiny_run import make_run
 

@@ -12,14 +12,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from percept.inference.run import (
-    Condition,
-    Run,
-    open_run,
-    write_conditions,
-    write_json_atomic,
-    write_parquet_atomic,
-)
+from percept.files import write_json_atomic, write_parquet_atomic
+from percept.inference.run import Condition, Run, open_run, write_conditions
 from percept.protocol import Protocol, load_protocol, parse_protocol
 from percept.types import MANIFEST_OPTIONAL
 

@@ -19,7 +19,7 @@ import torch
 
 from percept.distributed import barrier, is_main, rank
 from percept.errors import InputError
-from percept.inference.run import read_json
+from percept.files import read_json
 
 RUN_FORMAT = 1
 _OURS = ("model.safetensors", "config.json", "run.json", "log.jsonl", "state")

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn import functional
 
 from percept.errors import InputError, InputErrors
-from percept.manifest import PACKAGE, load_rgb, read_manifest, sha256_file
+from percept.files import PACKAGE, sha256_file
+from percept.manifest import load_rgb, read_manifest
 from training.config import DataConfig
 
 _FILES = ("path", "reference_path", "reference_clean_path")
@@ -131,10 +131,14 @@ def load_lab(photograph: Photograph, max_side: int) -> torch.Tensor:
         )
     height, width = aged.shape[:2]
     scale = min(1.0, max_side / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
+    size = max(1, round(height * scale)), max(1, round(width * scale))
 
     def small(rgb: np.ndarray) -> np.ndarray:
-        return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.LANCZOS))
+        # The filter that inference uses: another one would leave more or less of the grain.
+        pixels = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
+        if scale < 1:
+            pixels = functional.interpolate(pixels, size, mode="bilinear", antialias=True)
+        return pixels[0].permute(1, 2, 0).numpy()
 
     lab = rgb2lab(small(reference))
     lab[..., 0] = rgb2lab(small(aged))[..., 0]

@@ -23,8 +23,8 @@ from torch.nn.parallel import DistributedDataParallel
 import percept
 from percept.distributed import barrier, is_main, rank, together, world_size
 from percept.errors import InputError
+from percept.files import write_json_atomic
 from percept.inference.networks import build_network, save_checkpoint
-from percept.inference.run import write_json_atomic
 from training import checkpoint
 from training.communication import Communication
 from training.config import Config

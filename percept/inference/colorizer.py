@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from percept.errors import InputError, InputErrors
+from percept.files import sha256_file
 from percept.inference.networks import load_checkpoint, weights_file
 from percept.inference.run import Condition
-from percept.manifest import Manifest, sha256_file
+from percept.manifest import Manifest
 from percept.types import GRAY, REFERENCE
 
 ENTRY_POINTS = "percept.colorizers"

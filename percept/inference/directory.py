@@ -17,13 +17,9 @@ from typing import IO, Any
 import pandas as pd
 
 from percept.errors import InputError, Interrupted
+from percept.files import write_json_atomic, write_parquet_atomic
 from percept.inference.colorizer import Source
-from percept.inference.run import (
-    read_info,
-    write_conditions,
-    write_json_atomic,
-    write_parquet_atomic,
-)
+from percept.inference.run import read_info, write_conditions
 from percept.manifest import Manifest
 
 STAGES = ("decode", "compute", "encode", "write")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from percept.errors import InputError
-from percept.inference.run import read_json, write_bytes_atomic, write_json_atomic
+from percept.files import read_json, write_bytes_atomic, write_json_atomic
 
 CHECKPOINT_FORMAT = 1
 WEIGHTS = "model.safetensors"

@@ -6,10 +6,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import io
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -19,6 +15,13 @@ from typing import Any
 import pandas as pd
 
 from percept.errors import InputError
+from percept.files import (
+    PACKAGE,
+    package_file,
+    read_json,
+    write_json_atomic,
+    write_parquet_atomic,
+)
 from percept.types import METRIC_COLUMNS
 
 RUN_FORMAT = 1
@@ -102,7 +105,7 @@ class Run:
         manifest's folder, found from the run (so both may move together) or, failing that,
         where it was at the time.
         """
-        if path.startswith("package:"):
+        if path.startswith(PACKAGE):
             return package_file(path)
         for base in (self.root / self.info["manifest"]["folder"], self.info["manifest"]["root"]):
             file = Path(base) / path
@@ -210,70 +213,3 @@ def read_conditions(file: Path) -> tuple[Condition, ...]:
 def write_conditions(file: Path, conditions: tuple[Condition, ...]) -> None:
     """Write ``conditions.json``."""
     write_json_atomic(file, [asdict(condition) for condition in conditions])
-
-
-def package_file(path: str) -> Path:
-    """Find the file inside an installed package that ``package:NAME/FILE`` names.
-
-    Raises
-    ------
-    InputError
-        If the package is not installed.
-    """
-    name, _, inside = path.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(
-            f"the package {name!r} is not installed", value=path, remedy=f"pip install {name}"
-        )
-    return Path(next(iter(spec.submodule_search_locations))) / inside
-
-
-# -- files that are whole or not there ----------------------------------------------------------
-
-
-def write_bytes_atomic(file: str | Path, data: bytes) -> None:
-    """Write a file so that, at any moment, the old or the new bytes are there, never a part."""
-    file = Path(file)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_json_atomic(file: str | Path, value: Any) -> None:
-    """Write indented UTF-8 JSON; see :func:`write_bytes_atomic`."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    write_bytes_atomic(file, text.encode() + b"\n")
-
-
-def write_parquet_atomic(file: str | Path, frame: pd.DataFrame) -> None:
-    """Write a frame without its index as Parquet; see :func:`write_bytes_atomic`."""
-    buffer = io.BytesIO()
-    frame.reset_index(drop=True).to_parquet(buffer, index=False)
-    write_bytes_atomic(file, buffer.getvalue())
-
-
-def read_json(file: Path) -> Any:
-    """Read a JSON file.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read or is not JSON.
-    """
-    try:
-        return json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read: {error}", file=file) from None

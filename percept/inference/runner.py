@@ -30,12 +30,13 @@ from torch import Tensor
 import percept
 from percept import distributed
 from percept.errors import InputError, PerceptError
+from percept.files import PACKAGE, sha256_file, write_bytes_atomic
 from percept.inference import color
 from percept.inference.colorizer import Source, load_colorizer, one_line, parse_conditions
 from percept.inference.directory import STAGES, Item, RunDirectory, identity, now, writing
 from percept.inference.plan import Batch, fit, plan_batches, unfit
-from percept.inference.run import RUN_FORMAT, write_bytes_atomic
-from percept.manifest import PACKAGE, load_rgb, read_manifest, sha256_file
+from percept.inference.run import RUN_FORMAT
+from percept.manifest import load_rgb, read_manifest
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # The lowest level takes a quarter of the default's time for files that are a little larger.

@@ -1,63 +1,20 @@
-"""Colour spaces, and the views of an image that several metrics share."""
+"""Colour differences, and the views of an image that several metrics share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from percept.color import srgb_to_lab
 from percept.errors import InputError
 
 Array = npt.NDArray[Any]
 
-# Linear sRGB (ITU-R BT.709 primaries) to CIE XYZ, and the white point D65 for the 2° observer
-# (ASTM E308): scikit-image's constants, so that Lab values agree with it.
-_XYZ_FROM_RGB = (
-    (0.412453, 0.357580, 0.180423),
-    (0.212671, 0.715160, 0.072169),
-    (0.019334, 0.119193, 0.950227),
-)
-_WHITE = (0.95047, 1.0, 1.08883)
 _BLOCK = 1 << 14
-
-
-@lru_cache(maxsize=1)
-def _linear_table() -> Array:
-    """Linear light of each 8-bit sRGB value, shape (256,), float64 in [0, 1] (IEC 61966-2-1)."""
-    value = np.arange(256) / 255.0
-    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-
-
-def srgb_to_lab(image: Array) -> Array:
-    """Convert 8-bit sRGB to CIE L*a*b* (D65, 2°).
-
-    The same numbers as ``skimage.color.rgb2lab``, some three times faster: the transfer curve
-    is looked up, and no BLAS is involved, whose thread count could change last bits.
-
-    Parameters
-    ----------
-    image : array of uint8, shape (H, W, 3)
-        sRGB.
-
-    Returns
-    -------
-    array of float64, shape (H, W, 3)
-        L* in [0, 100]; a* and b* within about ±110.
-    """
-    red, green, blue = (_linear_table()[image[..., channel]] for channel in range(3))
-    x, y, z = (
-        _lab_curve((row[0] * red + row[1] * green + row[2] * blue) / white)
-        for row, white in zip(_XYZ_FROM_RGB, _WHITE, strict=True)
-    )
-    return np.stack([116.0 * y - 16.0, 500.0 * (x - y), 200.0 * (y - z)], axis=-1)
-
-
-def _lab_curve(t: Array) -> Array:
-    """CIE 15's f(t): the cube root, with its linear part near black."""
-    return np.where(t > 0.008856, np.cbrt(t), 7.787 * t + 16.0 / 116.0)
 
 
 def delta_e_2000(lab1: Array, lab2: Array) -> Array:

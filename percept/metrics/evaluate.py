@@ -31,8 +31,9 @@ from percept.distributed import (
     together,
 )
 from percept.errors import InputError, InputErrors
-from percept.inference.run import Run, write_parquet_atomic
-from percept.manifest import load_rgb, sha256_file
+from percept.files import sha256_file, write_parquet_atomic
+from percept.inference.run import Run
+from percept.manifest import load_rgb
 from percept.metrics.color import Array, Images, Picture
 from percept.metrics.registry import METRICS, Metric
 from percept.metrics.weights import load_backbone, weights_info

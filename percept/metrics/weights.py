@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from percept.errors import InputError
-from percept.manifest import atomic_file, sha256_file
+from percept.files import atomic_file, sha256_file
 
 if TYPE_CHECKING:
     import torch

@@ -8,15 +8,8 @@ import pandas as pd
 import pytest
 
 from percept.errors import InputError
-from percept.inference.run import (
-    Condition,
-    open_run,
-    package_file,
-    read_conditions,
-    write_bytes_atomic,
-    write_conditions,
-    write_parquet_atomic,
-)
+from percept.files import package_file, write_bytes_atomic, write_parquet_atomic
+from percept.inference.run import Condition, open_run, read_conditions, write_conditions
 
 
 @pytest.fixture

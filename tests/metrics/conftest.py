@@ -12,15 +12,8 @@ import torch
 from metric_samples import CONDITIONS, SIZES, known_as, photograph
 from PIL import Image
 
-from percept.inference.run import (
-    Condition,
-    Run,
-    open_run,
-    write_conditions,
-    write_json_atomic,
-    write_parquet_atomic,
-)
-from percept.manifest import sha256_file
+from percept.files import sha256_file, write_json_atomic, write_parquet_atomic
+from percept.inference.run import Condition, Run, open_run, write_conditions
 from percept.metrics.weights import BACKBONES, fetch
 from percept.types import OUTPUT_COLUMNS
 

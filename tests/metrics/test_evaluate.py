@@ -13,8 +13,9 @@ from PIL import Image
 
 from percept.cli import main
 from percept.errors import InputError, InputErrors
-from percept.inference.run import Run, open_run, write_parquet_atomic
-from percept.manifest import load_rgb, sha256_file
+from percept.files import sha256_file, write_parquet_atomic
+from percept.inference.run import Run, open_run
+from percept.manifest import load_rgb
 from percept.metrics import fidelity, vintage
 from percept.metrics.color import Images
 from percept.metrics.evaluate import evaluate_run, import_metrics, select_metrics

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from percept.errors import InputError, InputErrors
-from percept.manifest import sha256_file
+from percept.files import sha256_file
 from training.config import DataConfig
 from training.data import (
     Views,

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 import training.trainer
 from percept import bundle
 from percept.cli import main as percept
+from percept.files import sha256_file
 from percept.inference.networks import load_checkpoint
-from percept.manifest import sha256_file
 
 Train = Callable[..., int]
 

@@ -1,0 +1,116 @@
+"""Files that are whole or not there, their hashes, and paths inside installed packages."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, Any
+
+from percept.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Begins a path that names a file inside an installed package: ``package:NAME/path/inside/it``.
+PACKAGE = "package:"
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_file(file: str | Path) -> Iterator[IO[bytes]]:
+    """Open a binary file that appears under its name only when all of it is on disk.
+
+    It is written under a temporary name in the same directory, synced and renamed; on an error
+    it is removed and whatever stood there stays.
+    """
+    file = Path(file)
+    temporary = file.with_name(f".percept-{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # or a power cut could take the new name back
+    finally:
+        os.close(folder)
+
+
+def write_bytes_atomic(file: str | Path, data: bytes) -> None:
+    """Write a file so that, at any moment, the old or the new bytes are there, never a part."""
+    with atomic_file(file) as stream:
+        stream.write(data)
+
+
+def write_json_atomic(file: str | Path, value: Any) -> None:
+    """Write indented UTF-8 JSON; see :func:`write_bytes_atomic`."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes_atomic(file, text.encode() + b"\n")
+
+
+def write_parquet_atomic(file: str | Path, frame: pd.DataFrame) -> None:
+    """Write a frame without its index as Parquet; see :func:`write_bytes_atomic`."""
+    buffer = io.BytesIO()
+    frame.reset_index(drop=True).to_parquet(buffer, index=False)
+    write_bytes_atomic(file, buffer.getvalue())
+
+
+def read_json(file: Path) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read or is not JSON.
+    """
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read: {error}", file=file) from None
+
+
+def package_file(path: str) -> Path:
+    """Find the file inside an installed package that ``package:NAME/path/inside/it`` names.
+
+    The package is not imported, and the file need not exist.
+
+    Raises
+    ------
+    InputError
+        If the path has another form, or the package is not installed.
+    """
+    parts = PurePosixPath(path.removeprefix(PACKAGE)).parts
+    if len(parts) < 2 or parts[0] == "/" or ".." in parts:
+        raise InputError(
+            "not the path of a file inside a package",
+            value=path,
+            remedy="Write package:NAME/path/inside/it",
+        )
+    try:
+        spec = importlib.util.find_spec(parts[0])
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            f"the package {parts[0]!r} is not installed",
+            value=path,
+            remedy="Install it, or use another manifest",
+        )
+    return Path(spec.submodule_search_locations[0], *parts[1:])
