@@ -175,8 +175,9 @@ def combine(terms: Sequence[tuple[FloatArray, int]]) -> tuple[FloatArray, FloatA
     -----
     The sum is written as cell variance plus an excess for each dimension; a negative excess, which
     is noise, counts as zero. Degrees of freedom are Satterthwaite's (1946), an excess counting
-    with the uncertainty of its dimension. Simulated with 6 x 30 to 60 x 40 clusters and any mix
-    of effects, nominal 95 % intervals of a mean covered 93 to 97 %.
+    with the uncertainty of its dimension. In simulations of a mean (6000 each, five mixes of
+    effects), nominal 95 % intervals covered 94 to 97 % with 12 x 9 to 60 x 40 clusters, and 93 to
+    97 % with 6 x 30.
     """
     if len(terms) == 1:
         variance, size = terms[0]
