@@ -150,3 +150,13 @@ def test_packages_import_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_loads() -> None:
+    import percept
+
+    for name in percept.__all__:
+        assert getattr(percept, name) is not None
+    assert set(percept.__all__) <= set(dir(percept))
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = percept.nonsense
