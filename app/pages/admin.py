@@ -77,8 +77,8 @@ def progress(study: Study) -> None:
     now = state.store().progress(study)
     if now.simulated:
         st.html(
-            '<p class="percept-banner"><strong>Simulated.</strong> '
-            f"{now.simulated} of {now.observers} observers are simulated: nobody looked.</p>"
+            f'<p class="percept-banner"><strong>Simulated.</strong> {now.simulated} of '
+            f"{now.observers} observers are simulated; no person gave their answers.</p>"
         )
     seconds = now.median_response_time_ms
     figures = {

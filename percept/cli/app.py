@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
     with open_store(args.db) as store:
         studies = store.studies()
+        simulated = {one.name for one in studies if store.observers(one)["simulated"].any()}
     _check_address(args.host, args.port)
     token = os.environ.get("PERCEPT_ADMIN_TOKEN") or secrets.token_urlsafe(24)
     settings = {
@@ -59,8 +60,11 @@ def run(args: argparse.Namespace) -> int:
         if not studies:
             print("There is no study yet; `percept study create` makes one.")
         for study in studies:
-            state = "" if study.state == "open" else f" ({study.state})"
-            print(f"  observers  {base}/?study={quote(study.name)}{state}")
+            if study.name in simulated:
+                print(f"  simulated  {study.name}: see it on the admin page")
+            else:
+                state = "" if study.state == "open" else f" ({study.state})"
+                print(f"  observers  {base}/?study={quote(study.name)}{state}")
         print(f"  admin      {base}/admin?token={quote(token)}\n", flush=True)
         if server.wait() != 0:
             raise Interrupted(f"the server stopped with status {server.returncode}")

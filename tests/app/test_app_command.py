@@ -23,6 +23,8 @@ def percept_app(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_links_of_every_study_and_of_the_admin_are_printed(server: Server) -> None:
     for study in ("pairs", "quick", "marks"):
         assert f"{server.base}/?study={study}" in server.output
+    assert f"{server.base}/?study=copy" not in server.output  # it is no study for people
+    assert "simulated  copy" in server.output
     assert f"{server.base}/admin?token={TOKEN}" in server.output
 
 
