@@ -187,6 +187,7 @@ export class Viewer {
     this.view.arrange();
     this.element.dataset.state = "shown";
     const from = await painted();
+    if (this.client.closed) return;
     const presentedAt = new Date().toISOString();
 
     const answer = await new Promise((resolve) => {
@@ -374,7 +375,7 @@ export class Viewer {
     this.context = h("p.context");
     this.practice = h("span.practice", {}, "Practice");
     this.count = h("span.count");
-    this.offline = h("span.offline", { role: "status" });
+    this.offline = h("p.offline", { role: "status" });
     this.bar = h("div.bar");
     this.stage = h("main.stagebox");
     this.message = h("p.message", { role: "status" });
@@ -388,9 +389,10 @@ export class Viewer {
         {},
         h("div.side", {}, this.undo, this.skip, this.unzoom),
         h("div.middle", {}, this.question, this.context),
-        h("div.side.end", {}, this.offline, this.practice, this.count),
+        h("div.side.end", {}, this.practice, this.count),
       ),
       this.stage,
+      this.offline,
       this.message,
       this.card,
     );
@@ -420,7 +422,7 @@ export class Viewer {
   #connection({ online, waiting }) {
     this.offline.textContent = online
       ? ""
-      : `No connection. ${waiting === 1 ? "1 answer is" : `${waiting} answers are`} kept here and sent later.`;
+      : `Offline · ${waiting} ${waiting === 1 ? "answer" : "answers"} kept here`;
   }
 
   #notice(text) {
@@ -486,8 +488,14 @@ export class Viewer {
     if (reason) this.#answer({ value: "skip", reason }, performance.now());
   }
 
-  async #elsewhere() {
+  /** Take no answers any more; what is not sent yet stays in local storage. */
+  #stop() {
     this.open = null;
+    this.client.close();
+  }
+
+  async #elsewhere() {
+    this.#stop();
     await this.#sheet(
       "This study is open in another window",
       ["Please continue there, or go on here; nothing that you answered is lost."],
@@ -503,7 +511,7 @@ export class Viewer {
       this.go("join");
       return;
     }
-    this.open = null;
+    this.#stop();
     if (error.code === "closed") {
       await this.#sheet("This study has closed", ["Thank you. What you answered before is saved."], []);
     }

@@ -259,7 +259,7 @@ def test_votes_made_without_a_connection_arrive_later(arrive: Arrive, server: Se
     for key in ("ArrowLeft", "ArrowDown"):
         page.keyboard.press(key)
         observer.ready()
-    expect(page.get_by_text("2 answers are kept here")).to_be_visible()
+    expect(page.get_by_text("2 answers kept here")).to_be_visible()
     before = server.store.progress(server.study("quick")).ratings
     page.reload()  # the answers outlive the page, and are not asked for again
     third = observer.trials.pop()
@@ -380,6 +380,26 @@ def test_simulated_observers_are_named_and_their_study_offered_to_nobody(
     page.get_by_role("combobox").click()
     page.get_by_role("option", name="copy").click()
     expect(page.get_by_text("2 of 2 observers are simulated")).to_be_visible()
+
+
+def test_closing_a_study_is_said_and_takes_no_further_answer(
+    arrive: Arrive, server: Server
+) -> None:
+    observer = arrive("quick")
+    page = observer.page
+    observer.ready()
+    page.keyboard.press("ArrowLeft")
+    observer.ready()
+    eventually(page, lambda: len(ratings_of(server, "quick")) == 1)
+    server.store.set_state("quick", "closed")
+    try:
+        page.keyboard.press("ArrowRight")
+        expect(page.get_by_text("This study has closed")).to_be_visible()
+        page.goto(f"{server.base}/?study=quick")
+        expect(page.get_by_text("This study has closed")).to_be_visible()
+        assert list(ratings_of(server, "quick")["choice"]) == ["left"]
+    finally:
+        server.store.set_state("quick", "open")
 
 
 def test_the_admin_page_needs_its_token(context: BrowserContext, server: Server) -> None:
