@@ -618,7 +618,7 @@ def screening(people: Sequence[People]) -> str:
 
     rules = [
         f"fewer than {share(limits.min_gold)} of golds right",
-        f"fewer than {share(limits.min_repeat)} of repeats answered alike",
+        f"significantly fewer than {share(limits.min_repeat)} of repeats answered alike",
         f"a side preferred on more than {share(limits.max_identical_choice)} of identical pairs "
         f"(each from {limits.min_controls} such trials on)",
         f"more than {share(limits.max_fast)} of answers under {limits.min_time_ms:g}{GAP}ms",

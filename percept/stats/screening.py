@@ -26,7 +26,9 @@ class ScreeningRules:
     min_gold : float or None
         Least share of right answers on golds, tested only from ``min_controls`` of them.
     min_repeat : float or None
-        Least share of repeats answered the same.
+        Share of repeats answered the same below which an observer answers at random; flagged
+        where a one-sided exact binomial test at 5 % says that it is below: of three repeats an
+        honest observer often answers two otherwise.
     max_identical_choice : float or None
         Greatest share of identical pairs on which a side is preferred though a tie was offered.
     min_controls : int
@@ -131,7 +133,10 @@ def screen_observers(frame: pd.DataFrame, rules: ScreeningRules | None = None) -
         broken = (table["golds"] >= enough) & (table["gold_share"] < limits.min_gold)
         flag(broken, f"golds {{:.0%}} right (limit {limits.min_gold:.0%})", table["gold_share"])
     if limits.min_repeat is not None:
-        broken = (table["repeats"] >= enough) & (table["repeat_share"] < limits.min_repeat)
+        alike = np.rint(table["repeat_share"].fillna(0) * table["repeats"])
+        broken = (table["repeats"] >= enough) & (
+            special.bdtr(alike, table["repeats"], limits.min_repeat) < 0.05
+        )
         flag(
             broken, f"repeats {{:.0%}} alike (limit {limits.min_repeat:.0%})", table["repeat_share"]
         )
