@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from playwright.sync_api import Browser
 
 from percept import stats
 from percept.cli import main
@@ -18,7 +19,6 @@ from percept.protocol import parse_protocol
 from percept.report import words
 from percept.report.build import StudyData, analyse, generator, jsonable
 from percept.report.render import render_html, tables, write_report
-from tests import browser
 from tests.report.conftest import N_BOOT, SEED, World, with_votes
 
 
@@ -450,22 +450,15 @@ def test_examples_show_the_pictures_that_were_rated(world: World) -> None:
     assert min(leads[: len(leads) // 2]) >= max(leads[len(leads) // 2 :])
 
 
-def test_the_page_fits_its_window(world: World) -> None:
-    from playwright.sync_api import sync_playwright
-
-    path = browser.find()
-    if path is None:
-        pytest.fail(browser.REMEDY)
+def test_the_page_fits_its_window(world: World, browser: Browser) -> None:
     asked: list[str] = []
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=browser.FLAGS)
-        for width in (1400, 390):
-            tab = chromium.new_page(viewport={"width": width, "height": 900})
-            tab.on("request", lambda request: asked.append(request.url))
-            tab.goto((world.out / "report.html").as_uri())
-            assert tab.evaluate("document.documentElement.scrollWidth") == width
-            assert tab.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
-        chromium.close()
+    for width in (1400, 390):
+        tab = browser.new_page(viewport={"width": width, "height": 900})
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.goto((world.out / "report.html").as_uri())
+        assert tab.evaluate("document.documentElement.scrollWidth") == width
+        assert tab.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+        tab.close()
     assert {url.partition(":")[0] for url in asked} <= {"file", "data"}
 
 
