@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: demo test lint docs clean browser
+.PHONY: help demo test lint docs clean browser
 .DEFAULT_GOAL := help
 
 help:
