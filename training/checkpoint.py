@@ -109,12 +109,18 @@ def save_state(
                 shutil.rmtree(old)
 
 
-def load_state(folder: Path, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read what :func:`save_state` wrote: the common part, and this process's own."""
+def load_state(
+    folder: Path, step: int, device: torch.device
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read what :func:`save_state` wrote: the common part, and this process's own on its device.
+
+    Networks and optimizers take the common part where they are; what compression remembers is
+    added to gradients as it is.
+    """
     whole = folder / "state" / f"step-{step}"
     own = whole / f"rank-{rank()}.pt"
     common = torch.load(whole / "common.pt", map_location="cpu", weights_only=True)
-    local = torch.load(own, map_location="cpu", weights_only=True) if own.exists() else {}
+    local = torch.load(own, map_location=device, weights_only=True) if own.exists() else {}
     return common, local
 
 
