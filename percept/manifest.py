@@ -182,7 +182,7 @@ def read_manifest(file: str | Path) -> Manifest:
     Raises
     ------
     InputError
-        If the file cannot be read as a table, or lacks a required column.
+        If the file cannot be read as a table, lacks a required column, or has no rows.
     InputErrors
         Every bad cell at once: unsafe or repeated content_id, empty path, malformed sha256, width
         or height not a positive integer, weight not a positive number.
@@ -212,6 +212,8 @@ def read_manifest(file: str | Path) -> Manifest:
 
     errors: list[InputError] = []
     n_rows = len(raw["content_id"])
+    if n_rows == 0:
+        raise InputError("the manifest has no rows", file=file)
     columns: dict[str, Any] = {}
     for name in dict.fromkeys((*COLUMNS, *raw)):
         values = raw.get(name, [None] * n_rows)
@@ -895,7 +897,7 @@ def _positive_int(
     value: str | None, errors: list[InputError], file: Path, row: int, column: str
 ) -> int | None:
     text = (value or "").removesuffix(".0")  # spreadsheets and nullable columns write 512.0
-    if text.isascii() and text.isdigit() and int(text) > 0:
+    if len(text) <= 18 and text.isascii() and text.isdigit() and int(text) > 0:
         return int(text)
     errors.append(
         InputError("not a size in pixels", file=file, row=row, column=column, value=value or "")

@@ -156,6 +156,7 @@ def test_all_bad_cells_are_reported_at_once(tmp_path: Path) -> None:
         row("../escape", width="-3"),
         row("Fine", sha256="abc", height="tall"),
         row("x", path="", weight="nan"),
+        row("y", width="9" * 19, height="9" * 5000),
     )
     with pytest.raises(InputErrors) as caught:
         read_manifest(file)
@@ -164,6 +165,7 @@ def test_all_bad_cells_are_reported_at_once(tmp_path: Path) -> None:
         (2, "width", "-3"), (2, "content_id", "../escape"),
         (3, "height", "tall"), (3, "content_id", "Fine"), (3, "sha256", "abc"),
         (4, "weight", "nan"), (4, "path", ""),
+        (5, "width", "9" * 19), (5, "height", "9" * 5000),
     ]  # fmt: skip
     assert all(error.file == file for error in caught.value.errors)
 
@@ -178,6 +180,7 @@ def test_all_bad_cells_are_reported_at_once(tmp_path: Path) -> None:
         (f"content_id,path,sha256,width,height\na,b,c.png,{HASH},1,1\n".encode(), "6 fields"),
         (b"content_id,path\n\xff\xfe,a\n", "not UTF-8"),
         (b'content_id,path,sha256,width,height\n"a,a.png\n', "not a CSV table"),
+        (b"content_id,path,sha256,width,height\n", "no rows"),
     ],
 )
 def test_what_is_not_a_manifest_is_one_clear_error(
@@ -251,6 +254,9 @@ def test_atomic_file_leaves_the_old_one_when_writing_fails(tmp_path: Path) -> No
         assert file.read_text() == "old"
     assert file.read_text() == "new"
     assert os.listdir(tmp_path) == ["a.txt"]
+    with pytest.raises(OSError) as caught, atomic_file(tmp_path / "none" / "b.txt"):  # noqa: PT011
+        pass
+    assert caught.value.filename == str(tmp_path / "none" / "b.txt")  # not the temporary name
 
 
 # --- reading photographs ---------------------------------------------------------------------
