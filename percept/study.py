@@ -7,6 +7,7 @@ use the same three.
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -391,6 +392,8 @@ def simulate(
     ------
     InputError
         Real observers have answered this study.
+    Interrupted
+        The disk is full or the database went away. Whole observers are kept.
     """
     _check_seed(seed)
     known = store.observers(study)
@@ -406,8 +409,11 @@ def simulate(
     joined = 0
     for number in range(observers):
         person = _Person(world, number, seed)
-        with store.batch():
-            joined += person.answer(store, study, protocol)
+        try:
+            with store.batch():
+                joined += person.answer(store, study, protocol)
+        except OperationalError as error:
+            raise Interrupted(f"the answers could not be saved: {error.orig}") from error
         if progress is not None:
             progress(number + 1, observers)
     return joined
@@ -575,7 +581,7 @@ FORMATS = ("csv", "parquet", "json")
 def export_study(
     store: Store, study: Study, out: Path, format: Literal["csv", "parquet", "json"] = "csv"
 ) -> list[Path]:
-    """Write all of a study's tables, its protocol and a README of the columns to a new folder.
+    """Write all of a study's tables, its protocol and a README of the columns to a folder.
 
     In CSV, text that a spreadsheet would run as a formula begins with an apostrophe.
 
@@ -583,6 +589,8 @@ def export_study(
     ------
     InputError
         ``out`` holds something already, or cannot be written. Nothing is half-written.
+    Interrupted
+        The disk is full. What was written is removed.
     """
     if format not in FORMATS:
         raise InputError(
@@ -614,7 +622,9 @@ def export_study(
         "simulated_observers": simulated,
         **study.info,
     }
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    # An empty folder that is there stays the same folder: it may be a mount, or where we stand.
+    fresh = not out.exists()
+    part = out.with_name(f".{out.name}.{os.getpid()}.part") if fresh else out / ".part"
     try:
         part.mkdir(parents=True)
         for name, table in tables.items():
@@ -622,8 +632,14 @@ def export_study(
         (part / "study.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         (part / "protocol.toml").write_text(study.protocol, encoding="utf-8")
         (part / "README.md").write_text(_export_readme(study, tables, simulated), encoding="utf-8")
-        part.replace(out)
+        if fresh:
+            part.replace(out)
+        else:
+            for file in part.iterdir():
+                file.replace(out / file.name)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Interrupted(f"the disk is full: {out}; nothing was kept") from error
         raise InputError(f"cannot be written: {error.strerror or error}", file=out) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -633,11 +649,14 @@ def export_study(
 def _write_table(table: pd.DataFrame, file: Path, format: str) -> None:
     table = table.copy()
     for column in table.columns.intersection(["crowd", "screening", "data"]):
-        table[column] = [
-            None if value is None else json.dumps(value, sort_keys=True) for value in table[column]
-        ]
+        table[column] = pd.Series(
+            [None if one is None else json.dumps(one, sort_keys=True) for one in table[column]],
+            dtype=object,
+        )
     if format == "parquet":
-        table.to_parquet(file, index=False)
+        # A column without any text is still one of texts.
+        texts = {name: "string" for name in table if pd.api.types.is_object_dtype(table[name])}
+        table.astype(texts).to_parquet(file, index=False)
     elif format == "json":
         table.to_json(
             file, orient="records", date_format="iso", date_unit="us", double_precision=15, indent=1

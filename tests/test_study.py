@@ -8,17 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from sqlalchemy.exc import OperationalError
 
 from percept import stimuli
 from percept.cli import main
-from percept.errors import InputError
+from percept.errors import InputError, Interrupted
 from percept.inference.run import Run, open_run
 from percept.protocol import load_protocol
 from percept.store import Store, open_store
-from percept.store.store import Answer, Mark
+from percept.store.store import Answer, Mark, Session
 from percept.study import (
     create_study,
     export_study,
@@ -115,6 +117,31 @@ def test_a_full_disk_is_exit_3_and_leaves_nothing(run, tmp_path, monkeypatch, ca
     assert main([*argv, "--db", str(tmp_path / "study.db")]) == 3
     assert "full" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_while_simulating_is_exit_3_and_resumes(
+    run, tmp_path, monkeypatch, capsys
+) -> None:
+    url = str(tmp_path / "study.db")
+    with open_store(url, create=True) as store:
+        create_study(run, PAIRS, store, "one")
+    argv = ["study", "simulate", "--db", url, "--study", "one", "--observers", "3"]
+    save = Store.rate
+
+    def full(self: Store, of: Session, *rest: object, **options: object) -> bool:
+        if of.id == 2:
+            raise OperationalError("INSERT", {}, Exception("database or disk is full"))
+        return save(self, of, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "rate", full)
+        assert main(argv) == 3
+    assert "full" in capsys.readouterr().err
+    assert main(argv) == 0
+    with open_store(url) as store:
+        sessions = store.sessions(store.study("one"))
+    assert len(sessions) == 3
+    assert sessions["finished_at"].notna().all()
 
 
 # Simulating ------------------------------------------------------------------------------------
@@ -260,6 +287,50 @@ def test_an_export_never_mixes_with_what_is_there(store, run, tmp_path) -> None:
     with pytest.raises(InputError):
         export_study(store, study, tmp_path / "file" / "below")
     assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
+
+
+def test_an_export_fills_an_empty_folder_in_place(store, run, tmp_path, monkeypatch) -> None:
+    """It may be a mount, or the folder that the command was given in."""
+    study = create_study(run, PAIRS, store, "study")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    files = export_study(store, study, Path())
+    assert Path("ratings.csv") in files
+    assert {file.name for file in (tmp_path / "here").iterdir()} == {file.name for file in files}
+
+
+def test_a_full_disk_while_exporting_is_exit_3_and_leaves_nothing(
+    store, run, tmp_path, monkeypatch
+) -> None:
+    study = create_study(run, PAIRS, store, "study")
+    (tmp_path / "empty").mkdir()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("percept.study._write_table", full)
+    for out in (tmp_path / "empty", tmp_path / "new"):
+        with pytest.raises(Interrupted, match="full"):
+            export_study(store, study, out)
+    assert list((tmp_path / "empty").iterdir()) == []
+    assert not (tmp_path / "new").exists()
+
+
+def test_columns_of_a_parquet_export_have_types_even_where_they_are_empty(
+    store, run, tmp_path
+) -> None:
+    study = create_study(run, PAIRS, store, "study")
+    export_study(store, study, tmp_path / "empty", "parquet")
+    simulate(store, study, 2, seed=1)
+    export_study(store, study, tmp_path / "full", "parquet")
+    for file in (tmp_path / "full").glob("*.parquet"):
+        schema = pq.read_schema(file)
+        assert not [field.name for field in schema if pa.types.is_null(field.type)], file.name
+        kinds = [pa.types.is_large_string, pa.types.is_string]  # both are text
+        other = pq.read_schema(tmp_path / "empty" / file.name)
+        for one, two in zip(schema, other, strict=True):
+            texts = [any(is_(field.type) for is_ in kinds) for field in (one, two)]
+            assert all(texts) or one.type == two.type, (file.name, one, two)
 
 
 # The command line ------------------------------------------------------------------------------
