@@ -15,6 +15,8 @@ from percept.color import BISECTIONS, DELTA, FROM_RGB, LINEAR, TO_RGB, TOLERANCE
 # What each 8-bit value of red, green and blue adds to Y.
 _TO_Y = (LINEAR[:, None] * FROM_RGB[1]).astype(np.float32)
 
+_GREYS = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+
 # From linear light to 8 bits by table, exactly: a bin of 1/4096 holds at most one of the values
 # at which the level changes (they are at least 1/3295 apart), and the table says which.
 _BINS = 4096
@@ -33,13 +35,15 @@ def luminance(rgb: NDArray[np.uint8]) -> Tensor:
 
     Parameters
     ----------
-    rgb : ndarray of uint8, shape (H, W, 3)
+    rgb : ndarray of uint8, shape (H, W, 3), or (H, W) if all three channels are equal
 
     Returns
     -------
     Tensor of float32, shape (H, W)
         L* in [0, 100].
     """
+    if rgb.ndim == 2:
+        return luminance(_GREYS).reshape(-1)[torch.from_numpy(rgb).int()]
     y = np.take(_TO_Y[:, 0], rgb[..., 0])
     y += np.take(_TO_Y[:, 1], rgb[..., 1])
     y += np.take(_TO_Y[:, 2], rgb[..., 2])
@@ -109,7 +113,7 @@ def _to_linear(luminance: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _cube(f: Tensor) -> Tensor:
-    """The inverse of ``percept.color.lightness_curve``: f³ above δ, below it its tangent there."""
+    """Undo ``percept.color.lightness_curve``: f³ above δ, its tangent there below."""
     above = (f - DELTA).clamp_(min=0)  # f³ is its tangent plus (f - δ)²(f + 2δ); no branch
     return (f - 4 / 29).mul_(3 * DELTA**2).addcmul_(above * above, above + 3 * DELTA)
 

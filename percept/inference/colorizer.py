@@ -73,6 +73,8 @@ class Source:
         Largest side that ``colorize`` wants; None is full resolution.
     divisor : int
         Height and width that ``colorize`` takes are multiples of it.
+    flat : bool
+        Whether each pixel's colour depends on that pixel alone; it is coloured band by band.
     """
 
     condition: Condition
@@ -80,6 +82,7 @@ class Source:
     find: Callable[[Mapping[str, Any]], Path] | None = None
     max_side: int | None = None
     divisor: int = 1
+    flat: bool = False
 
 
 def parse_conditions(words: Sequence[str]) -> list[tuple[str, str]]:
@@ -123,8 +126,10 @@ def parse_conditions(words: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def load_colorizer(name: str, spec: str, *, device: torch.device, manifest: Manifest) -> Source:
-    """Load what a condition's spec names, onto ``device``.
+def load_colorizer(
+    name: str, spec: str, *, device: torch.device, manifest: Manifest, compile: bool = False
+) -> Source:
+    """Load what a condition's spec names, onto ``device``; compile it if it is a checkpoint.
 
     Raises
     ------
@@ -132,7 +137,7 @@ def load_colorizer(name: str, spec: str, *, device: torch.device, manifest: Mani
         If the spec is unknown, or what it names is missing or unusable.
     """
     if spec == GRAY:
-        return Source(Condition(name, spec), colorize=_gray)
+        return Source(Condition(name, spec), colorize=_gray, flat=True)
     if spec == REFERENCE:
         return _reference(name, manifest)
     kind, colon, rest = spec.partition(":")
@@ -143,7 +148,7 @@ def load_colorizer(name: str, spec: str, *, device: torch.device, manifest: Mani
     if spec.endswith(".pt2") and Path(spec).is_file():
         return _program(name, spec, device)
     if spec.endswith(".safetensors") or Path(spec).is_dir():
-        return _checkpoint(name, spec, device)
+        return _checkpoint(name, spec, device, compile=compile)
     raise InputError(
         f"condition {name!r}: there is no such file and no such kind of condition",
         value=spec,
@@ -178,7 +183,7 @@ def _reference(name: str, manifest: Manifest) -> Source:
     return Source(Condition(name, REFERENCE), find=find)
 
 
-def _checkpoint(name: str, spec: str, device: torch.device) -> Source:
+def _checkpoint(name: str, spec: str, device: torch.device, *, compile: bool) -> Source:
     network, config = load_checkpoint(spec)
     condition = Condition(
         name,
@@ -188,9 +193,16 @@ def _checkpoint(name: str, spec: str, device: torch.device) -> Source:
         sha256=sha256_file(weights_file(spec)),
         training_sha256=tuple(config.get("training_sha256") or ()),
     )
+    network = network.to(device)
+    if compile:
+        # A program for each shape: one for all would depend on the shapes that came first, and
+        # those differ from world to world.
+        torch._dynamo.config.recompile_limit = 1 << 20
+        torch._dynamo.config.accumulated_recompile_limit = 1 << 20
+        network.compile(dynamic=False)
     return Source(
         condition,
-        colorize=network.to(device),
+        colorize=network,
         max_side=config["input"]["max_side"],
         divisor=int(getattr(network, "divisor", 1)),
     )

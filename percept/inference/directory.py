@@ -56,9 +56,16 @@ class RunDirectory:
     """The run directory as the runner sees it. Items are numbered by row, then condition."""
 
     def __init__(
-        self, root: Path, manifest: Manifest, sources: Sequence[Source], info: dict[str, Any]
+        self,
+        root: Path,
+        manifest: Manifest,
+        sources: Sequence[Source],
+        info: dict[str, Any],
+        *,
+        suffix: str,
     ) -> None:
         self.root, self.manifest, self.sources, self.info = root, manifest, sources, info
+        self.suffix = suffix
         self.conditions = tuple(source.condition for source in sources)
         self.rows = list(manifest.rows())
         self._lock: IO[bytes] | None = None
@@ -78,7 +85,7 @@ class RunDirectory:
     def image(self, index: int) -> str:
         """Where an item's image lies, from the root."""
         content_id, condition = self.names(index)
-        return f"images/{condition}/{content_id}.png"
+        return f"images/{condition}/{content_id}{self.suffix}"
 
     def open(self, *, fresh: bool) -> list[Item]:
         """Make or check the directory, and find what is done already. One process does this."""
