@@ -600,9 +600,8 @@ class _Worker:
             size = f"{item.width}×{item.height}"
             item.error = f"{path}: it is {size}, the manifest says {width}×{height}"
             return None
-        grey = rgb[..., 0]  # a third of the memory, and L* by table
-        if (grey == rgb[..., 1]).all() and (grey == rgb[..., 2]).all():
-            return grey.copy()
+        if all(_is_grey(rgb[band]) for band in bands(item.height, item.width)):
+            return rgb[..., 0].copy()  # a third of the memory, and L* by table
         return rgb
 
     def _find(self, source: Source, row: int, item: Item) -> NDArray[np.uint8] | None:
@@ -744,6 +743,11 @@ def _write_band(item: Item, picture: Picture, photo: NDArray[np.uint8], values: 
     with _timed("encode", [item]), torch.inference_mode():
         for part in bands(*photo.shape[:2]):
             picture.write(_lay(color.luminance(photo[part]), values[:, part]))
+
+
+def _is_grey(rgb: NDArray[np.uint8]) -> bool:
+    red, green, blue = (rgb[..., channel] for channel in range(3))
+    return bool((red == green).all() and (green == blue).all())
 
 
 def _lay(luminance: Tensor, values: Tensor) -> NDArray[np.uint8]:
