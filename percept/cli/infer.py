@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=SPEC",
         help="what to compare, once or more; SPEC is a checkpoint folder or .safetensors file, an "
         "exported program (.pt2), folder:DIR (results made elsewhere), plugin:NAME or "
-        "plugin:MODULE:CALLABLE, gray or reference",
+        "plugin:MODULE:CALLABLE (with settings: ?width=32&mode=warm), gray or reference",
     )
     add("--out", required=True, metavar="RUN", help="run directory; an unfinished one is resumed")
     add(

@@ -229,9 +229,7 @@ def infer(
                 **encoding.settings(),
             },
             "pipeline": {"queue_megapixels": float(queue_megapixels), "io_threads": io_threads},
-            "conditions": {
-                s.condition.name: s.condition.sha256 or s.condition.spec for s in sources
-            },
+            "conditions": {s.condition.name: s.identity for s in sources},
             "seeds": {s.condition.name: s.condition.seed for s in sources},
             "versions": _versions(target),
             "metrics_skipped": {},
