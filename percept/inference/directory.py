@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from percept.inference.colorizer import Source
 from percept.inference.run import read_info, write_conditions
 from percept.manifest import Manifest
 
+# A killed run's workers may need a moment to notice.
+LOCK_SECONDS = 10.0
 STAGES = ("decode", "compute", "encode", "write")
 
 
@@ -179,8 +182,16 @@ class RunDirectory:
 
     def _take_lock(self) -> None:
         self._lock = open(self.root / ".lock", "ab")  # noqa: SIM115 - held while the run lasts
+        deadline = time.monotonic() + LOCK_SECONDS
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while True:
+                try:
+                    fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise
+                time.sleep(0.05)
         except BlockingIOError:
             raise InputError(
                 "another percept infer is writing to this run",

@@ -23,7 +23,7 @@ from PIL import Image
 from percept import bundle
 from percept.distributed import launch
 from percept.errors import InputError, Interrupted
-from percept.inference import color, runner
+from percept.inference import color, directory, runner
 from percept.inference.run import open_run
 from percept.inference.runner import infer
 from percept.manifest import load_rgb
@@ -437,7 +437,8 @@ def test_what_changed_since_the_start_is_named(manifest, tmp_path):
     assert after["images/gray/p0.png"] == before["images/gray/p0.png"]
 
 
-def test_two_at_once_on_one_run_are_refused(manifest, tmp_path):
+def test_two_at_once_on_one_run_are_refused(manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr(directory, "LOCK_SECONDS", 0.2)
     out = tmp_path / "run"
     infer(manifest, ["g=gray"], out)
     with open(out / ".lock", "ab") as held:
