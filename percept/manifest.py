@@ -528,10 +528,17 @@ def load_rgb(path: str | Path) -> NDArray[np.uint8]:
             image = image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
             alpha = image.getchannel("A")
         profile = image.info.get("icc_profile")
-        image = (_through_profile(image, profile) if profile else image).convert("RGB")
+        image = _through_profile(image, profile) if profile else image
         if alpha is not None:
+            image = image.convert("RGB")
             image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
-        return np.array(image)
+        rgb = np.empty((image.height, image.width, 3), dtype=np.uint8)
+        # Band by band: converted at once, a large scan would exist four times over.
+        rows = max(1, _BAND_PIXELS // image.width)
+        for top in range(0, image.height, rows):
+            band = image.crop((0, top, image.width, min(top + rows, image.height)))
+            rgb[top : top + rows] = np.asarray(band.convert("RGB"))
+        return rgb
 
 
 def load_mask(path: str | Path) -> NDArray[np.bool_]:
@@ -551,6 +558,7 @@ def load_mask(path: str | Path) -> NDArray[np.bool_]:
 
 # ---------------------------------------------------------------------------------------------
 
+_BAND_PIXELS = 1 << 22
 _THREADS = min(8, os.cpu_count() or 1)
 
 _UPRIGHT = {

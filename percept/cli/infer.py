@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=SPEC",
         help="what to compare, once or more; SPEC is a checkpoint folder or .safetensors file, an "
         "exported program (.pt2), folder:DIR (results made elsewhere), plugin:NAME or "
-        "plugin:MODULE:CALLABLE, gray or reference",
+        "plugin:MODULE:CALLABLE (with settings: ?width=32&mode=warm), gray or reference",
     )
     add("--out", required=True, metavar="RUN", help="run directory; an unfinished one is resumed")
     add(
@@ -59,6 +59,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="megapixels per batch at working size; 0 is one photograph at a time (0 on the CPU, "
         "8 on CUDA)",
     )
+    add(
+        "--tile",
+        type=int,
+        metavar="N",
+        help="colour photographs that are larger than a colorizer's view of them in tiles of N "
+        "pixels at native resolution, too; the view of the whole decides on colour, tiles add "
+        "detail (not done by default)",
+    )
+    add("--overlap", type=int, default=64, metavar="N", help="pixels that tiles share (64)")
+    add(
+        "--compile",
+        action="store_true",
+        help="compile checkpoints by torch.compile, once for each padded shape; pays off where "
+        "shapes repeat",
+    )
+    add(
+        "--format",
+        choices=("png", "jpeg", "webp"),
+        default="png",
+        help="of the images (png); webp is lossless",
+    )
+    add(
+        "--png-level",
+        type=int,
+        default=1,
+        metavar="N",
+        help="compression of PNG, 0 to 9 (1: throughput)",
+    )
+    add(
+        "--quality",
+        type=int,
+        default=95,
+        metavar="N",
+        help="quality of JPEG, 1 to 100 (95)",
+    )
+    add(
+        "--queue",
+        type=float,
+        default=64.0,
+        metavar="X",
+        help="megapixels of photographs that a process holds at once (64); bounds its memory",
+    )
+    add(
+        "--io-threads",
+        type=int,
+        metavar="N",
+        help="threads of each process that decode, and as many that encode (1 on the CPU; with "
+        "CUDA its share of the cores, at most 8)",
+    )
     add("--split", metavar="NAME", help="only the manifest's rows of this split")
     add("--fresh", action="store_true", help="start over instead of resuming")
     add("--allow-failures", action="store_true", help="exit with 0 even if some items failed")
@@ -81,6 +130,14 @@ def run(args: argparse.Namespace) -> int:
                 precision=args.precision,
                 threads=args.threads,
                 batch_megapixels=args.batch_megapixels,
+                tile=args.tile,
+                overlap=args.overlap,
+                compile=args.compile,
+                format=args.format,
+                png_level=args.png_level,
+                quality=args.quality,
+                queue_megapixels=args.queue,
+                io_threads=args.io_threads,
                 split=args.split,
                 fresh=args.fresh,
                 command=distributed.command_words(args, positional=("manifest",)),

@@ -29,7 +29,7 @@ from percept.types import GRAY, REFERENCE
 ENTRY_POINTS = "percept.colorizers"
 SPECS = (
     "a checkpoint folder or .safetensors file, an exported program (.pt2), folder:DIR, "
-    "plugin:NAME, plugin:MODULE:CALLABLE, gray or reference"
+    "plugin:NAME, plugin:MODULE:CALLABLE (either with ?setting=value&…), gray or reference"
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -37,10 +37,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 class Colorizer(Protocol):
     """Anything that can be called with luminance and returns colour.
 
-    A plugin is a callable that is given ``device`` by keyword and returns one of these. These
-    attributes of it are honoured where present: ``max_side`` (photographs are scaled down to this
-    largest side before; default: full resolution), ``divisor`` (height and width are padded to a
-    multiple; default 1), ``training_sha256`` (hashes of the photographs it was trained on).
+    A plugin is a callable that is given ``device`` and its spec's settings by keyword and returns
+    one of these. These attributes of it are honoured where present: ``max_side`` (photographs are
+    scaled down to this largest side before; default: full resolution), ``divisor`` (height and
+    width are padded to a multiple; default 1), ``training_sha256`` (hashes of the photographs it
+    was trained on).
     """
 
     def __call__(self, luminance: Tensor, /) -> Tensor:
@@ -73,6 +74,8 @@ class Source:
         Largest side that ``colorize`` wants; None is full resolution.
     divisor : int
         Height and width that ``colorize`` takes are multiples of it.
+    flat : bool
+        Whether each pixel's colour depends on that pixel alone; it is coloured band by band.
     """
 
     condition: Condition
@@ -80,6 +83,15 @@ class Source:
     find: Callable[[Mapping[str, Any]], Path] | None = None
     max_side: int | None = None
     divisor: int = 1
+    flat: bool = False
+
+    @property
+    def identity(self) -> str:
+        """What must be equal for results to be this condition's; of a plugin, its settings too."""
+        spec, sha256 = self.condition.spec, self.condition.sha256
+        if sha256 is None:
+            return spec
+        return f"{spec} {sha256}" if spec.startswith("plugin:") else sha256
 
 
 def parse_conditions(words: Sequence[str]) -> list[tuple[str, str]]:
@@ -123,8 +135,10 @@ def parse_conditions(words: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def load_colorizer(name: str, spec: str, *, device: torch.device, manifest: Manifest) -> Source:
-    """Load what a condition's spec names, onto ``device``.
+def load_colorizer(
+    name: str, spec: str, *, device: torch.device, manifest: Manifest, compile: bool = False
+) -> Source:
+    """Load what a condition's spec names, onto ``device``; compile it if it is a checkpoint.
 
     Raises
     ------
@@ -132,7 +146,7 @@ def load_colorizer(name: str, spec: str, *, device: torch.device, manifest: Mani
         If the spec is unknown, or what it names is missing or unusable.
     """
     if spec == GRAY:
-        return Source(Condition(name, spec), colorize=_gray)
+        return Source(Condition(name, spec), colorize=_gray, flat=True)
     if spec == REFERENCE:
         return _reference(name, manifest)
     kind, colon, rest = spec.partition(":")
@@ -143,7 +157,7 @@ def load_colorizer(name: str, spec: str, *, device: torch.device, manifest: Mani
     if spec.endswith(".pt2") and Path(spec).is_file():
         return _program(name, spec, device)
     if spec.endswith(".safetensors") or Path(spec).is_dir():
-        return _checkpoint(name, spec, device)
+        return _checkpoint(name, spec, device, compile=compile)
     raise InputError(
         f"condition {name!r}: there is no such file and no such kind of condition",
         value=spec,
@@ -178,7 +192,7 @@ def _reference(name: str, manifest: Manifest) -> Source:
     return Source(Condition(name, REFERENCE), find=find)
 
 
-def _checkpoint(name: str, spec: str, device: torch.device) -> Source:
+def _checkpoint(name: str, spec: str, device: torch.device, *, compile: bool) -> Source:
     network, config = load_checkpoint(spec)
     condition = Condition(
         name,
@@ -188,9 +202,16 @@ def _checkpoint(name: str, spec: str, device: torch.device) -> Source:
         sha256=sha256_file(weights_file(spec)),
         training_sha256=tuple(config.get("training_sha256") or ()),
     )
+    network = network.to(device)
+    if compile:
+        # A program for each shape: one for all would depend on the shapes that came first, and
+        # those differ from world to world.
+        torch._dynamo.config.recompile_limit = 1 << 20
+        torch._dynamo.config.accumulated_recompile_limit = 1 << 20
+        network.compile(dynamic=False)
     return Source(
         condition,
-        colorize=network.to(device),
+        colorize=network,
         max_side=config["input"]["max_side"],
         divisor=int(getattr(network, "divisor", 1)),
     )
@@ -231,6 +252,8 @@ def _program(name: str, spec: str, device: torch.device) -> Source:
 
 
 def _plugin(name: str, spec: str, target: str, device: torch.device) -> Source:
+    target, mark, words = target.partition("?")
+    settings = _settings(name, words) if mark else {}
     module_name, colon, attribute = target.partition(":")
     remedy = f"plugin:MODULE:CALLABLE, or an entry point of the group {ENTRY_POINTS}"
     factory: Any
@@ -251,14 +274,15 @@ def _plugin(name: str, spec: str, target: str, device: torch.device) -> Source:
                     remedy=f"Installed: {', '.join(known) or 'none'}. Else give {remedy}.",
                 )
             factory = found[0].load()
-        colorizer = factory(device=device)
+        colorizer = factory(device=device, **settings)
     except InputError:
         raise
     except Exception as error:
         raise InputError(
             f"condition {name!r}: the plugin cannot be loaded: {one_line(error)}",
             value=spec,
-            remedy=f"Give {remedy}; it is called with device=… and returns the colorizer.",
+            remedy=f"Give {remedy}; it is called with device=… and its settings, and returns the "
+            "colorizer.",
         ) from error
     if not callable(colorizer):
         raise InputError(
@@ -278,6 +302,24 @@ def _plugin(name: str, spec: str, target: str, device: torch.device) -> Source:
         max_side=getattr(colorizer, "max_side", None),
         divisor=int(getattr(colorizer, "divisor", 1)),
     )
+
+
+def _settings(name: str, words: str) -> dict[str, Any]:
+    """Read ``width=32&mode=warm``: JSON where a value is that, else text."""
+    settings: dict[str, Any] = {}
+    for word in words.split("&"):
+        key, equals, value = word.partition("=")
+        if not equals or not key.isidentifier() or key in {"device", *settings}:
+            raise InputError(
+                f"condition {name!r}: settings are setting=value&setting=value, each once, and "
+                "none is called device",
+                value=word,
+            )
+        try:
+            settings[key] = json.loads(value)
+        except ValueError:
+            settings[key] = value
+    return settings
 
 
 def _folder(name: str, spec: str, folder: Path, manifest: Manifest) -> Source:

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from percept.inference.colorizer import Source
 from percept.inference.run import read_info, write_conditions
 from percept.manifest import Manifest
 
+# A killed run's workers may need a moment to notice.
+LOCK_SECONDS = 10.0
 STAGES = ("decode", "compute", "encode", "write")
 
 
@@ -56,9 +59,16 @@ class RunDirectory:
     """The run directory as the runner sees it. Items are numbered by row, then condition."""
 
     def __init__(
-        self, root: Path, manifest: Manifest, sources: Sequence[Source], info: dict[str, Any]
+        self,
+        root: Path,
+        manifest: Manifest,
+        sources: Sequence[Source],
+        info: dict[str, Any],
+        *,
+        suffix: str,
     ) -> None:
         self.root, self.manifest, self.sources, self.info = root, manifest, sources, info
+        self.suffix = suffix
         self.conditions = tuple(source.condition for source in sources)
         self.rows = list(manifest.rows())
         self._lock: IO[bytes] | None = None
@@ -78,7 +88,7 @@ class RunDirectory:
     def image(self, index: int) -> str:
         """Where an item's image lies, from the root."""
         content_id, condition = self.names(index)
-        return f"images/{condition}/{content_id}.png"
+        return f"images/{condition}/{content_id}{self.suffix}"
 
     def open(self, *, fresh: bool) -> list[Item]:
         """Make or check the directory, and find what is done already. One process does this."""
@@ -172,8 +182,16 @@ class RunDirectory:
 
     def _take_lock(self) -> None:
         self._lock = open(self.root / ".lock", "ab")  # noqa: SIM115 - held while the run lasts
+        deadline = time.monotonic() + LOCK_SECONDS
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while True:
+                try:
+                    fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise
+                time.sleep(0.05)
         except BlockingIOError:
             raise InputError(
                 "another percept infer is writing to this run",

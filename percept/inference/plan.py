@@ -7,15 +7,59 @@ computed with, and how it is padded, changes its colours in the last digits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from percept.errors import InputError
+from percept.inference import color
 from percept.inference.colorizer import Source
+from percept.inference.images import bands
 
 # Photographs of a batch are held in memory at full resolution, together up to this many pixels.
 FULL_PIXELS = 64_000_000
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How photographs that are larger than a colorizer's view of them are cut into tiles.
+
+    Attributes
+    ----------
+    tile : int
+        Side of a tile, in pixels of the photograph.
+    overlap : int
+        Pixels that neighbours share at least; over them one fades into the other.
+
+    Raises
+    ------
+    InputError
+        If the sizes are impossible.
+    """
+
+    tile: int
+    overlap: int
+
+    def __post_init__(self) -> None:
+        if self.tile < 16:
+            raise InputError("a tile has at least 16 pixels", key="tile", value=self.tile)
+        if not 0 < self.overlap <= self.tile // 2:
+            raise InputError(
+                "must be at least 1 and at most half a tile", key="overlap", value=self.overlap
+            )
+
+    def view(self, source: Source) -> Source:
+        """Return the condition with the size at which it sees a whole photograph."""
+        return replace(source, max_side=source.max_side or self.tile)
+
+    def applies(self, width: int, height: int, source: Source) -> bool:
+        """Whether a photograph is larger than the view of it."""
+        if source.colorize is None or source.flat:
+            return False
+        return max(width, height) > (source.max_side or self.tile)
 
 
 @dataclass(frozen=True)
@@ -30,15 +74,21 @@ class Batch:
         Indices of the manifest's rows, ascending.
     shape : tuple of int
         Padded height and width; (0, 0) where nothing is computed.
+    tiled : bool
+        Whether it is one photograph that is cut into tiles.
     """
 
     condition: int
     rows: tuple[int, ...]
     shape: tuple[int, int]
+    tiled: bool = False
 
 
 def plan_batches(
-    sizes: Sequence[tuple[int, int]], sources: Sequence[Source], batch_pixels: float
+    sizes: Sequence[tuple[int, int]],
+    sources: Sequence[Source],
+    batch_pixels: float,
+    tiling: Tiling | None = None,
 ) -> list[Batch]:
     """Cut the work into batches, largest first: a pure function of its arguments.
 
@@ -50,6 +100,8 @@ def plan_batches(
         Their ``max_side``, ``divisor`` and whether they ``colorize`` are looked at.
     batch_pixels : float
         Padded pixels that a batch may have; a photograph that has more is a batch of its own.
+    tiling : Tiling, optional
+        A photograph that it applies to is a batch of its own, too.
 
     Returns
     -------
@@ -60,8 +112,11 @@ def plan_batches(
     for index, source in enumerate(sources):
         groups: dict[tuple[int, int], list[int]] = {}
         for row, (width, height) in enumerate(sizes):
-            if source.colorize is None:
+            if source.colorize is None or source.flat:
                 batches.append(Batch(index, (row,), (0, 0)))
+            elif tiling is not None and tiling.applies(width, height, source):
+                shape = padded_shape(width, height, tiling.view(source))
+                batches.append(Batch(index, (row,), shape, tiled=True))
             else:
                 groups.setdefault(padded_shape(width, height, source), []).append(row)
         for shape, rows in groups.items():
@@ -80,7 +135,8 @@ def plan_batches(
     def cost(batch: Batch) -> int:
         # A pixel costs about ten times as much to compute as to decode and encode.
         computed = len(batch.rows) * batch.shape[0] * batch.shape[1]
-        return 10 * computed + sum(sizes[row][0] * sizes[row][1] for row in batch.rows)
+        full = sum(sizes[row][0] * sizes[row][1] for row in batch.rows)
+        return 10 * (computed + (full if batch.tiled else 0)) + full
 
     return sorted(batches, key=lambda batch: (-cost(batch), batch.condition, batch.rows))
 
@@ -100,32 +156,58 @@ def padded_shape(width: int, height: int, source: Source) -> tuple[int, int]:
     return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
 
-def fit(luminance: Tensor, source: Source) -> Tensor:
-    """Scale and pad a photograph's L*, shape (H, W), to what a condition's colorizer takes.
+def fit(photo: NDArray[np.uint8], source: Source) -> Tensor:
+    """Scale and pad a photograph's L* to what a condition's colorizer takes.
+
+    Parameters
+    ----------
+    photo : ndarray of uint8, shape (H, W, 3) or (H, W)
 
     Returns
     -------
     Tensor of float32, shape (1, 1, height, width)
         L*/100, padded at the right and the bottom by repeating the edge.
     """
-    height, width = luminance.shape
+    height, width = photo.shape[:2]
     small_width, small_height = working_size(width, height, source.max_side)
-    small = luminance[None, None] / 100
-    if (small_height, small_width) != (height, width):
-        small = torch.nn.functional.interpolate(
-            small, (small_height, small_width), mode="bilinear", antialias=True
-        ).clamp_(0, 1)
+    strips = []
+    for band in bands(height, width):  # across first, so that all of L* never exists at once
+        strips.append(_resize(color.luminance(photo[band])[None], (None, small_width)))
+    small = _resize(torch.cat(strips, dim=1), (small_height, None)).div_(100).clamp_(0, 1)
     bottom, right = padded_shape(width, height, source)
     padding = (0, right - small_width, 0, bottom - small_height)
-    return torch.nn.functional.pad(small, padding, mode="replicate")
+    return torch.nn.functional.pad(small[None], padding, mode="replicate")
 
 
-def unfit(values: Tensor, source: Source, width: int, height: int) -> Tensor:
-    """Crop and scale a colorizer's output, shape (C, h, w), back to the photograph's size."""
+def unfit(values: Tensor, source: Source, width: int, height: int, band: slice) -> Tensor:
+    """Crop and scale a colorizer's output, shape (C, h, w), to rows of the photograph's size.
+
+    Returns
+    -------
+    Tensor of float32, shape (C, rows of the band, width)
+    """
     small_width, small_height = working_size(width, height, source.max_side)
-    values = values[:, :small_height, :small_width].float()
-    if (small_height, small_width) == (height, width):
+    values = values[:, :small_height, :small_width]
+    if small_height == height:
+        rows = values[:, band].float()
+    else:
+        at = torch.arange(band.start, band.stop, device=values.device, dtype=torch.float64)
+        at = ((at + 0.5) * (small_height / height) - 0.5).clamp_(0, small_height - 1)
+        above = at.long()
+        share = (at - above).float()[:, None]
+        below = (above + 1).clamp_(max=small_height - 1)
+        rows = torch.lerp(values[:, above].float(), values[:, below].float(), share)
+    return _resize(rows, (None, width))
+
+
+def _resize(values: Tensor, size: tuple[int | None, int | None]) -> Tensor:
+    """Scale (C, H, W) linearly in one direction, averaging where it becomes smaller."""
+    height, width = (new or old for new, old in zip(size, values.shape[1:], strict=True))
+    if (height, width) == tuple(values.shape[1:]):
         return values
     return torch.nn.functional.interpolate(
-        values[None], (height, width), mode="bilinear", align_corners=False
+        values[None],
+        (height, width),
+        mode="bilinear",
+        antialias=height < values.shape[1] or width < values.shape[2],
     )[0]

@@ -8,39 +8,49 @@ whole or not there, and a journal line follows it, so a restart does only what i
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
 import platform
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 import percept
 from percept import distributed
 from percept.errors import InputError, PerceptError
-from percept.files import PACKAGE, sha256_file, write_bytes_atomic
+from percept.files import PACKAGE, sha256_file
 from percept.inference import color
 from percept.inference.colorizer import Source, load_colorizer, one_line, parse_conditions
-from percept.inference.directory import STAGES, Item, RunDirectory, identity, now, writing
-from percept.inference.plan import Batch, fit, plan_batches, unfit
+from percept.inference.directory import (
+    STAGES,
+    Item,
+    Journal,
+    RunDirectory,
+    identity,
+    now,
+    writing,
+)
+from percept.inference.images import PNG_LEVEL, QUALITY, Encoding, Picture, bands, new_picture
+from percept.inference.plan import FULL_PIXELS, Batch, Tiling, fit, plan_batches, unfit
 from percept.inference.run import RUN_FORMAT
+from percept.inference.tiling import colorize_tiles
 from percept.manifest import load_rgb, read_manifest
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# The lowest level takes a quarter of the default's time for files that are a little larger.
-PNG_LEVEL = 1
+# What each worker's time went into; the first two and the last three are its main thread's.
+TIMES = ("compute", "wait_decode", "wait_encode", "wait_world", "gather")
 
 # total, done and failed items of the whole world
 Progress = Callable[[int, int, int], None]
@@ -94,6 +104,14 @@ def infer(
     precision: str = "fp32",
     threads: int = 1,
     batch_megapixels: float | None = None,
+    tile: int | None = None,
+    overlap: int = 64,
+    compile: bool = False,
+    format: str = "png",
+    png_level: int = PNG_LEVEL,
+    quality: int = QUALITY,
+    queue_megapixels: float = FULL_PIXELS / 1e6,
+    io_threads: int | None = None,
     split: str | None = None,
     fresh: bool = False,
     command: Sequence[str] = (),
@@ -122,6 +140,25 @@ def infer(
     batch_megapixels : float, optional
         Padded megapixels per batch; 0 is one photograph at a time. By default 0 on the CPU,
         where batching gains nothing, and 8 on CUDA.
+    tile : int, optional
+        Photographs larger than the colorizer's view are coloured in tiles of this side at
+        native resolution; see :mod:`percept.inference.tiling`. By default they are not.
+    overlap : int
+        Pixels that neighbouring tiles share.
+    compile : bool
+        Compile networks with ``torch.compile``, once for each padded shape.
+    format : str
+        ``png``, ``jpeg`` or ``webp``.
+    png_level : int
+        zlib level of PNG, 0 to 9.
+    quality : int
+        Quality of JPEG, 1 to 100.
+    queue_megapixels : float
+        Photographs that a process holds at once, decoded but not written yet; bounds its memory.
+        One that is larger is held alone. Changes no result.
+    io_threads : int, optional
+        Threads of each process that decode, and as many that encode. By default 1 on the CPU;
+        with CUDA, this process's share of the machine's cores, at most 8. Changes no result.
     split : str, optional
         Only the manifest's rows of this split.
     fresh : bool
@@ -144,6 +181,14 @@ def infer(
     if batch_megapixels is None:
         batch_megapixels = 0.0 if target.type == "cpu" else 8.0
     _check_settings(precision, threads, batch_megapixels)
+    encoding = Encoding(format, png_level, quality)
+    tiling = None if tile is None else Tiling(tile, overlap)
+    if queue_megapixels <= 0:
+        raise InputError("must be more than 0", key="queue", value=queue_megapixels)
+    if io_threads is None:
+        io_threads = 1 if target.type == "cpu" else _share_of_cores()
+    if io_threads < 1:
+        raise InputError("at least one thread is needed", key="io-threads", value=io_threads)
     torch.set_num_threads(threads)
     if target.type == "cuda":
         torch.backends.cudnn.deterministic = True
@@ -158,7 +203,7 @@ def infer(
             if not len(chosen):
                 raise InputError("the manifest has no photographs", file=table.file)
             sources = [
-                load_colorizer(name, spec, device=target, manifest=chosen)
+                load_colorizer(name, spec, device=target, manifest=chosen, compile=compile)
                 for name, spec in parse_conditions(conditions)
             ]
         root = Path(out)
@@ -178,10 +223,13 @@ def infer(
                 "precision": precision,
                 "threads": threads,
                 "batch_megapixels": float(batch_megapixels),
+                "tile": tile,
+                "overlap": None if tile is None else overlap,
+                "compile": compile,
+                **encoding.settings(),
             },
-            "conditions": {
-                s.condition.name: s.condition.sha256 or s.condition.spec for s in sources
-            },
+            "pipeline": {"queue_megapixels": float(queue_megapixels), "io_threads": io_threads},
+            "conditions": {s.condition.name: s.identity for s in sources},
             "seeds": {s.condition.name: s.condition.seed for s in sources},
             "versions": _versions(target),
             "metrics_skipped": {},
@@ -194,13 +242,17 @@ def infer(
                     "the workers do not see the same manifest, conditions and settings",
                     remedy="Start all with one command, on a filesystem that they share.",
                 )
-        worker = _Worker(RunDirectory(root, chosen, sources, info), target, PRECISIONS[precision])
-        with closing(worker.directory) as directory:
+        directory = RunDirectory(root, chosen, sources, info, suffix=encoding.suffix)
+        worker = _Worker(
+            directory, target, PRECISIONS[precision], batch_megapixels * 1e6, tiling, encoding
+        )
+        pipeline = _Pipeline(worker, queue_megapixels * 1e6, io_threads, progress)
+        with closing(directory):
             prior: list[Item] = []
             with distributed.together():
                 if distributed.is_main():
                     prior = directory.open(fresh=fresh)
-            items, reused = _work(worker, prior, batch_megapixels * 1e6, progress)
+            items, reused, times = _work(pipeline, prior)
             seconds = time.perf_counter() - clock
             if distributed.is_main():
                 session = {
@@ -209,6 +261,7 @@ def infer(
                     "world": distributed.world_size(),
                     "items": len(items) - reused,
                     "seconds": round(seconds, 3),
+                    "ranks": times,
                 }
                 with writing(root):
                     directory.finish(items, session)
@@ -227,45 +280,44 @@ def infer(
             )
 
 
-def _work(
-    worker: _Worker, prior: list[Item], batch_pixels: float, progress: Progress | None
-) -> tuple[list[Item], int]:
-    """Do what is missing, with the others; every item of the world, and how many were done."""
-    directory, main = worker.directory, distributed.is_main()
+def _work(pipeline: _Pipeline, prior: list[Item]) -> tuple[list[Item], int, list[dict[str, float]]]:
+    """Do what is missing, with the others.
+
+    Returns every item of the world, how many of them were done before, and where each worker's
+    time went.
+    """
+    worker, main = pipeline.worker, distributed.is_main()
+    directory = worker.directory
     done = torch.zeros(len(directory), dtype=torch.bool)
     known = torch.tensor([item.index for item in prior], dtype=torch.int64)
     done[distributed.all_gather_rows(known)] = True
-
     frame = directory.manifest.frame
     sizes = [(int(w), int(h)) for w, h in zip(frame["width"], frame["height"], strict=True)]
     plan = [
         batch
-        for batch in plan_batches(sizes, directory.sources, batch_pixels)
+        for batch in plan_batches(sizes, directory.sources, worker.batch_pixels, worker.tiling)
         if not all(done[directory.index(row, batch.condition)] for row in batch.rows)
     ]
-    draw, finished = distributed.SharedCounter("batch"), distributed.SharedCounter("finished")
-    ok, failed = distributed.SharedCounter("ok"), distributed.SharedCounter("failed")
-
-    def report() -> None:
-        if main and progress is not None:
-            errors = failed.value()
-            progress(len(directory), ok.value() + errors, errors)
-
-    items = list(prior)
-    ok.add(len(prior))
-    report()
+    if main:
+        pipeline.ok.add(len(prior))
+    pipeline.report()
     with writing(directory.root), directory.journal(distributed.rank()) as journal:
-        while (number := draw.next()) < len(plan):
-            for item in worker.run(plan[number], done):
-                journal.append(item)
-                items.append(item)
-                (failed if item.error else ok).add(1)
-                report()
+        items = prior + pipeline.run(plan, sizes, done, journal)
+    finished = distributed.SharedCounter("finished")
     finished.add(1)
-    while main and finished.value() < distributed.world_size():
-        time.sleep(0.1)
-        report()
-    return _gather(items), int(done.sum())
+    with pipeline.timed("wait_world"):
+        while main and finished.value() < distributed.world_size():
+            time.sleep(0.05)
+            pipeline.report()
+        distributed.barrier()
+    with pipeline.timed("gather"):
+        gathered = _gather(items)
+    mine = torch.tensor([[pipeline.seconds[name] for name in TIMES]], dtype=torch.float64)
+    times = [
+        {name: round(value, 3) for name, value in zip(TIMES, row, strict=True)}
+        for row in distributed.all_gather_rows(mine).tolist()
+    ]
+    return gathered, int(done.sum()), times
 
 
 def _gather(items: Sequence[Item]) -> list[Item]:
@@ -320,6 +372,7 @@ def _versions(device: torch.device) -> dict[str, str]:
     return {
         "percept": percept.__version__,
         "python": platform.python_version(),
+        "zlib": zlib.ZLIB_RUNTIME_VERSION,
         "platform": platform.platform(),
         **{name: version(name) for name in packages},
         **({"cuda": str(torch.version.cuda)} if device.type == "cuda" else {}),
@@ -327,106 +380,238 @@ def _versions(device: torch.device) -> dict[str, str]:
     }
 
 
+def _share_of_cores() -> int:
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", "1")))
+    return max(1, min(8, len(os.sched_getaffinity(0)) // local))
+
+
+@dataclass
+class _Loaded:
+    """A batch that is decoded; ``wanted`` are the items that were not done before."""
+
+    batch: Batch
+    wanted: list[Item]
+    good: list[Item]
+    photos: dict[int, NDArray[np.uint8]]
+    fitted: list[Tensor]
+
+
+class _Pipeline:
+    """Decodes ahead and encodes behind, while this thread computes.
+
+    What is in flight is bounded: by the pixels of the photographs from before they are decoded
+    until they are written, by a few batches ahead, and by a few pictures behind.
+    """
+
+    def __init__(
+        self, worker: _Worker, held_pixels: float, io_threads: int, progress: Progress | None
+    ) -> None:
+        self.worker, self.held_pixels, self.io_threads = worker, held_pixels, io_threads
+        self.ok, self.failed = distributed.SharedCounter("ok"), distributed.SharedCounter("failed")
+        self.seconds = dict.fromkeys(TIMES, 0.0)
+        self._progress = progress if distributed.is_main() else None
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the block's time to ``seconds``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - start
+
+    def report(self) -> None:
+        """Tell how far the world is."""
+        if self._progress is not None:
+            errors = self.failed.value()
+            self._progress(len(self.worker.directory), self.ok.value() + errors, errors)
+
+    def run(
+        self,
+        plan: Sequence[Batch],
+        sizes: Sequence[tuple[int, int]],
+        done: Tensor,
+        journal: Journal,
+    ) -> list[Item]:
+        """Draw batches until there are none; every item done, on disk and in the journal."""
+        draw, worker = distributed.SharedCounter("batch"), self.worker
+        items: list[Item] = []
+        drawn: deque[tuple[Batch, int]] = deque()  # with its pixels; not begun yet
+        decoding: deque[tuple[int, Future[_Loaded]]] = deque()
+        saving: dict[Future[Item], int] = {}
+        held, more, writes = 0, True, threading.Lock()
+
+        def save(item: Item, picture: Callable[[Item], None]) -> Item:
+            picture(item)
+            with writes:
+                journal.append(item)
+            (self.failed if item.error else self.ok).add(1)
+            return item
+
+        def collect(*, until: int) -> None:
+            nonlocal held
+            while len(saving) > until or any(future.done() for future in saving):
+                ended, _ = wait(saving, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    held -= saving.pop(future)
+                    items.append(future.result())
+                self.report()
+
+        with (
+            ThreadPoolExecutor(self.io_threads, "percept-decode") as decoders,
+            ThreadPoolExecutor(self.io_threads, "percept-encode") as encoders,
+        ):
+            try:
+                while True:
+                    while more and len(drawn) + len(decoding) <= self.io_threads:
+                        number = draw.next()
+                        more = number < len(plan)
+                        if more:
+                            batch = plan[number]
+                            pixels = sum(sizes[row][0] * sizes[row][1] for row in batch.rows)
+                            drawn.append((batch, pixels))
+                    while drawn and (not held or held + drawn[0][1] <= self.held_pixels):
+                        batch, pixels = drawn.popleft()
+                        held += pixels
+                        decoding.append((pixels, decoders.submit(worker.decode, batch, done)))
+                    if not decoding:
+                        if not saving:
+                            return items
+                        with self.timed("wait_encode"):
+                            collect(until=len(saving) - 1)
+                        continue
+                    pixels, future = decoding.popleft()
+                    with self.timed("wait_decode"):
+                        loaded = future.result()
+                    with self.timed("wait_encode"):
+                        collect(until=2 * self.io_threads)
+                    with self.timed("compute"):
+                        pictures = worker.compute(loaded, encoders)
+                    for item, picture in pictures:
+                        share = sizes[item.index // len(worker.directory.conditions)]
+                        pixels -= share[0] * share[1]
+                        saving[encoders.submit(save, item, picture)] = share[0] * share[1]
+                    held -= pixels  # those that an earlier start had done
+            finally:
+                for pool in (decoders, encoders):
+                    pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Fault(Exception):
+    """A colorizer did not do what it should; it costs its items, not the run."""
+
+
 class _Worker:
-    """Does batches: decodes, computes, encodes, writes."""
+    """The stages that a batch goes through. Any thread may call them."""
 
     def __init__(
         self,
         directory: RunDirectory,
         device: torch.device,
         dtype: torch.dtype,
+        batch_pixels: float,
+        tiling: Tiling | None,
+        encoding: Encoding,
     ) -> None:
         self.directory, self.device, self.dtype = directory, device, dtype
+        self.batch_pixels, self.tiling, self.encoding = batch_pixels, tiling, encoding
+        # For a condition and shape that the device's memory was too small for: how many it takes.
+        self.most: dict[tuple[str, tuple[int, ...]], int] = {}
 
-    def run(self, batch: Batch, done: Tensor) -> Iterator[Item]:
-        """Do a batch; yield each item that was not done once it is on disk or has failed.
+    def decode(self, batch: Batch, done: Tensor) -> _Loaded:
+        """Read, check, decode and fit a batch's photographs.
 
-        The whole batch is computed even if only a part is missing: what a batch is made of must
-        not depend on where an earlier start stopped.
+        All of them even if only a part is missing: what a batch is made of must not depend on
+        where an earlier start stopped.
         """
-        source = self.directory.sources[batch.condition]
-        rows = {self.directory.index(row, batch.condition): row for row in batch.rows}
-        items = [Item(index, rank=distributed.rank()) for index in rows]
-        luminance = {item.index: self._decode(rows[item.index], item) for item in items}
-        outputs: dict[int, Tensor] = {}
-        if source.colorize is not None:
-            good = [item for item in items if not item.error]
-            if not all(done[item.index] for item in good):
-                outputs = self._compute(source, good, [luminance[item.index] for item in good])
-        for item in items:
-            if done[item.index]:
-                continue
-            picture: NDArray[np.uint8] | None = None
-            if source.find is not None:
-                picture = self._find(source.find, rows[item.index], item)
-            elif not item.error:
-                picture = self._develop(source, item, luminance[item.index], outputs[item.index])
-            if picture is not None:
-                self._save(item, picture)
-            yield item
+        source = self._source(batch)
+        loaded = _Loaded(batch, [], [], {}, [])
+        for row in batch.rows:
+            item = Item(self.directory.index(row, batch.condition), rank=distributed.rank())
+            wanted = not done[item.index]
+            if wanted:
+                loaded.wanted.append(item)
+            with _timed("decode", [item]):
+                photo = self._decode(row, item)
+                if photo is not None and source.find is not None:
+                    photo = self._find(source, row, item)
+                if photo is None:
+                    continue
+                loaded.good.append(item)
+                if wanted:
+                    loaded.photos[item.index] = photo
+                if source.colorize is not None and not source.flat:
+                    loaded.fitted.append(fit(photo, source))
+        return loaded
 
-    def _decode(self, row: int, item: Item) -> Tensor:
-        """Read, check and decode a photograph; its L*, or nothing and an error."""
+    def compute(
+        self, loaded: _Loaded, encoders: ThreadPoolExecutor
+    ) -> list[tuple[Item, Callable[[Item], None]]]:
+        """Colour a batch; each item that is wanted, with what is left to do for it."""
+        source, good = self._source(loaded.batch), loaded.good
+        outputs: dict[int, Tensor] = {}
+        if loaded.fitted and loaded.photos:
+            try:
+                with _timed("compute", good):
+                    output = self._colorize(source, torch.cat(loaded.fitted), good)
+                    outputs = {item.index: output[i] for i, item in enumerate(good)}
+                    if loaded.batch.tiled:
+                        (item,) = good
+                        photo = loaded.photos.pop(item.index)
+                        self._save_tiles(source, item, photo, output[0], encoders)
+                        return [(item, lambda item: None)]
+            except _Fault as fault:
+                for item in good:
+                    item.error = f"the colorizer failed: {fault}"
+        loaded.fitted.clear()
+
+        def finish(item: Item) -> None:
+            if not item.error:
+                photo = loaded.photos.pop(item.index)
+                self._save(source, item, photo, outputs.pop(item.index, None))
+
+        return [(item, finish) for item in loaded.wanted]
+
+    def _source(self, batch: Batch) -> Source:
+        source = self.directory.sources[batch.condition]
+        return self.tiling.view(source) if batch.tiled and self.tiling is not None else source
+
+    def _decode(self, row: int, item: Item) -> NDArray[np.uint8] | None:
+        """Read, check and decode a photograph, or nothing and an error."""
         entry = self.directory.rows[row]
         path = str(entry["path"])
-        nothing = torch.empty(0)
-        with _timed("decode", [item]):
-            try:
-                file = self.directory.manifest.resolve(path)
-                sha256 = sha256_file(file)
-                if sha256 != entry["sha256"]:
-                    if not path.startswith(PACKAGE):
-                        item.error = f"{path}: its SHA-256 is {sha256}, not the manifest's"
-                        return nothing
-                    item.warning = f"{path}: the installed package has another version of it"
-                rgb = load_rgb(file)
-                item.height, item.width = rgb.shape[:2]
-                width, height = entry["width"], entry["height"]
-                if (item.width, item.height) != (width, height):
-                    size = f"{item.width}×{item.height}"
-                    item.error = f"{path}: it is {size}, the manifest says {width}×{height}"
-                    return nothing
-                return color.luminance(rgb)
-            except (PerceptError, OSError, MemoryError) as error:
-                item.error = f"{path}: {_reason(error)}"
-                return nothing
-
-    def _compute(
-        self, source: Source, items: Sequence[Item], luminance: Sequence[Tensor]
-    ) -> dict[int, Tensor]:
-        """Colour a batch; each item's output, or none and an error in every item."""
-        if source.colorize is None:
-            return {}
-        with (
-            _timed("compute", items),
-            torch.inference_mode(),
-            torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
-        ):
-            try:
-                batch = torch.cat([fit(values, source) for values in luminance]).to(self.device)
-                output = source.colorize(batch)
-                problem = _problem(output, batch)
-            except Exception as error:  # a plugin's fault costs its items, not the run
-                problem = one_line(error)
-        if not problem:
-            return {item.index: output[i] for i, item in enumerate(items)}
-        for item in items:
-            item.error = f"the colorizer failed: {problem}"
-        return {}
-
-    def _find(
-        self, find: Callable[[Mapping[str, Any]], Path], row: int, item: Item
-    ) -> NDArray[np.uint8] | None:
-        """Read the picture that was made elsewhere, or nothing and an error."""
-        if item.error:
+        try:
+            file = self.directory.manifest.resolve(path)
+            sha256 = sha256_file(file)
+            if sha256 != entry["sha256"]:
+                if not path.startswith(PACKAGE):
+                    item.error = f"{path}: its SHA-256 is {sha256}, not the manifest's"
+                    return None
+                item.warning = f"{path}: the installed package has another version of it"
+            rgb = load_rgb(file)
+        except (PerceptError, OSError, MemoryError) as error:
+            item.error = f"{path}: {_reason(error)}"
             return None
-        with _timed("decode", [item]):
-            try:
-                file = find(self.directory.rows[row])
-                picture = load_rgb(file)
-            except (PerceptError, OSError) as error:
-                item.error = _reason(error)
-                return None
+        item.height, item.width = rgb.shape[:2]
+        width, height = entry["width"], entry["height"]
+        if (item.width, item.height) != (width, height):
+            size = f"{item.width}×{item.height}"
+            item.error = f"{path}: it is {size}, the manifest says {width}×{height}"
+            return None
+        if all(_is_grey(rgb[band]) for band in bands(item.height, item.width)):
+            return rgb[..., 0].copy()  # a third of the memory, and L* by table
+        return rgb
+
+    def _find(self, source: Source, row: int, item: Item) -> NDArray[np.uint8] | None:
+        """Read the picture that was made elsewhere, or nothing and an error."""
+        if source.find is None:
+            return None
+        try:
+            file = source.find(self.directory.rows[row])
+            picture = load_rgb(file)
+        except (PerceptError, OSError) as error:
+            item.error = _reason(error)
+            return None
         height, width = picture.shape[:2]
         if (height, width) != (item.height, item.width):
             item.error = (
@@ -435,26 +620,139 @@ class _Worker:
             return None
         return picture
 
-    def _develop(
-        self, source: Source, item: Item, luminance: Tensor, output: Tensor
-    ) -> NDArray[np.uint8] | None:
-        """Lay a colorizer's output on the photograph, or nothing and an error."""
+    def _colorize(self, source: Source, luminance: Tensor, items: Sequence[Item]) -> Tensor:
+        """Call a colorizer; in parts where the device's memory is too small for the whole."""
+        name, count = source.condition.name, len(luminance)
+        key = (name, tuple(luminance.shape[1:]))
+        most = self.most.get(key, count)
+        if most < count:
+            return torch.cat(
+                [self._colorize(source, part, items) for part in luminance.split(most)]
+            )
+        if source.colorize is None:
+            raise _Fault("it colours nothing")
         try:
-            with _timed("encode", [item]), torch.inference_mode():
-                values = unfit(output, source, item.width, item.height)
-                if values.shape[0] == 3:
-                    return color.quantize(values)
-                return color.to_srgb(luminance.to(values.device), values)
+            with (
+                torch.inference_mode(),
+                torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
+            ):
+                batch = luminance.to(self.device)
+                output = source.colorize(batch)
+                problem = _problem(output, batch)
+        except torch.cuda.OutOfMemoryError as error:
+            if count == 1:
+                remedy = "" if self.tiling else "; --tile needs less"
+                raise _Fault(f"{one_line(error)}{remedy}") from None
+        except Exception as error:  # a plugin's fault
+            raise _Fault(one_line(error)) from None
+        else:
+            if problem:
+                raise _Fault(problem)
+            return output
+        # Out of the handler, whose traceback would keep what the call had allocated.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.most[key] = half = (count + 1) // 2
+        size = f"{luminance.shape[3]}×{luminance.shape[2]}"
+        for item in items:
+            item.warning = (
+                f"condition {name!r}: the device's memory was too small for {count} of {size} at "
+                f"once; did {half}"
+            )
+        return self._colorize(source, luminance, items)
+
+    def _save(
+        self,
+        source: Source,
+        item: Item,
+        photo: NDArray[np.uint8],
+        output: Tensor | None,
+    ) -> None:
+        """Lay a colorizer's output on the photograph, band by band, and write the picture."""
+        with (
+            self._picture(item) as picture,
+            _timed("encode", [item]),
+            torch.inference_mode(),
+        ):
+            for band in bands(item.height, item.width):
+                if source.find is not None:
+                    picture.write(photo[band])
+                    continue
+                luminance = color.luminance(photo[band])
+                if source.colorize is not None and source.flat:
+                    values = source.colorize(luminance[None, None] / 100)[0]
+                elif output is not None:
+                    values = unfit(output, source, item.width, item.height, band)
+                picture.write(_lay(luminance, values))
+            picture.finish()
+
+    def _save_tiles(
+        self,
+        source: Source,
+        item: Item,
+        photo: NDArray[np.uint8],
+        view: Tensor,
+        encoders: ThreadPoolExecutor,
+    ) -> None:
+        """Colour a photograph tile by tile, and write each band while the next is computed."""
+        if self.tiling is None:
+            raise ValueError("tiles without a tiling")
+        side = -(-self.tiling.tile // source.divisor) * source.divisor
+        parts = colorize_tiles(
+            photo,
+            view,
+            source,
+            self.tiling,
+            lambda luminance: self._colorize(source, luminance, [item]),
+            device=self.device,
+            per_call=max(1, int(self.batch_pixels // side**2)),
+        )
+        with self._picture(item) as picture, torch.inference_mode():
+            before: Future[None] | None = None
+            try:
+                for band, values in parts:
+                    if before is not None:
+                        before.result()
+                    before = encoders.submit(_write_band, item, picture, photo[band], values)
+            finally:
+                if before is not None:
+                    wait([before])
+            if before is not None:
+                before.result()
+            picture.finish()
+
+    @contextmanager
+    def _picture(self, item: Item) -> Iterator[Picture]:
+        """Write an item's picture; or, where it cannot be made, note why."""
+        file = self.directory.root / self.directory.image(item.index)
+        try:
+            with new_picture(file, item.width, item.height, self.encoding) as picture:
+                yield picture
+                start = time.perf_counter()
+            item.seconds["write"] += time.perf_counter() - start
+            item.sha256, item.bytes = picture.sha256, picture.bytes
+        except InputError as error:
+            item.error = error.message
         except (RuntimeError, MemoryError) as error:  # out of memory
             item.error = f"cannot be brought to full size: {one_line(error)}"
-            return None
 
-    def _save(self, item: Item, picture: NDArray[np.uint8]) -> None:
-        with _timed("encode", [item]):
-            data = encode_png(picture)
-            item.sha256, item.bytes = hashlib.sha256(data).hexdigest(), len(data)
-        with _timed("write", [item]):
-            write_bytes_atomic(self.directory.root / self.directory.image(item.index), data)
+
+def _write_band(item: Item, picture: Picture, photo: NDArray[np.uint8], values: Tensor) -> None:
+    with _timed("encode", [item]), torch.inference_mode():
+        for part in bands(*photo.shape[:2]):
+            picture.write(_lay(color.luminance(photo[part]), values[:, part]))
+
+
+def _is_grey(rgb: NDArray[np.uint8]) -> bool:
+    red, green, blue = (rgb[..., channel] for channel in range(3))
+    return bool((red == green).all() and (green == blue).all())
+
+
+def _lay(luminance: Tensor, values: Tensor) -> NDArray[np.uint8]:
+    """Lay chroma on a photograph's luminance; sRGB is taken as it is."""
+    if values.shape[0] == 3:
+        return color.quantize(values)
+    return color.to_srgb(luminance.to(values.device), values)
 
 
 def _problem(output: object, batch: Tensor) -> str:
@@ -485,10 +783,3 @@ def _timed(stage: str, items: Sequence[Item]) -> Iterator[None]:
     finally:
         for item in items:
             item.seconds[stage] += (time.perf_counter() - start) / len(items)
-
-
-def encode_png(rgb: NDArray[np.uint8]) -> bytes:
-    """Encode 8-bit RGB, shape (H, W, 3), as a PNG without metadata."""
-    buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, "PNG", compress_level=PNG_LEVEL)
-    return buffer.getvalue()

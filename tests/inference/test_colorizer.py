@@ -96,6 +96,9 @@ class Sepia:
 def sepia(device):
     return Sepia()
 
+def tint(device, a, b=0, name=""):
+    return lambda luminance: torch.stack([luminance[:, 0] * a, luminance[:, 0] * b], 1)
+
 def broken(device):
     raise OSError("no weights")
 
@@ -119,6 +122,20 @@ def test_a_plugin_is_made_for_the_device_and_may_have_wishes(manifest):
     assert source.colorize(torch.ones(1, 1, 2, 2)).flatten().tolist() == [5] * 4 + [20] * 4
     plain = load("plugin:a_percept_plugin:plain", manifest)
     assert (plain.max_side, plain.divisor) == (None, 1)
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_plugin_is_given_its_settings(manifest):
+    source = load("plugin:a_percept_plugin:tint?a=7&b=-2.5&name=a b", manifest)
+    assert source.colorize(torch.ones(1, 1, 1, 2)).flatten().tolist() == [7, 7, -2.5, -2.5]
+    other = load("plugin:a_percept_plugin:tint?a=8", manifest)
+    assert source.condition.sha256 == other.condition.sha256
+    assert source.identity != other.identity
+    for words in ("a", "a=1&a=2", "device=1", "=1", ""):
+        with pytest.raises(InputError, match="settings are"):
+            load(f"plugin:a_percept_plugin:tint?{words}", manifest)
+    with pytest.raises(InputError, match="unexpected keyword argument 'c'"):
+        load("plugin:a_percept_plugin:tint?a=1&c=2", manifest)
 
 
 def test_a_plugin_may_be_an_entry_point(manifest, tmp_path, monkeypatch):

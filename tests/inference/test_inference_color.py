@@ -43,7 +43,7 @@ def test_white_and_black_are_the_ends_of_lightness():
     np.testing.assert_allclose(color.luminance(ends).numpy(), [[0, 100]], atol=1e-4)
 
 
-@pytest.mark.parametrize("pixels", [1, 7, color._STRIP - 1, color._STRIP + 1])
+@pytest.mark.parametrize("pixels", [1, 7, color._STRIP["cpu"] - 1, color._STRIP["cpu"] + 1])
 def test_strips_change_nothing(pixels):
     rng = torch.Generator().manual_seed(pixels)
     luminance = torch.rand(1, pixels, generator=rng) * 100

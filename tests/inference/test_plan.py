@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from percept.inference import color
 from percept.inference.colorizer import Source
 from percept.inference.plan import (
     FULL_PIXELS,
@@ -104,21 +106,30 @@ def test_working_size(size, max_side, expected):
 def test_a_photograph_fits_and_comes_back_at_its_size(width, height, max_side, divisor):
     at = source(max_side, divisor)
     generator = torch.Generator().manual_seed(width * 100 + height)
-    luminance = torch.rand(height, width, generator=generator) * 100
-    fitted = fit(luminance, at)
+    photo = torch.randint(0, 256, (height, width), generator=generator).byte().numpy()
+    fitted = fit(photo, at)
     assert tuple(fitted.shape[2:]) == padded_shape(width, height, at)
     assert fitted.min() >= 0
     assert fitted.max() <= 1
-    back = unfit(fitted[0].expand(2, -1, -1), at, width, height)
+    values = fitted[0].expand(2, -1, -1)
+    back = unfit(values, at, width, height, slice(0, height))
     assert back.shape == (2, height, width)
     if working_size(width, height, max_side) == (width, height):
-        torch.testing.assert_close(back[0] * 100, luminance, atol=1e-4, rtol=0)
+        torch.testing.assert_close(back[0] * 100, color.luminance(photo), atol=1e-4, rtol=0)
+    middle = height // 2
+    parts = [
+        unfit(values, at, width, height, part)
+        for part in (slice(0, middle), slice(middle, height))
+        if part.stop > part.start
+    ]
+    torch.testing.assert_close(torch.cat(parts, dim=1), back, atol=1e-5, rtol=0)
 
 
 def test_a_flat_photograph_stays_flat():
     at = source(20, 8)
-    fitted = fit(torch.full((31, 57), 40.0), at)
-    torch.testing.assert_close(fitted, torch.full_like(fitted, 0.4))
-    torch.testing.assert_close(
-        unfit(fitted[0], at, 57, 31), torch.full((1, 31, 57), 0.4), atol=1e-6, rtol=0
-    )
+    photo = np.full((31, 57), 90, dtype=np.uint8)
+    value = float(color.luminance(photo)[0, 0]) / 100
+    fitted = fit(photo, at)
+    torch.testing.assert_close(fitted, torch.full_like(fitted, value))
+    back = unfit(fitted[0], at, 57, 31, slice(3, 9))
+    torch.testing.assert_close(back, torch.full((1, 6, 57), value), atol=1e-6, rtol=0)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from PIL import Image
 from percept import bundle
 from percept.distributed import launch
 from percept.errors import InputError, Interrupted
-from percept.inference import color
+from percept.inference import color, directory, runner
 from percept.inference.run import open_run
 from percept.inference.runner import infer
 from percept.manifest import load_rgb
@@ -111,6 +112,11 @@ def test_run_json_says_what_made_it(undisturbed, checkpoint):
         "precision": "fp32",
         "threads": 1,
         "batch_megapixels": 0.003,
+        "tile": None,
+        "overlap": None,
+        "compile": False,
+        "format": "png",
+        "png_level": 1,
     }
     assert info["manifest"]["sha256"] == sha256(run.root.parent / "photos" / "manifest.csv")
     assert info["conditions"]["net"] == sha256(checkpoint / "model.safetensors")
@@ -253,12 +259,14 @@ def test_a_killed_worker_costs_only_what_was_in_flight(tmp_path, monkeypatch):
     assert "was killed (SIGKILL); the same command resumes" in err
 
     done = [line for f in out.glob("journal/*.jsonl") for line in f.read_text().splitlines()]
-    assert 3 <= len(done) < 9
+    computed = len(log.read_text().split())
+    assert len(done) < 9
+    assert computed - len(done) <= 2 * 4  # on either worker one computed, two written, one waiting
     (tmp_path / "block").unlink()
     summary = infer(manifest, conditions, out)  # in a world of another size
     assert (summary.items, summary.reused) == (9, len(done))
     assert contents(out) == contents(tmp_path / "undisturbed")
-    assert len(log.read_text().split()) <= 9 + 2  # one was in flight on either worker
+    assert len(log.read_text().split()) - computed == 9 - len(done)
     assert [session["world"] for session in open_run(out).info["sessions"]] == [1]
 
 
@@ -429,7 +437,8 @@ def test_what_changed_since_the_start_is_named(manifest, tmp_path):
     assert after["images/gray/p0.png"] == before["images/gray/p0.png"]
 
 
-def test_two_at_once_on_one_run_are_refused(manifest, tmp_path):
+def test_two_at_once_on_one_run_are_refused(manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr(directory, "LOCK_SECONDS", 0.2)
     out = tmp_path / "run"
     infer(manifest, ["g=gray"], out)
     with open(out / ".lock", "ab") as held:
@@ -562,3 +571,148 @@ def test_progress_is_a_bar_on_a_terminal_and_plain_lines_elsewhere(monkeypatch):
         for text in expected:
             assert text in stream.getvalue()
     assert stream.getvalue().count("\n") == 1  # not a line per image
+
+
+# -- how it is done changes nothing of what comes out -------------------------------------------
+
+
+def test_queues_and_threads_change_nothing(undisturbed, tmp_path):
+    words, before = undisturbed
+    infer(
+        words[0],
+        words[2:6],
+        tmp_path / "run",
+        batch_megapixels=0.003,
+        queue_megapixels=1e-6,  # one batch at a time
+        io_threads=3,
+    )
+    assert contents(tmp_path / "run") == contents(before)
+    ranks = open_run(tmp_path / "run").info["sessions"][0]["ranks"]
+    assert [set(times) for times in ranks] == [
+        {"compute", "wait_decode", "wait_encode", "wait_world", "gather"}
+    ]
+
+
+def test_photographs_in_memory_are_bounded_by_the_queue(tmp_path, monkeypatch):
+    manifest = write_manifest(tmp_path / "photos", [(50, 20)] * 12 + [(90, 80)])
+    lock, held, most, ahead = threading.Lock(), [0], [0], threading.Event()
+    patience = None
+    decode, save = runner._Worker._decode, runner._Worker._save
+
+    def counted_decode(self, row, item):
+        photo = decode(self, row, item)
+        with lock:
+            held[0] += item.width * item.height
+            most[0] = max(most[0], held[0])
+        if most[0] > 90 * 80:
+            ahead.set()
+        return photo
+
+    def counted_save(self, source, item, photo, output):
+        assert patience is None or ahead.wait(patience)
+        save(self, source, item, photo, output)
+        with lock:
+            held[0] -= item.width * item.height
+
+    monkeypatch.setattr(runner._Worker, "_decode", counted_decode)
+    monkeypatch.setattr(runner._Worker, "_save", counted_save)
+    conditions = ["a=gray", "b=gray"]
+    infer(manifest, conditions, tmp_path / "run", queue_megapixels=0.003, io_threads=4)
+    assert most[0] == 90 * 80  # the large one alone; of the small ones, three
+    assert held[0] == 0
+    patience = 60  # nothing is written before more is held than the small queue allows
+    infer(manifest, conditions, tmp_path / "two", queue_megapixels=1.0, io_threads=4)
+    assert ahead.is_set()
+
+
+GREEDY = """
+import torch
+seen = []
+def make(device):
+    def colorize(luminance):
+        seen.append(len(luminance))
+        if len(luminance) > 2:
+            raise torch.OutOfMemoryError("too much")
+        return 30 * luminance.expand(-1, 2, -1, -1)
+    return colorize
+
+def none(device):
+    def colorize(luminance):
+        raise torch.OutOfMemoryError("too much")
+    return colorize
+"""
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path, monkeypatch):
+    manifest = write_manifest(tmp_path / "photos", [(20, 16)] * 14)
+    (tmp_path / "greedy_percept_plugin.py").write_text(GREEDY)
+    monkeypatch.syspath_prepend(tmp_path)
+    conditions = ["greedy=plugin:greedy_percept_plugin:make"]
+    summary = infer(manifest, conditions, tmp_path / "run", batch_megapixels=7 * 320 / 1e6)
+    import greedy_percept_plugin
+
+    # Seven, then four, then two at once; the second batch begins with what is known to fit.
+    assert greedy_percept_plugin.seen == [7, 4, 2, 2, 2, 1, 2, 2, 2, 1]
+    assert not summary.failures
+    assert summary.warnings == (
+        "condition 'greedy': the device's memory was too small for 4 of 20×16 at once; did 2",
+    )
+    infer(manifest, conditions, tmp_path / "single")
+    one, halved = contents(tmp_path / "single"), contents(tmp_path / "run")
+    assert one == halved
+
+    nothing = ["none=plugin:greedy_percept_plugin:none"]
+    failures = infer(manifest, nothing, tmp_path / "none", batch_megapixels=0.01).failures
+    assert len(failures) == 14
+    assert failures[0].error == (
+        "the colorizer failed: OutOfMemoryError: too much; --tile needs less"
+    )
+
+
+@pytest.mark.parametrize("format", ["jpeg", "webp"])
+def test_other_formats_are_named_after_themselves(format, manifest, checkpoint, tmp_path):
+    infer(manifest, [f"net={checkpoint}"], tmp_path / "png")
+    infer(manifest, [f"net={checkpoint}"], tmp_path / "run", format=format)
+    run = open_run(tmp_path / "run")
+    suffix = {"jpeg": ".jpg", "webp": ".webp"}[format]
+    assert run.outputs["path"].str.endswith(suffix).all()
+    for path in run.outputs["path"]:
+        image = load_rgb(run.image(path))
+        before = load_rgb(tmp_path / "png" / Path(path).with_suffix(".png"))
+        difference = np.abs(image.astype(int) - before)
+        assert difference.max() == 0 if format == "webp" else difference.mean() < 4
+    with pytest.raises(InputError, match=rf"--format was {format}, is png"):
+        infer(manifest, [f"net={checkpoint}"], tmp_path / "run")
+
+
+def test_tiles_give_the_same_bytes_in_two_processes(tmp_path, checkpoint, percept):
+    manifest = write_manifest(tmp_path / "photos", [(200, 90), (64, 300), (30, 30)])
+    words = [manifest, "--condition", f"net={checkpoint}", "gray=gray", "--tile", 64]
+    words += ["--overlap", 16, "--batch-megapixels", 0.01]
+    code, _, err = percept("infer", *words, "--out", tmp_path / "one")
+    assert code == 0, err
+    assert percept("infer", *words, "--out", tmp_path / "two", "--nproc", 2)[0] == 0
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    infer(manifest, [f"net={checkpoint}", "gray=gray"], tmp_path / "whole", batch_megapixels=0.01)
+    tiled, whole = contents(tmp_path / "one"), contents(tmp_path / "whole")
+    changed = {name for name in tiled if tiled[name] != whole[name]}
+    assert changed == {"outputs.parquet", "images/net/p0.png", "images/net/p1.png"}
+    assert (pd.read_parquet(tmp_path / "one/timings.parquet")["encode_seconds"] > 0).all()
+
+
+def test_a_fault_in_a_tile_costs_the_photograph_alone(tmp_path, monkeypatch):
+    manifest = write_manifest(tmp_path / "photos", [(200, 90), (30, 30)])
+    (tmp_path / "tile_percept_plugin.py").write_text(
+        "def make(device):\n"
+        "    def colorize(luminance):\n"
+        "        if luminance.shape[2:] == (64, 64): raise OSError('no more')\n"
+        "        return luminance.expand(-1, 2, -1, -1)\n"
+        "    return colorize\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    conditions = ["net=plugin:tile_percept_plugin:make"]
+    summary = infer(manifest, conditions, tmp_path / "run", tile=64, overlap=16)
+    assert [(f.content_id, f.error) for f in summary.failures] == [
+        ("p0", "the colorizer failed: OSError: no more")
+    ]
+    assert [p.name for p in (tmp_path / "run/images/net").iterdir()] == ["p1.png"]
