@@ -59,10 +59,16 @@ def draw(report: Report) -> dict[str, tuple[Figure, ...]]:
     anchors = {name: kind for fact in report.studies for name, kind in fact.anchors.items()}
     colors = condition_colors(list(names), anchors)
     found: dict[str, list[Figure]] = {}
+    taken: set[str] = set()
 
     def add(section: str, figure: Figure | None) -> None:
         if figure is not None:
-            found.setdefault(section, []).append(figure)
+            name, n = figure.name, 1
+            while name in taken:  # of parts that differ in what a file name leaves out
+                n += 1
+                name = f"{figure.name}-{n}"
+            taken.add(name)
+            found.setdefault(section, []).append(replace(figure, name=name))
 
     for people in report.people:
         add("people", response_times(people, _stamp(facts[people.study])))
