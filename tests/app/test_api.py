@@ -341,6 +341,8 @@ def test_foreign_trials_are_not_found(client, store) -> None:
         {"response_time_ms": None},
         {"presented_at": "yesterday"},
         {"presented_at": "2030-01-01T00:00:00"},
+        {"presented_at": "9999-12-31T23:59:59-12:00"},
+        {"presented_at": "0001-01-01T00:00:00+12:00"},
         {"marks": [MARK]},
         {"surprise": 1},
         {"trial": "x' OR 1=1"},
