@@ -77,13 +77,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_address(host: str, port: int) -> None:
     """Refuse an address that cannot be listened on, before anything starts."""
+    if not 1 <= port <= 65535:
+        raise InputError("not a port", key="--port", value=port, remedy="Use 1 to 65535")
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
             if os.name != "nt":
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise InputError(
             f"cannot listen on this address: {getattr(error, 'strerror', None) or error}",
             key="--port",

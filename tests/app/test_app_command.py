@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 
+from percept.cli import main
 from percept.store import open_store
 from tests.app.conftest import TOKEN, Server, free_port, start
 
@@ -59,6 +61,14 @@ def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "--port" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("port", ["0", "-1", "65536"])
+def test_what_is_no_port_is_refused(tmp_path: Path, port: str, capsys) -> None:
+    """Port 0 would be another one each time, and no link could be printed."""
+    open_store(tmp_path / "study.db", create=True).close()
+    assert main(["app", "--db", str(tmp_path / "study.db"), "--port", port]) == 2
+    assert "not a port" in capsys.readouterr().err
 
 
 def test_no_page_and_no_path_of_the_api_is_answered_by_streamlit_itself(server: Server) -> None:
