@@ -252,6 +252,18 @@ def test_revisions_supersede_and_nothing_is_overwritten(store) -> None:
     assert len(store.ratings("pairs")) == 3
 
 
+def test_the_last_answered_trial_is_the_one_answered_last(store) -> None:
+    """Not the one furthest on: an answer that was refused is given after later ones."""
+    session = begin(store)
+    first, second = trials(store, session)[:2]
+    vote(store, session, answer(second))
+    vote(store, session, answer(first))
+    assert vote(store, session, answer(first, 1, value="right", revision=2)) is True
+    with pytest.raises(Conflict) as caught:
+        vote(store, session, answer(second, 1, revision=2))
+    assert caught.value.code == "undo"
+
+
 def test_no_undo_where_the_protocol_has_none_and_after_the_end(store) -> None:
     session = begin(store)
     everything = trials(store, session)
