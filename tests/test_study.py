@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 import tomllib
 from pathlib import Path
@@ -350,6 +351,7 @@ def test_the_commands_from_creation_to_export(run, tmp_path, capsys) -> None:
     assert main(["study", "status", "--db", db]) == 0
     out = capsys.readouterr().out
     assert "2 of 2 finished" in out
+    assert re.search(r"repeats +\d of \d answered alike", out)
     assert "cold  warm" in out
     target = tmp_path / "export"
     assert main(["study", "export", "--db", db, "--study", "one", "--out", str(target)]) == 0

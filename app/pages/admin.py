@@ -92,7 +92,13 @@ def progress(study: Study) -> None:
         column.metric(label, value)
     groups = ", ".join(f"{group} {count}" for group, count in now.by_group.items())
     latest = "" if now.last_rating_at is None else f"{now.last_rating_at:%d %B %Y, %H:%M:%S} UTC"
-    rows = {"Groups": groups, "Skipped": str(now.skips), "Last answer": latest}
+    repeats = f"{now.repeats_alike} of {now.repeats}" if now.repeats else ""
+    rows = {
+        "Groups": groups,
+        "Skipped": str(now.skips),
+        "Repeats answered alike": repeats,
+        "Last answer": latest,
+    }
     table("".join(row(label, text or "–") for label, text in rows.items()))
 
     pairs = "left" in now.by_unit

@@ -198,6 +198,7 @@ def _status(args: argparse.Namespace) -> int:
                 f"{progress.active} active now",
                 "trials": f"{progress.rated_trials} of {progress.trials} assigned ones rated",
                 "ratings": f"{progress.ratings}, of them {progress.skips} skips",
+                "repeats": f"{progress.repeats_alike} of {progress.repeats} answered alike",
             }
             if progress.median_response_time_ms is not None:
                 lines["median time"] = f"{progress.median_response_time_ms / 1000:.1f} s"

@@ -431,6 +431,7 @@ def test_the_admin_shows_progress_but_results_only_after_closing(
     page.get_by_role("combobox").click()
     page.get_by_role("option", name="marks").click()
     expect(page.get_by_text("Trials for each condition")).to_be_visible()
+    expect(page.get_by_text("Repeats answered alike")).to_be_visible()
     page.locator("[data-test-script-state=notRunning]").wait_for()
     with page.expect_download() as download:
         page.get_by_test_id("stDownloadButton").get_by_role("button").click()
