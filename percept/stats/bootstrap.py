@@ -111,6 +111,8 @@ def critical_value(
     """Two-sided critical value of Student's t (of the normal for infinite degrees of freedom)."""
     upper = (1 + confidence) / 2
     degrees = np.asarray(degrees_of_freedom, dtype=float)
+    if np.isinf(degrees).all():
+        return np.full(degrees.shape, special.ndtri(upper))
     return np.where(
         np.isinf(degrees), special.ndtri(upper), special.stdtrit(np.minimum(degrees, 1e9), upper)
     )
@@ -122,6 +124,8 @@ def p_value(
     """Two-sided p of a t (or, for infinite degrees of freedom, z) statistic, elementwise."""
     absolute = np.abs(np.asarray(statistic, dtype=float))
     degrees = np.asarray(degrees_of_freedom, dtype=float)
+    if np.isinf(degrees).all():
+        return np.asarray(2 * special.ndtr(-absolute))
     return np.where(
         np.isinf(degrees),
         2 * special.ndtr(-absolute),
