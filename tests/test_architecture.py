@@ -53,7 +53,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "bundle": set(),
     "files": {"pandas"},
     "color": {"numpy"},
-    "stats": {"numpy", "scipy", "pandas", "krippendorff"},
+    "stats": {"numpy", "scipy", "pandas"},
     "inference.run": {"pandas", "pyarrow"},
 }
 TORCH_ALLOWED = {"inference", "metrics", "training", "distributed"}
