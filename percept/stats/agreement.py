@@ -423,7 +423,9 @@ def _ratio(a: FloatArray, b: FloatArray) -> FloatArray:
 
 # -- kappas and AC ------------------------------------------------------------------------------
 
-Weights = Literal["unweighted", "linear", "quadratic", "ordinal", "radical", "ratio"]
+Weights = Literal[
+    "unweighted", "linear", "quadratic", "ordinal", "radical", "ratio", "circular", "bipolar"
+]
 
 
 def agreement_weights(
@@ -437,7 +439,8 @@ def agreement_weights(
         Category values, increasing.
     weights : name or array_like (q, q)
         ``ordinal`` here is Gwet's 1 - C(d+1, 2) / C(q, 2) of rank distance d, which is *not*
-        Krippendorff's ordinal metric. A matrix is taken as it is.
+        Krippendorff's ordinal metric. ``circular`` is for directions such as hue, the highest
+        category being next to the lowest. A matrix is taken as it is.
     """
     v = np.asarray(values, dtype=float)
     q = v.size
@@ -462,6 +465,14 @@ def agreement_weights(
     if weights == "ratio":
         ratio = _ratio(v[:, None], v)
         return np.asarray(1 - ratio / max(ratio.max(), 1e-300))
+    if weights == "circular":
+        sine = np.sin(np.pi * distance / (width + 1)) ** 2
+        return np.asarray(1 - sine / max(sine.max(), 1e-300))
+    if weights == "bipolar":
+        total = np.add.outer(v, v)
+        room = (total - 2 * v.min(initial=np.inf)) * (2 * v.max(initial=-np.inf) - total)
+        bipolar = distance**2 / np.where(room > 0, room, 1.0)
+        return np.asarray(1 - bipolar / max(bipolar.max(), 1e-300))
     raise InputError("Unknown weights", key="weights", value=weights)
 
 
