@@ -20,6 +20,7 @@ from percept.stats.bootstrap import (
     Estimate,
     FloatArray,
     check_confidence,
+    check_magnitude,
     check_resamples,
     cluster_mean,
     cluster_sums,
@@ -46,6 +47,7 @@ def rating_array(ratings: npt.ArrayLike) -> FloatArray:
             "A rating array is (observers, units) or (observers, units, repetitions)",
             value=array.shape,
         )
+    check_magnitude(array, "ratings")
     if not np.isfinite(array).all() and np.isinf(array).any():
         raise InputError("A rating is infinite", remedy="Missing ratings are NaN")
     return array if array.ndim == 3 else array[:, :, None]
@@ -501,6 +503,7 @@ def fleiss_kappa(
     table = np.asarray(counts, dtype=float)
     if table.ndim != 2 or not np.isfinite(table).all() or (table < 0).any():
         raise InputError("Counts are (units, categories), finite and not negative", key="counts")
+    check_magnitude(table, "counts")
     matrix = agreement_weights(np.arange(1, table.shape[1] + 1), weights)
     return _chance_corrected(table, matrix, "Fleiss' kappa", weights, confidence)
 

@@ -98,6 +98,15 @@ def check_confidence(confidence: float) -> float:
     return float(confidence)
 
 
+def check_magnitude(values: FloatArray, key: str) -> None:
+    """Refuse numbers whose squares overflow; NaN and infinities are left to the caller."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        flat = values.ravel(order="K")
+        if not np.isfinite(flat @ flat) and (np.abs(flat[np.isfinite(flat)]) > 1e100).any():
+            raise InputError("A number is too large to compute with", key=key,
+                             remedy="Rescale the numbers")  # fmt: skip
+
+
 def check_resamples(n_boot: int, rng: np.random.Generator | None) -> np.random.Generator:
     """Return the generator for ``n_boot`` resamples; a fresh unseeded one if none is given."""
     if n_boot < 0 or n_boot == 1:

@@ -17,6 +17,7 @@ from percept.stats.bootstrap import (
     FloatArray,
     bootstrap_draws,
     check_confidence,
+    check_magnitude,
     check_resamples,
     cluster_mean,
     cluster_sums,
@@ -370,6 +371,8 @@ def correlate(
             "metric is (stimuli,), human (stimuli,) or (observers, stimuli)",
             value=(x.shape, ratings.shape),
         )
+    check_magnitude(x, "metric")
+    check_magnitude(ratings, "human")
     observed = ratings.ndim == 2
     ratings = np.atleast_2d(ratings)
     given = np.isfinite(ratings)
