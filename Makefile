@@ -1,6 +1,6 @@
 # make demo   from a fresh clone to a running rating app on real colorizations
 # make test   everything, from a fresh clone to a green test suite
-# make lint   ruff and mypy; make docs regenerates docs/commands.md; make clean removes .venv
+# make lint   ruff and mypy; make docs regenerates docs/; make clean removes .venv
 
 PYTHON ?= python3
 VENV := .venv
@@ -29,6 +29,7 @@ lint: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/examples.py
 
 browser: $(VENV)/.dev
 	@$(BIN)/python tests/browser.py

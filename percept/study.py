@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from sqlalchemy.exc import OperationalError
 
-from percept import __version__
+from percept import __version__, stats
 from percept.design import SessionPlan, plan_session
 from percept.errors import InputError, Interrupted
 from percept.inference.run import Run
@@ -42,6 +42,9 @@ from percept.store.store import (
     Usage,
 )
 from percept.types import GRAY, REFERENCE
+
+if TYPE_CHECKING:
+    from percept.stats.planning import Plan
 
 #: Trials that a client may hold at once.
 WINDOW = 8
@@ -417,6 +420,58 @@ def simulate(
         if progress is not None:
             progress(number + 1, observers)
     return joined
+
+
+def plan_study(
+    protocol: Protocol,
+    effect: float,
+    *,
+    conditions: int,
+    contents: int,
+    tie_share: float | None = None,
+    **options: Any,
+) -> Plan:
+    """Find the observers that a pairwise protocol needs, by simulating studies that use it.
+
+    Parameters
+    ----------
+    protocol : Protocol
+        Gives the trials of each observer (no more than there are different pairs) and whether
+        ties are answers. Practice, repeats and identical pairs cost time and do not count.
+    effect : float
+        Difference in JOD between the best two conditions.
+    conditions, contents : int
+        Conditions and photographs that the study will have.
+    tie_share : float, optional
+        Share of ties between equals; by default 0.15 where the protocol allows ties, else 0.
+    **options
+        For :func:`percept.stats.plan`.
+
+    Raises
+    ------
+    InputError
+        If the protocol is not pairwise, has no ties to share, or the settings are impossible.
+    """
+    if protocol.method != "pairwise":
+        raise InputError(
+            "only pairwise protocols can be planned",
+            key="method",
+            value=protocol.method,
+            remedy="Use a protocol with method = 'pairwise'",
+        )
+    if tie_share and not protocol.tie:
+        raise InputError("the protocol has no ties", key="ties", value=tie_share,
+                         remedy="Set tie = true in it, or plan without ties")  # fmt: skip
+    pairs = contents * conditions * (conditions - 1) // 2
+    found: Plan = stats.plan(
+        conditions,
+        contents,
+        trials_per_observer=max(min(protocol.trials, pairs), 1),
+        effect=effect,
+        tie_share=(0.15 if protocol.tie else 0.0) if tie_share is None else tie_share,
+        **options,
+    )
+    return found
 
 
 class _World:

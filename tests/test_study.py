@@ -6,6 +6,7 @@ import re
 import shutil
 import tomllib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -356,6 +357,46 @@ def test_the_commands_from_creation_to_export(run, tmp_path, capsys) -> None:
     target = tmp_path / "export"
     assert main(["study", "export", "--db", db, "--study", "one", "--out", str(target)]) == 0
     assert str(target / "ratings.csv") in capsys.readouterr().out
+
+
+PLAN = ["study", "plan", "--protocol", "pairwise", "--effect", "1.2", "--simulations", "8"]
+
+
+def test_a_plan_answers_from_the_protocol_and_draws(tmp_path, capsys) -> None:
+    file = tmp_path / "plan.svg"
+    argv = [*PLAN, "--conditions", "2", "--contents", "12", "--out", str(file)]
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    assert "2 conditions, 12 photographs, 12 trials each, 15% ties" in out  # 12 pairs, not 30
+    count = re.search(r"^(\d+) observers \((\d+) trials\) reach a power of 80%$", out, re.M)
+    assert count is not None
+    assert int(count[2]) == 12 * int(count[1])
+    drawing = ElementTree.fromstring(file.read_text())
+    assert f"{count[1]} observers suffice" in drawing.attrib["aria-label"]
+    assert main(argv) == 0
+    assert capsys.readouterr().out == out
+    wide = [*PLAN, "--half-width", "0.01", "--observers", "4", "8"]
+    assert main(wide) == 0
+    assert "not reached: ±0.01 JOD" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--protocol", "artifact"], "only pairwise"),
+        (["--out", "plan.png"], "SVG"),
+        (["--out", "nowhere/plan.svg"], "folder that exists"),
+        (["--observers", "8", "4"], "less than min_observers"),
+        (["--seed", "-1"], "not be negative"),
+        (["--effect", "0"], "No number of observers"),
+        (["--ties", "1"], "tie_share"),
+    ],
+)
+def test_a_plan_that_cannot_be_made_is_exit_2(tmp_path, capsys, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    assert main([*PLAN, *options]) == 2
+    assert words in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def bad_key(tmp_path: Path) -> dict[str, str]:
