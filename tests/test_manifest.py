@@ -381,10 +381,9 @@ def test_transparency_is_laid_over_white(tmp_path: Path) -> None:
 
 
 def swapped_profile() -> bytes:
-    """An RGB profile whose red is sRGB's green and the other way round."""
+    """An RGB profile called sRGB, whose red is sRGB's green and the other way round."""
     data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    data = data.replace(b"rXYZ", b"tmp!").replace(b"gXYZ", b"rXYZ").replace(b"tmp!", b"gXYZ")
-    return data.replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be"))
+    return data.replace(b"rXYZ", b"tmp!").replace(b"gXYZ", b"rXYZ").replace(b"tmp!", b"gXYZ")
 
 
 def test_colour_profiles_are_converted_to_srgb(tmp_path: Path) -> None:
