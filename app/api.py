@@ -243,7 +243,12 @@ def api_routes(
             Exception: _bug,
         },
     )
-    return [Route("/healthz", api.health, methods=["GET"]), Mount("/api", inner)]
+    inner.router.redirect_slashes = False  # another path is another path, and not found
+    return [
+        Route("/healthz", api.health, methods=["GET"]),
+        Route("/api", inner),
+        Mount("/api", inner),
+    ]
 
 
 class _Api:

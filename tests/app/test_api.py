@@ -145,7 +145,10 @@ def test_health(client, monkeypatch) -> None:
     ("method", "path", "expected"),
     [
         ("GET", "/api/v1/nothing", (404, "not_found")),
+        ("GET", "/api", (404, "not_found")),
+        ("POST", "/api", (404, "not_found")),
         ("GET", "/api/", (404, "not_found")),
+        ("GET", "/api/v1/trials/", (404, "not_found")),
         ("POST", "/api/v2/ratings", (404, "not_found")),
         ("GET", "/api/v1/ratings", (405, "method")),
         ("DELETE", "/api/v1/sessions", (405, "method")),

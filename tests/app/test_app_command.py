@@ -77,6 +77,7 @@ def test_no_page_and_no_path_of_the_api_is_answered_by_streamlit_itself(server: 
         assert page.status_code == 200
         assert "<title>Streamlit" not in page.text
         assert "--field: #767676" in page.text
-    unknown = httpx.get(server.base + "/api/v1/nothing")
-    assert unknown.status_code == 404
-    assert unknown.json()["error"]["code"] == "not_found"
+    for path in ("/api", "/api/", "/api/v1/nothing", "/api/v1/trials/"):
+        unknown = httpx.get(server.base + path)
+        assert unknown.status_code == 404
+        assert unknown.json()["error"]["code"] == "not_found"
