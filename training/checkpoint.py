@@ -8,6 +8,7 @@ removed only then.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -135,8 +136,10 @@ def trim_log(folder: Path, step: int) -> None:
 
 
 def _save(file: Path, value: Mapping[str, Any]) -> None:
+    buffer = io.BytesIO()  # torch would turn the OSError of a full disk into one of its own
+    torch.save(dict(value), buffer)
     with file.open("wb") as stream:
-        torch.save(dict(value), stream)
+        stream.write(buffer.getbuffer())
         stream.flush()
         os.fsync(stream.fileno())
 

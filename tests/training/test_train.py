@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -24,6 +25,9 @@ from percept.inference.networks import load_checkpoint
 from training import checkpoint
 
 Train = Callable[..., int]
+NEEDS_PROC = pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="looks processes and files up in /proc"
+)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -173,6 +177,33 @@ def test_a_training_killed_while_it_saves_ends_with_its_last_weights(
     monkeypatch.undo()
     assert train(config_file, out) == 0
     assert load_checkpoint(out)[1]["step"] == 6
+    assert_close(whole, out, 0.0)
+
+
+@NEEDS_PROC
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+    config_file: Path,
+    tmp_path: Path,
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert train(config_file, whole) == 0
+    original = os.fsync
+
+    def full(descriptor: int) -> None:
+        if "part-4" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(descriptor)
+
+    capsys.readouterr()
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    assert train(config_file, out) == 3
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message == f"percept train: {out}: No space left on device; the same command resumes"
+    monkeypatch.undo()
+    assert train(config_file, out) == 0
     assert_close(whole, out, 0.0)
 
 
@@ -332,7 +363,7 @@ def kill_group() -> Iterator[list[subprocess.Popen[bytes]]]:
             process.wait()
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
+@NEEDS_PROC
 def test_killed_worker_then_the_same_command_equals_undisturbed(
     config_file: Path,
     tmp_path: Path,
