@@ -723,8 +723,12 @@ def _write_table(table: pd.DataFrame, file: Path, format: str) -> None:
         safe.to_csv(file, index=False, date_format=dates, quoting=csv.QUOTE_NONNUMERIC)
 
 
+# The last four are the wide forms, which some spreadsheets read as the narrow ones.
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+
+
 def _no_formula(text: str) -> str:
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 _COLUMNS = {

@@ -264,7 +264,8 @@ def test_an_export_reads_back_as_the_frames(store, run, tmp_path, format, protoc
 def test_formulas_in_exported_text_are_only_text(store, run, tmp_path) -> None:
     study = create_study(run, MARKS, store, "study")
     session = store.session(join(store, study, "client-0000000001", consent_version="1").token)
-    formulas = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", 'fine, "quoted"\nand long']
+    formulas = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1+1"]
+    formulas += ['fine, "quoted"\nand long']
     marks = tuple(Mark("other", 1, 0, 0, 1, 1, note=note) for note in formulas)
     trial = store.trials(session, 0, 1)[0]
     answer = Answer(
@@ -273,7 +274,7 @@ def test_formulas_in_exported_text_are_only_text(store, run, tmp_path) -> None:
     rate(store, session, protocol_of(study), answer)
     export_study(store, study, tmp_path / "out")
     notes = pd.read_csv(tmp_path / "out" / "notes.csv")["note"].tolist()
-    assert notes == [f"'{text}" for text in formulas[:6]] + formulas[6:]
+    assert notes == [f"'{text}" for text in formulas[:8]] + formulas[8:]
     export_study(store, study, tmp_path / "raw", "parquet")
     assert pd.read_parquet(tmp_path / "raw" / "notes.parquet")["note"].tolist() == formulas
 
