@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from percept.color import srgb_to_lab
 from percept.errors import InputError, InputErrors
 from percept.files import PACKAGE, sha256_file
 from percept.manifest import load_rgb, read_manifest
@@ -119,8 +120,6 @@ def load_lab(photograph: Photograph, max_side: int) -> torch.Tensor:
     InputError
         If a file cannot be decoded, or the two differ in size.
     """
-    from skimage.color import rgb2lab
-
     aged, reference = load_rgb(photograph.path), load_rgb(photograph.reference)
     if aged.shape != reference.shape:
         raise InputError(
@@ -129,20 +128,16 @@ def load_lab(photograph: Photograph, max_side: int) -> torch.Tensor:
             file=photograph.reference,
             remedy="A reference has the size of its photograph",
         )
+    lab = srgb_to_lab(reference, dtype=np.float32)
+    lab[..., 0] = srgb_to_lab(aged, dtype=np.float32)[..., 0]
+    values = torch.from_numpy(lab).permute(2, 0, 1)
     height, width = aged.shape[:2]
     scale = min(1.0, max_side / max(height, width))
-    size = max(1, round(height * scale)), max(1, round(width * scale))
-
-    def small(rgb: np.ndarray) -> np.ndarray:
-        # The filter that inference uses: another one would leave more or less of the grain.
-        pixels = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
-        if scale < 1:
-            pixels = functional.interpolate(pixels, size, mode="bilinear", antialias=True)
-        return pixels[0].permute(1, 2, 0).numpy()
-
-    lab = rgb2lab(small(reference))
-    lab[..., 0] = rgb2lab(small(aged))[..., 0]
-    return torch.from_numpy(np.ascontiguousarray(lab.transpose(2, 0, 1), dtype=np.float16))
+    if scale < 1:
+        # As inference does it, in L* and by this filter: another would leave more or less grain.
+        size = max(1, round(height * scale)), max(1, round(width * scale))
+        values = functional.interpolate(values[None], size, mode="bilinear", antialias=True)[0]
+    return values.half().contiguous()
 
 
 def batch_positions(step: int, *, global_batch: int, rank: int, world: int) -> range:

@@ -11,8 +11,12 @@ from PIL import Image
 
 from percept.errors import InputError, InputErrors
 from percept.files import sha256_file
+from percept.inference.colorizer import Source
+from percept.inference.plan import fit
+from percept.inference.run import Condition
 from training.config import DataConfig
 from training.data import (
+    Photograph,
     Views,
     batch_positions,
     data_sha256,
@@ -149,6 +153,17 @@ def test_lab_is_the_photographs_light_and_the_references_colour(tmp_path: Path) 
     # sRGB 119 is L* 50.03; sRGB (200, 30, 30) is L* 42.9, a* 63.4, b* 45.4 (CIE, D65).
     expected = torch.tensor([50.03, 63.4, 45.4])[:, None, None].expand(3, 5, 10)
     torch.testing.assert_close(lab.float(), expected, atol=0.6, rtol=0)
+
+
+def test_the_network_is_trained_on_the_luminance_that_inference_gives_it(tmp_path: Path) -> None:
+    grain = np.random.default_rng(0).integers(0, 256, size=(45, 60, 3), dtype=np.uint8)
+    Image.fromarray(grain).save(tmp_path / "a.png")
+    file = tmp_path / "a.png"
+    photograph = Photograph(content_id="a", path=file, reference=file, hashes=())
+    lightness = load_lab(photograph, max_side=20)[0].float()
+    source = Source(Condition("x", "x"), colorize=torch.nn.Identity(), max_side=20, divisor=1)
+    given = 100 * fit(grain, source)[0, 0]
+    torch.testing.assert_close(lightness, given, atol=0.04, rtol=0)  # half precision
 
 
 def test_a_reference_of_another_size_is_refused(manifest: Path) -> None:
