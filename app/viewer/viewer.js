@@ -107,22 +107,23 @@ export class Viewer {
 
   /** Get the trials after the last one held. */
   #fetch() {
+    // What was kept when the server was asked: it may be saved, and gone, before the server replies.
+    const kept = this.client.outbox;
     this.fetching ??= persist(
       this.client,
       () => this.client.trials(this.held),
       () => this.#notice("Waiting for the connection …"),
     )
-      .then((answer) => this.#hold(answer))
+      .then((answer) => this.#hold(answer, kept))
       .finally(() => {
         this.fetching = null;
       });
     return this.fetching;
   }
 
-  #hold({ state, trials, progress }) {
+  #hold({ state, trials, progress }, kept) {
     this.total = progress.total;
     this.complete = state === "done" || !trials.length;
-    const kept = this.client.outbox;
     let rest = state === "break";
     for (const trial of trials) {
       this.held = trial.position;

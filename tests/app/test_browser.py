@@ -274,6 +274,38 @@ def test_votes_made_without_a_connection_arrive_later(arrive: Arrive, server: Se
     expect(page.get_by_text("kept here")).to_have_count(0)
 
 
+def test_a_vote_that_arrives_while_trials_are_fetched_is_not_asked_for_again(
+    arrive: Arrive, server: Server
+) -> None:
+    observer = arrive("quick")
+    page = observer.page
+    observer.ready()
+    fetched = False
+
+    def rating(route: Route) -> None:
+        if fetched:
+            route.continue_()
+        else:
+            route.abort("connectionfailed")
+
+    def trials(route: Route) -> None:
+        nonlocal fetched
+        before = route.fetch()  # the server does not know the vote yet
+        fetched = True
+        kept = "localStorage.getItem('percept/quick/outbox')"
+        eventually(page, lambda: page.evaluate(kept) == "[]")
+        route.fulfill(response=before)
+
+    page.route("**/api/v1/ratings", rating)
+    page.keyboard.press("ArrowLeft")
+    second = observer.ready()
+    page.route("**/api/v1/trials*", trials)
+    page.reload()
+    observer.trials.pop()
+    assert observer.ready() == second
+    assert list(ratings_of(server, "quick")["choice"]) == ["left"]
+
+
 def test_undo_asks_again_and_keeps_both_answers(arrive: Arrive, server: Server) -> None:
     observer = arrive("quick")
     page = observer.page
