@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,11 +41,11 @@ def connect(url: str | Path, *, create: bool) -> Database:
     try:
         is_url = "://" in text
         parsed = sa.make_url(text) if is_url else sa.URL.create("sqlite", database=text)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:  # a port that is no number is the latter
         raise InputError(
             "not a database URL",
             key="db",
-            value=text,
+            value=re.sub(r":[^:/@]*@", ":***@", text),
             remedy="Use sqlite:///FILE, a file name, or postgresql://USER@HOST/NAME",
         ) from error
     if parsed.drivername in ("postgresql", "postgres"):

@@ -91,10 +91,14 @@ def test_a_missing_folder_is_told(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("url", ["mongodb://x/y", "sqlite://", "://", "sqlite:///:memory:"])
+@pytest.mark.parametrize(
+    "url",
+    ["mongodb://x/y", "sqlite://", "://", "sqlite:///:memory:", "postgresql://me:hunter2@x:port/y"],
+)
 def test_what_is_no_database_url_is_told(url: str) -> None:
-    with pytest.raises(InputError, match="'db'"):
+    with pytest.raises(InputError, match="'db'") as caught:
         open_store(url, create=True)
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["mysql://someone:hunter2@host/x", "oracle://host/x"])
