@@ -6,8 +6,9 @@ Every answer of the server is JSON, except the images. Errors are ``{"error": {"
 response_id undo``), 413, 422 (the message names the field), 429 (too many requests of one
 token; ``Retry-After`` in seconds), 500 (a bug) or 503 (the database is busy, or an image cannot be
 read; send the same again).
-``Authorization: Bearer TOKEN`` is needed where *token* is written. Times are ISO 8601 with a
-time zone. No response names a condition, a photograph, or the kind of a trial beyond practice.
+``Authorization: Bearer TOKEN`` is needed where *token* is written. Times are ISO 8601 with a time
+zone, between 1971 and 2199. No response names a condition, a photograph, or the kind of a trial
+beyond practice.
 
 ``GET /healthz`` → 200 ``{"status": "ok"}``, 503 if the database does not answer.
 

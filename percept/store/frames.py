@@ -68,7 +68,7 @@ class Progress:
     skips: int
     repeats: int
     repeats_alike: int
-    """Repeated trials that were judged both times, and those judged alike."""
+    """Questions of repeated trials that were judged both times, and those judged alike."""
     last_rating_at: datetime | None
     median_response_time_ms: float | None
     by_group: Mapping[str, int]
