@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -110,6 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return Interrupted.exit_code
+    except Exception:  # a bug: exit code 1 would say that only some items failed
+        traceback.print_exc()
+        return 70
     return 0
 
 

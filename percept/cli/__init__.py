@@ -31,6 +31,9 @@ COMMANDS: dict[str, str] = {
 _DISK = {errno.ENOSPC, errno.EDQUOT}
 _PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG}
 
+#: Exit code of a crash (EX_SOFTWARE of sysexits.h).
+CRASHED = 70
+
 
 def build_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
     """Build the parser; only the command named first in ``argv`` gets its arguments.
@@ -76,9 +79,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         if error.errno not in _DISK | _PLACE:
-            raise  # a bug of ours
+            return _crashed()
         full = error.errno in _DISK
         remedy = "Make room; the same command resumes" if full else "Check the path and its owner"
         where = f"{error.filename}: " if error.filename else ""
         print(f"percept {args.command}: {where}{error.strerror}. {remedy}", file=sys.stderr)
         return 3 if full else 2
+    except Exception:  # a bug of ours
+        return _crashed()
+
+
+def _crashed() -> int:
+    """Show what happened; Python's own exit code would say that only some items failed."""
+    import traceback
+
+    traceback.print_exc()
+    return CRASHED
