@@ -28,6 +28,7 @@ from percept import bundle  # noqa: E402
 
 COUNTING = """
 import os
+import time
 from pathlib import Path
 from percept.inference.networks import load_checkpoint
 
@@ -37,6 +38,7 @@ def make(device, checkpoint, log):
     def colorize(luminance):
         with open(log, "ab") as stream:
             stream.write(b"x")
+        time.sleep(0.05)  # long enough for the kill to find it at work
         return network(luminance)
     colorize.max_side, colorize.divisor = 96, 4
     return colorize
@@ -102,13 +104,13 @@ def main() -> None:
                 "all": [*children, command.pid],
                 "command": [command.pid],
             }[victim]
+            victims.append(victim if command.poll() is None else "nobody: it was done")
             for pid in targets:
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
             command.communicate()
-            victims.append(victim)
         finish(out)
         computed = log.stat().st_size
         equal = contents(out) == contents(home / "undisturbed")
