@@ -80,6 +80,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -125,11 +126,19 @@ def _small(size: int) -> Callable[[Any], Any]:
     return check
 
 
+def _plausible(time: datetime) -> datetime:
+    # Clocks are wrong by years, not by centuries; what lies further off breaks the arithmetic.
+    if not 1970 < time.year < 2200:
+        raise ValueError("must be a time between 1971 and 2199")
+    return time
+
+
 _Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
 _ClientId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{16,100}$")]
 _Word = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 _Text = Annotated[str, StringConstraints(max_length=500), AfterValidator(_printable)]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
+_Time = Annotated[AwareDatetime, AfterValidator(_plausible)]
 
 
 class _Body(BaseModel):
@@ -168,12 +177,12 @@ class _Rating(_Body):
     reason: _Text | None = None
     marks: Annotated[list[_Mark], Field(max_length=100)] = []
     response_time_ms: Annotated[float, Field(ge=0, le=86_400_000)]
-    presented_at: AwareDatetime
+    presented_at: _Time
 
 
 class _Event(_Body):
     name: _Word
-    at: AwareDatetime
+    at: _Time
     trial: _Id | None = None
     data: Annotated[Any, AfterValidator(_small(2048))] = None
 
@@ -234,7 +243,12 @@ def api_routes(
             Exception: _bug,
         },
     )
-    return [Route("/healthz", api.health, methods=["GET"]), Mount("/api", inner)]
+    inner.router.redirect_slashes = False  # another path is another path, and not found
+    return [
+        Route("/healthz", api.health, methods=["GET"]),
+        Route("/api", inner),
+        Mount("/api", inner),
+    ]
 
 
 class _Api:

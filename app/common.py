@@ -34,7 +34,10 @@ def bare() -> None:
 
 
 def current_study() -> Study:
-    """Get the study that the address names, or let the visitor choose among the open ones."""
+    """Get the study that the address names, or let the visitor choose among the open ones.
+
+    A study that simulated observers have answered is no place for people to be sent to.
+    """
     name = st.query_params.get("study")
     if name:
         try:
@@ -44,7 +47,12 @@ def current_study() -> Study:
             st.title("There is no study at this address")
             st.write("Please check the link that you were given.")
             st.stop()
-    studies = [study for study in state.store().studies() if study.state == "open"]
+    store = state.store()
+    studies = [
+        study
+        for study in store.studies()
+        if study.state == "open" and not store.observers(study)["simulated"].any()
+    ]
     if len(studies) != 1:
         _choose(studies)
     return studies[0]

@@ -56,11 +56,12 @@ def render() -> str:
     """Return the whole page."""
     parts = [HEADER]
     for parser in parsers(build_parser()):
-        if parser.prog == "percept" or not list(options(parser)):
+        if any(isinstance(action, argparse._SubParsersAction) for action in parser._actions):
             continue
         parts.append(f"## `{parser.prog}`\n\n{parser.description or ''}\n")
         rows = [f"| `{signature}` | {text} |" for signature, text in options(parser)]
-        parts.append("\n".join(["| argument | meaning |", "|---|---|", *rows]) + "\n")
+        if rows:
+            parts.append("\n".join(["| argument | meaning |", "|---|---|", *rows]) + "\n")
     return "\n".join(parts)
 
 

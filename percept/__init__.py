@@ -10,7 +10,32 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_PUBLIC: dict[str, str] = {}
+# name: the module that it lives in
+_PUBLIC: dict[str, str] = {
+    "InputError": "percept.errors",
+    "Manifest": "percept.manifest",
+    "PerceptError": "percept.errors",
+    "Protocol": "percept.protocol",
+    "Run": "percept.inference.run",
+    "Store": "percept.store",
+    "bradley_terry": "percept.stats",
+    "build_report": "percept.report.build",
+    "correlate": "percept.stats",
+    "create_study": "percept.study",
+    "degrade_manifest": "percept.degrade",
+    "evaluate_run": "percept.metrics.evaluate",
+    "export_study": "percept.study",
+    "infer": "percept.inference.runner",
+    "krippendorff_alpha": "percept.stats",
+    "load_protocol": "percept.protocol",
+    "mos": "percept.stats",
+    "open_run": "percept.inference.run",
+    "open_store": "percept.store",
+    "pairwise_units": "percept.stats",
+    "predict_choices": "percept.stats",
+    "read_manifest": "percept.manifest",
+    "screen_observers": "percept.stats",
+}
 
 __all__ = ["__version__", *_PUBLIC]
 

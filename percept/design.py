@@ -111,7 +111,8 @@ def plan_session(
         main.append(trial("identical", cell.content, (twin, twin), expected))
     main = _spread(main, rng)
 
-    others = [cell for cell in everything if cell not in set(chosen)] or everything
+    used = set(chosen)
+    others = [cell for cell in everything if cell not in used] or everything
     warmups = [others[index] for index in rng.permutation(len(others))[: protocol.practice]]
     practice = _spread(
         [
@@ -224,7 +225,7 @@ def _with_repeats(
     ``offset`` is how many trials come before ``main`` in the session.
     """
     tests = [index for index, trial in enumerate(main) if trial.kind == "test"]
-    gap = min(8, len(main) // 3)
+    gap = max(1, min(8, len(main) // 3))
     early = [index for index in tests if index + gap <= len(main)]
     originals = [early[k] for k in rng.permutation(len(early))[:repeats]]
     # (trial, index in ``main`` of the one it repeats)

@@ -43,8 +43,10 @@ def atomic_file(file: str | Path) -> Iterator[IO[bytes]]:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, file)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename == os.fspath(temporary):
+            error.filename = os.fspath(file)  # the name that a person knows
         raise
     folder = os.open(file.parent, os.O_RDONLY)
     try:

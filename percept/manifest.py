@@ -182,7 +182,7 @@ def read_manifest(file: str | Path) -> Manifest:
     Raises
     ------
     InputError
-        If the file cannot be read as a table, or lacks a required column.
+        If the file cannot be read as a table, lacks a required column, or has no rows.
     InputErrors
         Every bad cell at once: unsafe or repeated content_id, empty path, malformed sha256, width
         or height not a positive integer, weight not a positive number.
@@ -212,6 +212,8 @@ def read_manifest(file: str | Path) -> Manifest:
 
     errors: list[InputError] = []
     n_rows = len(raw["content_id"])
+    if n_rows == 0:
+        raise InputError("the manifest has no rows", file=file)
     columns: dict[str, Any] = {}
     for name in dict.fromkeys((*COLUMNS, *raw)):
         values = raw.get(name, [None] * n_rows)
@@ -670,22 +672,34 @@ def _through_profile(image: Image.Image, data: bytes) -> Image.Image:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
         space = profile.profile.xcolor_space.strip()
         mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}[space]
-        if mode == "RGB" and "srgb" in (profile.profile.profile_description or "").lower():
+        if mode == "RGB" and _is_srgb(profile):
             return image  # a round trip would only round
         if mode != image.mode:
             if mode != "RGB" and not (mode == "L" and image.mode in ("1", "LA")):
                 return image
             image = image.convert(mode)
-        converted = ImageCms.profileToProfile(
-            image,
-            profile,
-            ImageCms.createProfile("sRGB"),
-            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            outputMode="RGB",
-            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-        )
+        return _to_srgb(image, profile)
     except (ImageCms.PyCMSError, OSError, KeyError):
         return image
+
+
+def _is_srgb(profile: ImageCms.ImageCmsProfile) -> bool:
+    """Judge by what it does to colours: "Linear sRGB" has the name too."""
+    levels = np.linspace(0, 255, 18).astype(np.uint8)
+    lattice = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, levels.size, 3)
+    converted = np.asarray(_to_srgb(Image.fromarray(lattice), profile), dtype=int)
+    return int(np.abs(converted - lattice).max()) <= 2
+
+
+def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
+    converted = ImageCms.profileToProfile(
+        image,
+        profile,
+        ImageCms.createProfile("sRGB"),
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        outputMode="RGB",
+        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
     return converted or image
 
 
@@ -903,7 +917,7 @@ def _positive_int(
     value: str | None, errors: list[InputError], file: Path, row: int, column: str
 ) -> int | None:
     text = (value or "").removesuffix(".0")  # spreadsheets and nullable columns write 512.0
-    if text.isascii() and text.isdigit() and int(text) > 0:
+    if len(text) <= 18 and text.isascii() and text.isdigit() and int(text) > 0:
         return int(text)
     errors.append(
         InputError("not a size in pixels", file=file, row=row, column=column, value=value or "")

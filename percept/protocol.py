@@ -192,7 +192,8 @@ class Protocol:
     @property
     def sha256(self) -> str:
         """Hash of the content: comments, spacing and the order of keys do not count."""
-        canonical = json.dumps(tomllib.loads(self.text), sort_keys=True, separators=(",", ":"))
+        data = tomllib.loads(self.text)
+        canonical = json.dumps(data, sort_keys=True, separators=(",", ":"), default=str)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @property
@@ -226,7 +227,7 @@ def load_protocol(source: str | Path) -> Protocol:
     if not path.is_file() and path.name == str(source) and bundled.is_file():
         path = bundled
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         names = sorted(file.stem for file in bundled.parent.glob("*.toml"))
         raise InputError(

@@ -189,22 +189,22 @@ def render_stimuli(
                 file=file,
                 remedy="Delete it and give the percept infer command again",
             )
-        pixels = load_rgb(file)
-        return encode(resize(pixels if sha256 is not None else gray(pixels), size))
+        image = resize(load_rgb(file), size)
+        return encode(image if sha256 is not None else Image.fromarray(gray(np.asarray(image))))
 
     new = () if folder.exists() else (folder,)
     created: list[Path] = []
+    pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            for done, (row, data) in enumerate(zip(rows, pool.map(render, jobs), strict=True), 1):
-                row["sha256"] = hashlib.sha256(data).hexdigest()
-                file = folder / f"{row['sha256']}.png"
-                if not file.exists():
-                    write_bytes_atomic(file, data)
-                    created.append(file)
-                if progress is not None:
-                    progress(done, len(jobs))
+        for done, (row, data) in enumerate(zip(rows, pool.map(render, jobs), strict=True), 1):
+            row["sha256"] = hashlib.sha256(data).hexdigest()
+            file = folder / f"{row['sha256']}.png"
+            if not file.exists():
+                write_bytes_atomic(file, data)
+                created.append(file)
+            if progress is not None:
+                progress(done, len(jobs))
     except BaseException as error:
         if folder.is_dir():
             Rendered((), (*created, *new)).remove()
@@ -216,6 +216,8 @@ def render_stimuli(
                 file=error.filename or folder,
             ) from error
         raise
+    finally:
+        pool.shutdown(cancel_futures=True)  # whoever stops this does not wait for the rest
     return Rendered(tuple(rows), (*created, *new))
 
 

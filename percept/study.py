@@ -7,6 +7,7 @@ use the same three.
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -17,13 +18,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from sqlalchemy.exc import OperationalError
 
-from percept import __version__
+from percept import __version__, stats
 from percept.design import SessionPlan, plan_session
 from percept.errors import InputError, Interrupted
 from percept.inference.run import Run
@@ -41,6 +42,9 @@ from percept.store.store import (
     Usage,
 )
 from percept.types import GRAY, REFERENCE
+
+if TYPE_CHECKING:
+    from percept.stats.planning import Plan
 
 #: Trials that a client may hold at once.
 WINDOW = 8
@@ -391,6 +395,8 @@ def simulate(
     ------
     InputError
         Real observers have answered this study.
+    Interrupted
+        The disk is full or the database went away. Whole observers are kept.
     """
     _check_seed(seed)
     known = store.observers(study)
@@ -406,11 +412,66 @@ def simulate(
     joined = 0
     for number in range(observers):
         person = _Person(world, number, seed)
-        with store.batch():
-            joined += person.answer(store, study, protocol)
+        try:
+            with store.batch():
+                joined += person.answer(store, study, protocol)
+        except OperationalError as error:
+            raise Interrupted(f"the answers could not be saved: {error.orig}") from error
         if progress is not None:
             progress(number + 1, observers)
     return joined
+
+
+def plan_study(
+    protocol: Protocol,
+    effect: float,
+    *,
+    conditions: int,
+    contents: int,
+    tie_share: float | None = None,
+    **options: Any,
+) -> Plan:
+    """Find the observers that a pairwise protocol needs, by simulating studies that use it.
+
+    Parameters
+    ----------
+    protocol : Protocol
+        Gives the trials of each observer (no more than there are different pairs) and whether
+        ties are answers. Practice, repeats and identical pairs cost time and do not count.
+    effect : float
+        Difference in JOD between the best two conditions.
+    conditions, contents : int
+        Conditions and photographs that the study will have.
+    tie_share : float, optional
+        Share of ties between equals; by default 0.15 where the protocol allows ties, else 0.
+    **options
+        For :func:`percept.stats.plan`.
+
+    Raises
+    ------
+    InputError
+        If the protocol is not pairwise, has no ties to share, or the settings are impossible.
+    """
+    if protocol.method != "pairwise":
+        raise InputError(
+            "only pairwise protocols can be planned",
+            key="method",
+            value=protocol.method,
+            remedy="Use a protocol with method = 'pairwise'",
+        )
+    if tie_share and not protocol.tie:
+        raise InputError("the protocol has no ties", key="ties", value=tie_share,
+                         remedy="Set tie = true in it, or plan without ties")  # fmt: skip
+    pairs = contents * conditions * (conditions - 1) // 2
+    found: Plan = stats.plan(
+        conditions,
+        contents,
+        trials_per_observer=max(min(protocol.trials, pairs), 1),
+        effect=effect,
+        tie_share=(0.15 if protocol.tie else 0.0) if tie_share is None else tie_share,
+        **options,
+    )
+    return found
 
 
 class _World:
@@ -575,7 +636,7 @@ FORMATS = ("csv", "parquet", "json")
 def export_study(
     store: Store, study: Study, out: Path, format: Literal["csv", "parquet", "json"] = "csv"
 ) -> list[Path]:
-    """Write all of a study's tables, its protocol and a README of the columns to a new folder.
+    """Write all of a study's tables, its protocol and a README of the columns to a folder.
 
     In CSV, text that a spreadsheet would run as a formula begins with an apostrophe.
 
@@ -583,6 +644,8 @@ def export_study(
     ------
     InputError
         ``out`` holds something already, or cannot be written. Nothing is half-written.
+    Interrupted
+        The disk is full. What was written is removed.
     """
     if format not in FORMATS:
         raise InputError(
@@ -614,7 +677,9 @@ def export_study(
         "simulated_observers": simulated,
         **study.info,
     }
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    # An empty folder that is there stays the same folder: it may be a mount, or where we stand.
+    fresh = not out.exists()
+    part = out.with_name(f".{out.name}.{os.getpid()}.part") if fresh else out / ".part"
     try:
         part.mkdir(parents=True)
         for name, table in tables.items():
@@ -622,8 +687,14 @@ def export_study(
         (part / "study.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         (part / "protocol.toml").write_text(study.protocol, encoding="utf-8")
         (part / "README.md").write_text(_export_readme(study, tables, simulated), encoding="utf-8")
-        part.replace(out)
+        if fresh:
+            part.replace(out)
+        else:
+            for file in part.iterdir():
+                file.replace(out / file.name)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Interrupted(f"the disk is full: {out}; nothing was kept") from error
         raise InputError(f"cannot be written: {error.strerror or error}", file=out) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -633,11 +704,14 @@ def export_study(
 def _write_table(table: pd.DataFrame, file: Path, format: str) -> None:
     table = table.copy()
     for column in table.columns.intersection(["crowd", "screening", "data"]):
-        table[column] = [
-            None if value is None else json.dumps(value, sort_keys=True) for value in table[column]
-        ]
+        table[column] = pd.Series(
+            [None if one is None else json.dumps(one, sort_keys=True) for one in table[column]],
+            dtype=object,
+        )
     if format == "parquet":
-        table.to_parquet(file, index=False)
+        # A column without any text is still one of texts.
+        texts = {name: "string" for name in table if pd.api.types.is_object_dtype(table[name])}
+        table.astype(texts).to_parquet(file, index=False)
     elif format == "json":
         table.to_json(
             file, orient="records", date_format="iso", date_unit="us", double_precision=15, indent=1
@@ -649,8 +723,12 @@ def _write_table(table: pd.DataFrame, file: Path, format: str) -> None:
         safe.to_csv(file, index=False, date_format=dates, quoting=csv.QUOTE_NONNUMERIC)
 
 
+# The last four are the wide forms, which some spreadsheets read as the narrow ones.
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+
+
 def _no_formula(text: str) -> str:
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 _COLUMNS = {

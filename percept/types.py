@@ -1,4 +1,4 @@
-"""Column names, literals and aliases that more than one stage uses (DESIGN vocabulary)."""
+"""Column names, literals and aliases that more than one stage uses."""
 
 from __future__ import annotations
 

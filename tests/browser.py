@@ -14,6 +14,10 @@ import sys
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+_ASK = (
+    "from playwright.sync_api import sync_playwright\n"
+    "with sync_playwright() as p: print(p.chromium.executable_path)"
+)
 REMEDY = (
     "no Chromium found: install chromium or Google Chrome, or run "
     "'.venv/bin/playwright install --with-deps chromium', or set PERCEPT_CHROMIUM to its path"
@@ -24,11 +28,10 @@ def find() -> str | None:
     """Path of a Chromium that starts, or None."""
     wanted = os.environ.get("PERCEPT_CHROMIUM")
     candidates = [wanted] if wanted else [*filter(None, map(shutil.which, NAMES)), MAC]
-    if not wanted:
-        from playwright.sync_api import sync_playwright
-
-        with sync_playwright() as playwright:
-            candidates.append(playwright.chromium.executable_path)
+    if not wanted and not any(filter(None, map(shutil.which, NAMES))):
+        # In a process of its own: a thread has room for one synchronous Playwright.
+        asked = subprocess.run([sys.executable, "-c", _ASK], capture_output=True, text=True)
+        candidates.append(asked.stdout.strip())
     for path in candidates:
         if path and os.access(path, os.X_OK):
             probe = subprocess.run([path, "--version"], capture_output=True, text=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -53,7 +55,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "bundle": set(),
     "files": {"pandas"},
     "color": {"numpy"},
-    "stats": {"numpy", "scipy", "pandas", "krippendorff"},
+    "stats": {"numpy", "scipy", "pandas"},
     "inference.run": {"pandas", "pyarrow"},
 }
 TORCH_ALLOWED = {"inference", "metrics", "training", "distributed"}
@@ -112,6 +114,25 @@ def test_imports_follow_the_architecture(name: str, path: Path) -> None:
             assert unit in TORCH_ALLOWED, f"{name} may not import torch"
 
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+IMPORTED_AS = {"pillow": "PIL", "scikit-image": "skimage", "scikit-learn": "sklearn"}
+NEVER_IMPORTED = {
+    "pyarrow": "pandas reads and writes Parquet with it",
+    "torchvision": "lpips builds its networks from it",
+    "matplotlib": "carries a photograph of the demo",
+    "scikit-learn": "carries photographs of the demo",
+}
+
+
+def test_what_is_imported_is_a_dependency_and_the_other_way_round() -> None:
+    listed = {re.split(r"[^\w-]", entry)[0].lower() for entry in PROJECT["dependencies"]}
+    ours = {"percept", "app", "training", *sys.stdlib_module_names}
+    used = {found.split(".")[0] for name, path in MODULES for found in imports(name, path)} - ours
+    needed = {IMPORTED_AS.get(name, name) for name in listed - NEVER_IMPORTED.keys()}
+    assert used == needed
+    assert NEVER_IMPORTED.keys() <= listed
+
+
 def test_statistics_in_the_app_stay_on_the_admin_page() -> None:
     users = {
         name
@@ -150,3 +171,13 @@ def test_packages_import_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_loads() -> None:
+    import percept
+
+    for name in percept.__all__:
+        assert getattr(percept, name) is not None
+    assert set(percept.__all__) <= set(dir(percept))
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = percept.nonsense

@@ -149,6 +149,15 @@ def test_one_photograph_still_makes_a_session() -> None:
     assert [trial.kind for trial in plan.trials].count("test") == 1
 
 
+@pytest.mark.parametrize("trials", [1, 2, 3])
+def test_a_repeat_never_comes_before_what_it_repeats(trials: int) -> None:
+    protocol = tiny_protocol(trials=trials, practice=0, repeats=trials)
+    for seed in range(20):
+        plan = plan_session(protocol, table(2, 2), {}, rng=np.random.default_rng(seed))
+        for position, trial in enumerate(plan.trials, start=1):
+            assert trial.repeat_of is None or trial.repeat_of < position
+
+
 def test_the_same_seed_gives_the_same_plan_and_another_does_not() -> None:
     stimuli, protocol = table(6, 3), tiny_protocol(trials=12)
     plans = [plan_session(protocol, stimuli, {}, rng=np.random.default_rng(s)) for s in (1, 1, 2)]

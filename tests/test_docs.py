@@ -24,6 +24,7 @@ def generator() -> ModuleType:
 def test_the_command_reference_is_what_the_parsers_say() -> None:
     page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     assert page == generator().render(), "run 'make docs' and commit docs/commands.md"
+    assert "## `percept weights status`" in page  # a command without arguments is one too
 
 
 def test_every_command_and_option_has_help() -> None:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from percept import files
 from percept.cli import main
 from percept.manifest import read_manifest
 
@@ -123,3 +126,53 @@ def test_bad_input_is_one_message_and_writes_nothing(
     assert captured.err.count("\n") == 1
     assert message in captured.err
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    assert main(["manifest", "scan", str(folder), "-o", str(tmp_path / "m.csv")]) == 3
+    message = capsys.readouterr().err
+    assert message.splitlines() == [
+        "percept manifest: No space left on device. Make room; the same command resumes"
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
+
+
+def test_a_place_that_may_not_be_written_is_one_line(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def denied(source: Path, target: Path) -> None:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(source), None, str(target))
+
+    monkeypatch.setattr(files.os, "replace", denied)
+    assert main(["manifest", "scan", str(folder), "-o", str(tmp_path / "m.csv")]) == 2
+    assert f"{tmp_path / 'm.csv'}: Permission denied" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
+
+    monkeypatch.undo()
+    (tmp_path / "d.csv").mkdir()
+    scan = ["manifest", "scan", str(folder), "-o", str(tmp_path / "d.csv"), "--force"]
+    assert main(scan) == 2
+    assert "is a directory" in capsys.readouterr().err
+
+
+def test_an_error_that_is_a_bug_keeps_its_traceback(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: int) -> None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(files.os, "fsync", broken)
+    with pytest.raises(OSError, match="Bad file"):
+        main(["manifest", "scan", str(folder), "-o", str(tmp_path / "m.csv")])

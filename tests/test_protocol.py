@@ -129,6 +129,18 @@ def test_the_hash_is_of_the_content_not_of_the_typing() -> None:
     assert parse_protocol(PAIRWISE.replace("trials = 30", "trials = 31")).sha256 != protocol.sha256
 
 
+def test_a_date_without_quotes_is_text_like_any_other() -> None:
+    quoted = parse_protocol(PAIRWISE.replace('version = "1"', 'version = "2026-11-21"'))
+    bare = parse_protocol(PAIRWISE.replace('version = "1"', "version = 2026-11-21"))
+    assert bare.consent.version == "2026-11-21"
+    assert bare.sha256 == quoted.sha256
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path) -> None:
+    (tmp_path / "p.toml").write_text(PAIRWISE, encoding="utf-8-sig")
+    assert load_protocol(tmp_path / "p.toml").text == PAIRWISE
+
+
 @pytest.mark.parametrize(
     "content", [b"method = ", b"\xff\xfe", None], ids=["broken", "not text", "missing"]
 )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from percept import stimuli
 from percept.errors import InputError
 from percept.files import write_parquet_atomic
 from percept.inference.run import open_run
+from percept.manifest import load_rgb
 from percept.stimuli import fit, gray, render_stimuli, select_stimuli
 from tests.tiny_run import make_run
 
@@ -178,6 +181,27 @@ def test_a_damaged_image_stops_it_and_leaves_no_file(tmp_path, damage: str) -> N
         (tmp_path / "photos" / "photo2.png").write_bytes(b"not an image")
     with pytest.raises(InputError, match="photo2"):
         render_stimuli(selection, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_who_stops_it_does_not_wait_for_the_rest(tmp_path, monkeypatch) -> None:
+    selection = select_stimuli(make_run(tmp_path, contents=30), max_side=99)
+    stopped, begun = threading.Event(), []
+
+    def load(file: Path) -> np.ndarray:
+        begun.append(file)
+        if len(begun) > 1:
+            stopped.wait()
+        return load_rgb(file)
+
+    def stop(*_: int) -> None:
+        stopped.set()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stimuli, "load_rgb", load)
+    with pytest.raises(KeyboardInterrupt):
+        render_stimuli(selection, tmp_path / "out", progress=stop)
+    assert len(begun) < 60  # of 120
     assert not (tmp_path / "out").exists()
 
 

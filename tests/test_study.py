@@ -2,23 +2,27 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 import tomllib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from sqlalchemy.exc import OperationalError
 
 from percept import stimuli
 from percept.cli import main
-from percept.errors import InputError
+from percept.errors import InputError, Interrupted
 from percept.inference.run import Run, open_run
 from percept.protocol import load_protocol
 from percept.store import Store, open_store
-from percept.store.store import Answer, Mark
+from percept.store.store import Answer, Mark, Session
 from percept.study import (
     create_study,
     export_study,
@@ -115,6 +119,31 @@ def test_a_full_disk_is_exit_3_and_leaves_nothing(run, tmp_path, monkeypatch, ca
     assert main([*argv, "--db", str(tmp_path / "study.db")]) == 3
     assert "full" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_while_simulating_is_exit_3_and_resumes(
+    run, tmp_path, monkeypatch, capsys
+) -> None:
+    url = str(tmp_path / "study.db")
+    with open_store(url, create=True) as store:
+        create_study(run, PAIRS, store, "one")
+    argv = ["study", "simulate", "--db", url, "--study", "one", "--observers", "3"]
+    save = Store.rate
+
+    def full(self: Store, of: Session, *rest: object, **options: object) -> bool:
+        if of.id == 2:
+            raise OperationalError("INSERT", {}, Exception("database or disk is full"))
+        return save(self, of, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "rate", full)
+        assert main(argv) == 3
+    assert "full" in capsys.readouterr().err
+    assert main(argv) == 0
+    with open_store(url) as store:
+        sessions = store.sessions(store.study("one"))
+    assert len(sessions) == 3
+    assert sessions["finished_at"].notna().all()
 
 
 # Simulating ------------------------------------------------------------------------------------
@@ -235,7 +264,8 @@ def test_an_export_reads_back_as_the_frames(store, run, tmp_path, format, protoc
 def test_formulas_in_exported_text_are_only_text(store, run, tmp_path) -> None:
     study = create_study(run, MARKS, store, "study")
     session = store.session(join(store, study, "client-0000000001", consent_version="1").token)
-    formulas = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", 'fine, "quoted"\nand long']
+    formulas = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1+1"]
+    formulas += ['fine, "quoted"\nand long']
     marks = tuple(Mark("other", 1, 0, 0, 1, 1, note=note) for note in formulas)
     trial = store.trials(session, 0, 1)[0]
     answer = Answer(
@@ -244,7 +274,7 @@ def test_formulas_in_exported_text_are_only_text(store, run, tmp_path) -> None:
     rate(store, session, protocol_of(study), answer)
     export_study(store, study, tmp_path / "out")
     notes = pd.read_csv(tmp_path / "out" / "notes.csv")["note"].tolist()
-    assert notes == [f"'{text}" for text in formulas[:6]] + formulas[6:]
+    assert notes == [f"'{text}" for text in formulas[:8]] + formulas[8:]
     export_study(store, study, tmp_path / "raw", "parquet")
     assert pd.read_parquet(tmp_path / "raw" / "notes.parquet")["note"].tolist() == formulas
 
@@ -260,6 +290,50 @@ def test_an_export_never_mixes_with_what_is_there(store, run, tmp_path) -> None:
     with pytest.raises(InputError):
         export_study(store, study, tmp_path / "file" / "below")
     assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
+
+
+def test_an_export_fills_an_empty_folder_in_place(store, run, tmp_path, monkeypatch) -> None:
+    """It may be a mount, or the folder that the command was given in."""
+    study = create_study(run, PAIRS, store, "study")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    files = export_study(store, study, Path())
+    assert Path("ratings.csv") in files
+    assert {file.name for file in (tmp_path / "here").iterdir()} == {file.name for file in files}
+
+
+def test_a_full_disk_while_exporting_is_exit_3_and_leaves_nothing(
+    store, run, tmp_path, monkeypatch
+) -> None:
+    study = create_study(run, PAIRS, store, "study")
+    (tmp_path / "empty").mkdir()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("percept.study._write_table", full)
+    for out in (tmp_path / "empty", tmp_path / "new"):
+        with pytest.raises(Interrupted, match="full"):
+            export_study(store, study, out)
+    assert list((tmp_path / "empty").iterdir()) == []
+    assert not (tmp_path / "new").exists()
+
+
+def test_columns_of_a_parquet_export_have_types_even_where_they_are_empty(
+    store, run, tmp_path
+) -> None:
+    study = create_study(run, PAIRS, store, "study")
+    export_study(store, study, tmp_path / "empty", "parquet")
+    simulate(store, study, 2, seed=1)
+    export_study(store, study, tmp_path / "full", "parquet")
+    for file in (tmp_path / "full").glob("*.parquet"):
+        schema = pq.read_schema(file)
+        assert not [field.name for field in schema if pa.types.is_null(field.type)], file.name
+        kinds = [pa.types.is_large_string, pa.types.is_string]  # both are text
+        other = pq.read_schema(tmp_path / "empty" / file.name)
+        for one, two in zip(schema, other, strict=True):
+            texts = [any(is_(field.type) for is_ in kinds) for field in (one, two)]
+            assert all(texts) or one.type == two.type, (file.name, one, two)
 
 
 # The command line ------------------------------------------------------------------------------
@@ -279,10 +353,51 @@ def test_the_commands_from_creation_to_export(run, tmp_path, capsys) -> None:
     assert main(["study", "status", "--db", db]) == 0
     out = capsys.readouterr().out
     assert "2 of 2 finished" in out
+    assert re.search(r"repeats +\d of \d answered alike", out)
     assert "cold  warm" in out
     target = tmp_path / "export"
     assert main(["study", "export", "--db", db, "--study", "one", "--out", str(target)]) == 0
     assert str(target / "ratings.csv") in capsys.readouterr().out
+
+
+PLAN = ["study", "plan", "--protocol", "pairwise", "--effect", "1.2", "--simulations", "8"]
+
+
+def test_a_plan_answers_from_the_protocol_and_draws(tmp_path, capsys) -> None:
+    file = tmp_path / "plan.svg"
+    argv = [*PLAN, "--conditions", "2", "--contents", "12", "--out", str(file)]
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    assert "2 conditions, 12 photographs, 12 trials each, 15% ties" in out  # 12 pairs, not 30
+    count = re.search(r"^(\d+) observers \((\d+) trials\) reach a power of 80%$", out, re.M)
+    assert count is not None
+    assert int(count[2]) == 12 * int(count[1])
+    drawing = ElementTree.fromstring(file.read_text())
+    assert f"{count[1]} observers suffice" in drawing.attrib["aria-label"]
+    assert main(argv) == 0
+    assert capsys.readouterr().out == out
+    wide = [*PLAN, "--half-width", "0.01", "--observers", "4", "8"]
+    assert main(wide) == 0
+    assert "not reached: ±0.01 JOD" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--protocol", "artifact"], "only pairwise"),
+        (["--out", "plan.png"], "SVG"),
+        (["--out", "nowhere/plan.svg"], "folder that exists"),
+        (["--observers", "8", "4"], "less than min_observers"),
+        (["--seed", "-1"], "not be negative"),
+        (["--effect", "0"], "No number of observers"),
+        (["--ties", "1"], "tie_share"),
+    ],
+)
+def test_a_plan_that_cannot_be_made_is_exit_2(tmp_path, capsys, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    assert main([*PLAN, *options]) == 2
+    assert words in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def bad_key(tmp_path: Path) -> dict[str, str]:

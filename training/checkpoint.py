@@ -8,6 +8,7 @@ removed only then.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -109,12 +110,18 @@ def save_state(
                 shutil.rmtree(old)
 
 
-def load_state(folder: Path, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read what :func:`save_state` wrote: the common part, and this process's own."""
+def load_state(
+    folder: Path, step: int, device: torch.device
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read what :func:`save_state` wrote: the common part, and this process's own on its device.
+
+    Networks and optimizers take the common part where they are; what compression remembers is
+    added to gradients as it is.
+    """
     whole = folder / "state" / f"step-{step}"
     own = whole / f"rank-{rank()}.pt"
     common = torch.load(whole / "common.pt", map_location="cpu", weights_only=True)
-    local = torch.load(own, map_location="cpu", weights_only=True) if own.exists() else {}
+    local = torch.load(own, map_location=device, weights_only=True) if own.exists() else {}
     return common, local
 
 
@@ -129,8 +136,10 @@ def trim_log(folder: Path, step: int) -> None:
 
 
 def _save(file: Path, value: Mapping[str, Any]) -> None:
+    buffer = io.BytesIO()  # torch would turn the OSError of a full disk into one of its own
+    torch.save(dict(value), buffer)
     with file.open("wb") as stream:
-        torch.save(dict(value), stream)
+        stream.write(buffer.getbuffer())
         stream.flush()
         os.fsync(stream.fileno())
 

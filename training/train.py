@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from percept.errors import PerceptError
+from percept.errors import Interrupted, PerceptError
 from training.config import load_config
 
 
@@ -103,6 +103,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PerceptError as error:
         print(f"percept train: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a full disk, or a folder that may not be written
+        where = error.filename or args.out
+        print(
+            f"percept train: {where}: {error.strerror or error}; the same command resumes",
+            file=sys.stderr,
+        )
+        return Interrupted.exit_code
     return 0
 
 

@@ -225,7 +225,7 @@ class Trainer:
             "seconds": self.seconds,
             "world": world_size(),
         }
-        checkpoint.save_state(self.folder, self.step, common, self.communication.state_dict())
+        # Before the state: what is killed between the two does these steps again, and this too.
         if is_main():
             config = self.config
             save_checkpoint(
@@ -242,9 +242,10 @@ class Trainer:
                     "code_version": percept.__version__,
                 },
             )
+        checkpoint.save_state(self.folder, self.step, common, self.communication.state_dict())
 
     def _restore(self) -> None:
-        common, self._local = checkpoint.load_state(self.folder, self.step)
+        common, self._local = checkpoint.load_state(self.folder, self.step, self.device)
         if self.communication.is_local and common["world"] != world_size():
             raise InputError(
                 f"was begun with {common['world']} processes, each of which remembers what "

@@ -77,8 +77,8 @@ def progress(study: Study) -> None:
     now = state.store().progress(study)
     if now.simulated:
         st.html(
-            '<p class="percept-banner"><strong>Simulated.</strong> '
-            f"{now.simulated} of {now.observers} observers are simulated: nobody looked.</p>"
+            f'<p class="percept-banner"><strong>Simulated.</strong> {now.simulated} of '
+            f"{now.observers} observers are simulated; no person gave their answers.</p>"
         )
     seconds = now.median_response_time_ms
     figures = {
@@ -92,7 +92,13 @@ def progress(study: Study) -> None:
         column.metric(label, value)
     groups = ", ".join(f"{group} {count}" for group, count in now.by_group.items())
     latest = "" if now.last_rating_at is None else f"{now.last_rating_at:%d %B %Y, %H:%M:%S} UTC"
-    rows = {"Groups": groups, "Skipped": str(now.skips), "Last answer": latest}
+    repeats = f"{now.repeats_alike} of {now.repeats}" if now.repeats else ""
+    rows = {
+        "Groups": groups,
+        "Skipped": str(now.skips),
+        "Repeats answered alike": repeats,
+        "Last answer": latest,
+    }
     table("".join(row(label, text or "–") for label, text in rows.items()))
 
     pairs = "left" in now.by_unit

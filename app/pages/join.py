@@ -73,7 +73,11 @@ if known is None:
 elif known["joined"]:
     if known["finished"]:
         common.go("finish", study)
-    if known["answered"]:
+    if study.state == "closed":
+        common.kicker("Thank you")
+        st.title("This study has closed")
+        st.write("What you answered before is saved.")
+    elif known["answered"]:
         done = f"You have done {known['answered']} of {known['total']}; your answers are saved."
         welcome_back(study, protocol, done)
     else:

@@ -71,13 +71,13 @@ export class ArtifactView {
     );
     this.none = h(
       "button.answer",
-      { type: "button", onclick: () => this.answer({ value: "none" }) },
+      { type: "button", onclick: (event) => this.answer({ value: "none" }, event) },
       key("N"),
       h("span", {}, "None seen"),
     );
     this.save = h(
       "button.answer",
-      { type: "button", onclick: () => this.answer(this.#marked()) },
+      { type: "button", onclick: (event) => this.answer(this.#marked(), event) },
       key("⏎"),
       h("span", {}, "Save"),
     );
@@ -266,8 +266,7 @@ export class ArtifactView {
     this.panel.classList.toggle("wide", !column);
   }
 
-  answerOf(event) {
-    const name = event.key.toLowerCase();
+  answerOf(name) {
     const artifact = this.study.artifacts[ARTIFACT_KEYS.indexOf(name)];
     const severity = this.study.severities[SEVERITY_KEYS.indexOf(name)];
     if (artifact) this.#choose("artifact", artifact.name);

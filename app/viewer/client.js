@@ -25,33 +25,37 @@ export function randomId() {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** Local storage, or memory where the browser refuses it. */
+const memory = new Map(); // where the browser refuses local storage: lasts as long as the page
+
+/** What is kept for one study, in local storage. */
 class Cupboard {
   constructor(study) {
     this.prefix = `percept/${study}/`;
-    this.memory = new Map();
   }
   get(name, otherwise = null) {
+    const key = this.prefix + name;
     try {
-      const text = localStorage.getItem(this.prefix + name);
+      const text = localStorage.getItem(key);
       if (text !== null) return JSON.parse(text);
     } catch {
-      // refused or damaged: fall through to memory
+      // refused or damaged
     }
-    return this.memory.has(name) ? this.memory.get(name) : otherwise;
+    return memory.has(key) ? memory.get(key) : otherwise;
   }
   set(name, value) {
-    this.memory.set(name, value);
+    const key = this.prefix + name;
+    memory.set(key, value);
     try {
-      localStorage.setItem(this.prefix + name, JSON.stringify(value));
+      localStorage.setItem(key, JSON.stringify(value));
     } catch {
-      // full or refused: memory has it for as long as the page lives
+      // full or refused: memory has it
     }
   }
   remove(name) {
-    this.memory.delete(name);
+    const key = this.prefix + name;
+    memory.delete(key);
     try {
-      localStorage.removeItem(this.prefix + name);
+      localStorage.removeItem(key);
     } catch {
       // nothing to remove
     }
@@ -66,17 +70,13 @@ export class Client extends EventTarget {
     this.cupboard = new Cupboard(study);
     this.sending = null;
     this.failures = 0;
-    this.wake = () => {};
     this.events = [];
     this.closed = false;
-    this.onOnline = () => this.wake();
-    addEventListener("online", this.onOnline);
   }
 
   close() {
     this.closed = true;
-    removeEventListener("online", this.onOnline);
-    this.wake();
+    this.#tell("closed");
   }
 
   get session() {
@@ -193,11 +193,15 @@ export class Client extends EventTarget {
   /** Wait, but no longer than until the browser says that it is online again. */
   patience(ms) {
     return new Promise((resolve) => {
-      const timer = setTimeout(resolve, ms * (0.8 + 0.4 * Math.random()));
-      this.wake = () => {
+      const done = () => {
         clearTimeout(timer);
+        removeEventListener("online", done);
+        this.removeEventListener("closed", done);
         resolve();
       };
+      const timer = setTimeout(done, ms * (0.8 + 0.4 * Math.random()));
+      addEventListener("online", done);
+      this.addEventListener("closed", done);
     });
   }
 

@@ -8,7 +8,7 @@ const SIDE_BY_SIDE = { left: "Left", right: "Right" };
 const STACKED = { left: "Upper", right: "Lower" };
 // Digits always mean the same; arrows only where they point at what they choose.
 const DIGITS = { 1: "left", 2: "right", 3: "tie" };
-const ARROWS = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie" };
+const ARROWS = { arrowleft: "left", arrowright: "right", arrowdown: "tie" };
 
 export class PairView {
   constructor(images, { answer, used, changed, zoom }) {
@@ -23,7 +23,7 @@ export class PairView {
     this.zoom = new Zoom(this.panes, {
       onUse: used,
       onChange: changed,
-      onClick: ({ role }) => role !== "reference" && this.answer({ value: role }),
+      onClick: ({ role }, event) => role !== "reference" && this.answer({ value: role }, event),
       enabled: zoom,
     });
     this.aspect = images.left.naturalWidth / images.left.naturalHeight;
@@ -36,7 +36,7 @@ export class PairView {
       if (value === "skip") continue;
       this.buttons[value] = h(
         "button.answer",
-        { type: "button", onclick: () => this.answer({ value }) },
+        { type: "button", onclick: (event) => this.answer({ value }, event) },
         key(""),
         h("span", {}),
       );
@@ -73,8 +73,8 @@ export class PairView {
   }
 
   /** @returns {object | null} the answer that a key stands for */
-  answerOf(event) {
-    const value = DIGITS[event.key] ?? (this.stacked ? undefined : ARROWS[event.key]);
+  answerOf(name) {
+    const value = DIGITS[name] ?? (this.stacked ? undefined : ARROWS[name]);
     return value && this.buttons[value] ? { value } : null;
   }
 

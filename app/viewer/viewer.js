@@ -153,9 +153,10 @@ export class Viewer {
     } finally {
       this.looking = false;
     }
-    // A long session does not keep what it has shown (undo goes back one answer).
-    for (const { entry } of this.steps.slice(0, Math.max(0, this.back - 1))) {
-      Object.assign(entry, { images: null, decoding: null });
+    // A long session does not keep what it has shown; undo goes back one answer.
+    const needed = new Set(this.steps.slice(this.back).map(({ entry }) => entry));
+    for (const { entry } of this.steps.slice(0, this.back)) {
+      if (!needed.has(entry)) Object.assign(entry, { images: null, decoding: null });
     }
   }
 
@@ -186,6 +187,7 @@ export class Viewer {
     this.view.arrange();
     this.element.dataset.state = "shown";
     const from = await painted();
+    if (this.client.closed) return;
     const presentedAt = new Date().toISOString();
 
     const answer = await new Promise((resolve) => {
@@ -242,7 +244,7 @@ export class Viewer {
     this.view?.destroy();
     this.shown = entry;
     this.view = new VIEWS[this.study.method](entry.images, {
-      answer: (answer) => this.#answer(answer, performance.now()),
+      answer: (answer, event) => this.#answer(answer, event.timeStamp),
       zoom: this.study.aids.includes("zoom"),
       study: this.study,
       used: () => this.#once("zoom"),
@@ -264,9 +266,9 @@ export class Viewer {
 
   #answer(answer, at) {
     const { open } = this;
-    if (!open) return;
-    if (at < open.earliest) {
-      this.#log("early_key", { value: answer.value, after_ms: Math.round(at - open.from) });
+    if (!open || at < open.earliest) {
+      // Too early, or for a pair that is gone or not there yet: nobody can have judged it.
+      this.#log(open ? "early_answer" : "answer_between", { value: answer.value });
       return;
     }
     this.open = null; // a second press belongs to no question
@@ -298,6 +300,8 @@ export class Viewer {
     const on = (target, type, listener) =>
       target.addEventListener(type, listener, { signal: this.listeners.signal, capture: true });
     on(window, "keydown", (event) => this.#keydown(event));
+    // A button that was clicked must not take the next Enter for itself.
+    on(this.root, "click", ({ detail, target }) => detail && target.closest("button")?.blur());
     on(window, "keyup", (event) => this.view?.hold?.(event));
     on(document, "visibilitychange", () => {
       this.#log(document.hidden ? "focus_lost" : "focus_back");
@@ -319,27 +323,28 @@ export class Viewer {
 
   #keydown(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const name = event.key.toLowerCase();
-    const stop = () => {
+    // The digit row counts as digits on keyboards where they need Shift, too.
+    const digit = /^Digit([0-9])$/.exec(event.code)?.[1];
+    const name = digit ?? event.key.toLowerCase();
+    const take = () => {
       event.preventDefault();
       event.stopPropagation();
     };
     if (this.card.open) {
-      if ((name === "enter" || name === " ") && !event.repeat) {
-        stop();
-        this.card.querySelector("button.primary")?.click();
-      } else if (name === "escape") {
-        stop();
-        this.card.querySelector("button.cancel")?.click();
+      const wanted = { enter: "primary", " ": "primary", escape: "cancel" }[name];
+      const button = wanted && this.card.querySelector(`button.${wanted}`);
+      if (button && !event.repeat) {
+        take();
+        button.click();
       }
       return;
     }
     this.view?.hold?.(event);
-    const focused = this.root.activeElement ?? this.root.getRootNode().activeElement;
-    if (["enter", " "].includes(name) && focused?.tagName === "BUTTON") return; // presses it
-    if (["arrowleft", "arrowright", "arrowup", "arrowdown", " ", "backspace"].includes(name)) stop();
+    const onButton = this.root.getRootNode().activeElement?.tagName === "BUTTON";
+    if (onButton && ["enter", " "].includes(name)) return; // presses that button
+    if (name.startsWith("arrow") || [" ", "backspace"].includes(name)) take();
     if (event.repeat || !this.open) {
-      if (name.length === 1 || name.startsWith("arrow") || name === "enter") {
+      if (!["tab", "shift"].includes(name)) {
         this.#log(event.repeat ? "key_repeat" : "key_between", { key: event.key });
       }
       return;
@@ -349,7 +354,7 @@ export class Viewer {
     else if (name === "u" || name === "backspace") this.#takeBack();
     else if (name === "s" && !this.skip.hidden) this.#chooseSkip();
     else {
-      const answer = this.view.answerOf(event);
+      const answer = this.view.answerOf(name);
       if (answer) this.#answer(answer, event.timeStamp);
     }
   }
@@ -370,7 +375,7 @@ export class Viewer {
     this.context = h("p.context");
     this.practice = h("span.practice", {}, "Practice");
     this.count = h("span.count");
-    this.offline = h("span.offline", { role: "status" });
+    this.offline = h("p.offline", { role: "status" });
     this.bar = h("div.bar");
     this.stage = h("main.stagebox");
     this.message = h("p.message", { role: "status" });
@@ -384,9 +389,10 @@ export class Viewer {
         {},
         h("div.side", {}, this.undo, this.skip, this.unzoom),
         h("div.middle", {}, this.question, this.context),
-        h("div.side.end", {}, this.offline, this.practice, this.count),
+        h("div.side.end", {}, this.practice, this.count),
       ),
       this.stage,
+      this.offline,
       this.message,
       this.card,
     );
@@ -416,7 +422,7 @@ export class Viewer {
   #connection({ online, waiting }) {
     this.offline.textContent = online
       ? ""
-      : `No connection. ${waiting === 1 ? "1 answer is" : `${waiting} answers are`} kept here and sent later.`;
+      : `Offline · ${waiting} ${waiting === 1 ? "answer" : "answers"} kept here`;
   }
 
   #notice(text) {
@@ -444,7 +450,7 @@ export class Viewer {
         ),
       );
       this.card.oncancel = (event) => event.preventDefault();
-      this.card.showModal();
+      if (!this.card.open) this.card.showModal();
     });
   }
 
@@ -482,8 +488,14 @@ export class Viewer {
     if (reason) this.#answer({ value: "skip", reason }, performance.now());
   }
 
-  async #elsewhere() {
+  /** Take no answers any more; what is not sent yet stays in local storage. */
+  #stop() {
     this.open = null;
+    this.client.close();
+  }
+
+  async #elsewhere() {
+    this.#stop();
     await this.#sheet(
       "This study is open in another window",
       ["Please continue there, or go on here; nothing that you answered is lost."],
@@ -499,7 +511,7 @@ export class Viewer {
       this.go("join");
       return;
     }
-    this.open = null;
+    this.#stop();
     if (error.code === "closed") {
       await this.#sheet("This study has closed", ["Thank you. What you answered before is saved."], []);
     }

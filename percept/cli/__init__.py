@@ -8,6 +8,7 @@ is imported, so that ``percept --help`` answers at once.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -27,6 +28,10 @@ COMMANDS: dict[str, str] = {
     "doctor": "check this machine and measure its fastest thread setting",
     "report": "write the report of one or more studies",
 }
+
+# What no command can foresee: the disk is full, or the place may not be written or read.
+_DISK = {errno.ENOSPC, errno.EDQUOT}
+_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
 def build_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
@@ -71,3 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `percept … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in _DISK | _PLACE:
+            raise  # a bug of ours
+        full = error.errno in _DISK
+        remedy = "Make room; the same command resumes" if full else "Check the path and its owner"
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"percept {args.command}: {where}{error.strerror}. {remedy}", file=sys.stderr)
+        return 3 if full else 2

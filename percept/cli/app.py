@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
     with open_store(args.db) as store:
         studies = store.studies()
+        simulated = {one.name for one in studies if store.observers(one)["simulated"].any()}
     _check_address(args.host, args.port)
     token = os.environ.get("PERCEPT_ADMIN_TOKEN") or secrets.token_urlsafe(24)
     settings = {
@@ -59,8 +60,11 @@ def run(args: argparse.Namespace) -> int:
         if not studies:
             print("There is no study yet; `percept study create` makes one.")
         for study in studies:
-            state = "" if study.state == "open" else f" ({study.state})"
-            print(f"  observers  {base}/?study={quote(study.name)}{state}")
+            if study.name in simulated:
+                print(f"  simulated  {study.name}: see it on the admin page")
+            else:
+                state = "" if study.state == "open" else f" ({study.state})"
+                print(f"  observers  {base}/?study={quote(study.name)}{state}")
         print(f"  admin      {base}/admin?token={quote(token)}\n", flush=True)
         if server.wait() != 0:
             raise Interrupted(f"the server stopped with status {server.returncode}")
@@ -73,13 +77,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_address(host: str, port: int) -> None:
     """Refuse an address that cannot be listened on, before anything starts."""
+    if not 1 <= port <= 65535:
+        raise InputError("not a port", key="--port", value=port, remedy="Use 1 to 65535")
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
             if os.name != "nt":
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise InputError(
             f"cannot listen on this address: {getattr(error, 'strerror', None) or error}",
             key="--port",

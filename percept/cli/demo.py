@@ -101,7 +101,8 @@ def run(args: argparse.Namespace) -> int:
     chain.title("Simulated observers answer the copies")
     for method in METHODS:
         name = f"{method}-simulated"
-        if not _has_observers(url, name):
+        # Fewer: a run that was stopped. Those who answered are left as they are.
+        if _observers(url, name) < args.observers:
             chain.call(
                 "study", "simulate", "--db", url, "--study", name,
                 "--observers", args.observers, "--seed", "1",
@@ -165,8 +166,8 @@ def _study_exists(url: str, database: Path, name: str) -> bool:
         return name in {study.name for study in store.studies()}
 
 
-def _has_observers(url: str, name: str) -> bool:
+def _observers(url: str, name: str) -> int:
     from percept.store import open_store
 
     with open_store(url) as store:
-        return not store.observers(store.study(name)).empty
+        return len(store.observers(store.study(name)))

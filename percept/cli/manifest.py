@@ -167,6 +167,8 @@ def _check_out_file(args: argparse.Namespace) -> None:
         raise InputError("a manifest's name ends in .csv or .parquet", file=args.out)
     if not args.out.parent.is_dir():
         raise InputError("no such directory", file=args.out.parent)
+    if args.out.is_dir():
+        raise InputError("is a directory", file=args.out, remedy="Name a file")
     if args.out.exists() and not args.force:
         raise InputError("exists already", file=args.out, remedy="--force replaces it")
 

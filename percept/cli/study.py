@@ -1,4 +1,4 @@
-"""``percept study``: create, list, status, simulate, export."""
+"""``percept study``: create, list, status, simulate, export, plan."""
 
 from __future__ import annotations
 
@@ -101,6 +101,94 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="file format of the tables (default: %(default)s)",
     )
 
+    plan = actions.add_parser(
+        "plan",
+        help="find how many observers a study needs",
+        description="Find how many observers a pairwise study needs, by simulating studies that "
+        "draw new observers and new photographs and are analysed as the real one will be.",
+    )
+    plan.add_argument(
+        "--protocol",
+        required=True,
+        metavar="FILE",
+        help="pairwise protocol: a TOML file, or a bundled one by name; gives the trials of each "
+        "observer and whether there are ties",
+    )
+    plan.add_argument(
+        "--effect",
+        type=float,
+        required=True,
+        metavar="JOD",
+        help="difference between the best two conditions that matters, in JOD (1 JOD: 75 %% "
+        "prefer the better); assumed, or from a pilot",
+    )
+    plan.add_argument(
+        "--conditions", type=int, default=3, metavar="N", help="conditions (default: %(default)s)"
+    )
+    plan.add_argument(
+        "--contents", type=int, default=20, metavar="N", help="photographs (default: %(default)s)"
+    )
+    goal = plan.add_mutually_exclusive_group()
+    goal.add_argument(
+        "--power",
+        type=float,
+        default=0.8,
+        metavar="SHARE",
+        help="wanted share of studies that find the effect (default: %(default)s)",
+    )
+    goal.add_argument(
+        "--half-width",
+        type=float,
+        metavar="JOD",
+        help="wanted half-width of the interval of the difference, instead of a power",
+    )
+    plan.add_argument(
+        "--observers",
+        type=int,
+        nargs=2,
+        default=(4, 400),
+        metavar=("MIN", "MAX"),
+        help="fewest and most observers to try (default: 4 400)",
+    )
+    plan.add_argument(
+        "--ties",
+        type=float,
+        metavar="SHARE",
+        help="share of ties between equals (default: 0.15 where the protocol has ties)",
+    )
+    plan.add_argument(
+        "--observer-sd",
+        type=float,
+        default=0.3,
+        metavar="JOD",
+        help="standard deviation of the observers' tastes (default: %(default)s)",
+    )
+    plan.add_argument(
+        "--content-sd",
+        type=float,
+        default=0.5,
+        metavar="JOD",
+        help="standard deviation of the photographs' quirks (default: %(default)s)",
+    )
+    plan.add_argument(
+        "--confidence",
+        type=float,
+        default=0.95,
+        metavar="LEVEL",
+        help="coverage of the intervals (default: %(default)s)",
+    )
+    plan.add_argument(
+        "--simulations",
+        type=int,
+        default=200,
+        metavar="N",
+        help="studies simulated for each number of observers (default: %(default)s)",
+    )
+    plan.add_argument(
+        "--seed", type=int, default=1, help="seed of the simulations (default: %(default)s)"
+    )
+    plan.add_argument("--out", type=Path, metavar="FILE.svg", help="draw the numbers tried, too")
+
 
 def run(args: argparse.Namespace) -> int:
     return {
@@ -109,6 +197,7 @@ def run(args: argparse.Namespace) -> int:
         "status": _status,
         "simulate": _simulate,
         "export": _export,
+        "plan": _plan,
     }[args.action](args)
 
 
@@ -198,6 +287,7 @@ def _status(args: argparse.Namespace) -> int:
                 f"{progress.active} active now",
                 "trials": f"{progress.rated_trials} of {progress.trials} assigned ones rated",
                 "ratings": f"{progress.ratings}, of them {progress.skips} skips",
+                "repeats": f"{progress.repeats_alike} of {progress.repeats} answered alike",
             }
             if progress.median_response_time_ms is not None:
                 lines["median time"] = f"{progress.median_response_time_ms / 1000:.1f} s"
@@ -235,6 +325,62 @@ def _export(args: argparse.Namespace) -> int:
         files = export_study(store, store.study(args.study), args.out, args.format)
     for file in files:
         print(file)
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    import numpy as np
+
+    from percept.errors import InputError
+    from percept.files import write_bytes_atomic
+    from percept.protocol import load_protocol
+    from percept.report.figures import planning
+    from percept.study import plan_study
+
+    if args.out is not None and (args.out.suffix != ".svg" or not args.out.parent.is_dir()):
+        raise InputError("must be an SVG file in a folder that exists",
+                         key="--out", value=str(args.out))  # fmt: skip
+    if args.seed < 0:
+        raise InputError("must not be negative", key="--seed", value=args.seed)
+    precision = args.half_width is not None
+    found = plan_study(
+        load_protocol(args.protocol),
+        args.effect,
+        conditions=args.conditions,
+        contents=args.contents,
+        tie_share=args.ties,
+        goal="half_width" if precision else "power",
+        target=args.half_width if precision else args.power,
+        observer_sd=args.observer_sd,
+        content_sd=args.content_sd,
+        min_observers=args.observers[0],
+        max_observers=args.observers[1],
+        n_simulations=args.simulations,
+        confidence=args.confidence,
+        rng=np.random.default_rng(args.seed),
+    )
+    assumed = found.assumptions
+    print(
+        f"{args.conditions} conditions, {args.contents} photographs, "
+        f"{assumed['trials_per_observer']} trials each, {assumed['tie_share']:.0%} ties; "
+        f"the best is {args.effect:g} JOD above the second"
+    )
+    rows: list[tuple[str, ...]] = [
+        (f"{row.observers}", f"{row.trials}", f"{row.power:.0%}", f"±{row.half_width_jod:.2f}",
+         f"{row.covered:.0%}")
+        for row in found.curve.itertuples()
+    ]  # fmt: skip
+    _table(("observers", "trials", "power", "interval (JOD)", "holds the truth"), rows)
+    wanted = f"±{args.half_width:g} JOD" if precision else f"a power of {args.power:.0%}"
+    if found.observers is None:
+        print(f"not reached: {wanted}")
+    else:
+        print(f"{found.observers} observers ({found.trials} trials) reach {wanted}")
+    for warning in found.warnings:
+        print(f"note: {warning}")
+    if args.out is not None:
+        write_bytes_atomic(args.out, (planning(found).svg + "\n").encode())
+        print(args.out)
     return 0
 
 

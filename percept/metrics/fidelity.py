@@ -24,7 +24,8 @@ def psnr(images: Images) -> float:
     ``10 log10(1 / MSE)``, the mean squared error taken over all pixels and the three channels of
     sRGB in [0, 1]. In dB, higher is better; ``inf`` for identical images, stored as such.
 
-    Source: ITU-T J.144; equals ``skimage.metrics.peak_signal_noise_ratio(data_range=1)``.
+    Source: Huynh-Thu and Ghanbari 2008, doi:10.1049/el:20080522; equals
+    ``skimage.metrics.peak_signal_noise_ratio(data_range=1)``.
     Known failure: dominated by luminance error where the luminance differs, and blind to where
     in the image an error lies; safe desaturated colour beats vivid colour of another hue.
     """

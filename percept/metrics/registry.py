@@ -38,7 +38,7 @@ _ALL = (
         higher_is_better=True,
         unit="dB",
         range=(0.0, math.inf),
-        citation="ITU-T J.144",
+        citation="Huynh-Thu and Ghanbari 2008, doi:10.1049/el:20080522",
     ),
     Metric(
         name="psnr_ab",

@@ -627,7 +627,7 @@ def _agreement(study: StudyData, attribute: str, settings: dict[str, Any]) -> Ag
         split_half=reliability.split_half,
         means_of=reliability.per_unit,
         repeated=_repeated(votes, settings["confidence"]),
-        identical=_identical(votes, settings["confidence"]),
+        identical=_identical(study, votes, settings["confidence"]),
     )
 
 
@@ -669,12 +669,14 @@ def _repeated(votes: pd.DataFrame, confidence: float) -> stats.Estimate | None:
     )
 
 
-def _identical(votes: pd.DataFrame, confidence: float) -> stats.Estimate | None:
-    votes = _last_revision(votes)
-    rows = votes[(votes["kind"] == "identical").to_numpy(bool)]
-    if "choice" not in rows or not (rows["choice"] == "tie").any():
+def _identical(study: StudyData, votes: pd.DataFrame, confidence: float) -> stats.Estimate | None:
+    if not study.protocol.tie:
         return None  # without ties as an answer, a choice between equals means nothing
-    rows = rows[(rows["choice"] != "skip").to_numpy(bool)]
+    votes = _last_revision(votes)
+    asked = (votes["kind"] == "identical") & (votes["choice"] != "skip")
+    rows = votes[asked.to_numpy(bool)]
+    if rows.empty:
+        return None
     return stats.cluster_mean(
         (rows["choice"] == "tie").to_numpy(float),
         rows[["observer"]],
@@ -696,9 +698,9 @@ def _preferences(
 
     yield scale()
     test = counted_rows(votes, ("group", "content"))
-    flagged = test["observer"].isin(_flagged(study))
-    if flagged.any() and not flagged.all():
-        yield scale(~votes["observer"].isin(_flagged(study)), without_flagged=True)
+    flagged = votes["observer"].isin(_flagged(study))
+    if flagged[test.index].any() and not flagged[test.index].all():
+        yield scale(~flagged, without_flagged=True)
     groups = sorted(test["group"].dropna().unique())
     for group in groups if len(groups) > 1 else ():
         yield scale(votes["group"] == group, group=group)
@@ -907,7 +909,7 @@ def _metrics(study: StudyData, attribute: str, settings: dict[str, Any]) -> Metr
         return Metrics(study.name, attribute, None, (), skipped, problem)
     photographs = wins.index.get_level_values("content")
     described = study.run.info.get("metrics", {})
-    results, ceiling = [], None
+    results = []
     for name in table["metric"].unique():
         entry = described.get(name, {})
         rises = bool(entry.get("higher_is_better", True))
@@ -946,9 +948,10 @@ def _metrics(study: StudyData, attribute: str, settings: dict[str, Any]) -> Metr
                 verdict=_verdict(choices.accuracy),
             )
         )
-        if ceiling is None and choices.human_accuracy.estimable:
-            ceiling = choices.human_accuracy
     results.sort(key=lambda result: (-np.nan_to_num(result.choices.accuracy.value), result.metric))
+    # Metrics exist for more or fewer photographs; the ceiling is that of the most votes.
+    most = max((result.choices for result in results), key=lambda choices: choices.n)
+    ceiling = most.human_accuracy if most.human_accuracy.estimable else None
     return Metrics(study.name, attribute, ceiling, tuple(results), skipped, "")
 
 
@@ -966,7 +969,7 @@ def _provenance(studies: Sequence[StudyData]) -> dict[str, Any]:
         "software": {
             "percept": percept.__version__,
             "python": platform.python_version(),
-            **{name: _version(name) for name in ("numpy", "scipy", "pandas", "krippendorff")},
+            **{name: _version(name) for name in ("numpy", "scipy", "pandas")},
         },
         "studies": [
             {

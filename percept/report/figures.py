@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,10 +60,16 @@ def draw(report: Report) -> dict[str, tuple[Figure, ...]]:
     anchors = {name: kind for fact in report.studies for name, kind in fact.anchors.items()}
     colors = condition_colors(list(names), anchors)
     found: dict[str, list[Figure]] = {}
+    taken: set[str] = set()
 
     def add(section: str, figure: Figure | None) -> None:
         if figure is not None:
-            found.setdefault(section, []).append(figure)
+            name, n = figure.name, 1
+            while name in taken:  # of parts that differ in what a file name leaves out
+                n += 1
+                name = f"{figure.name}-{n}"
+            taken.add(name)
+            found.setdefault(section, []).append(replace(figure, name=name))
 
     for people in report.people:
         add("people", response_times(people, _stamp(facts[people.study])))
@@ -359,6 +366,69 @@ def coefficients(metrics: Metrics, stamp: str) -> Figure | None:
         caption="Rank correlation inside each photograph, averaged. Hollow: the interval has zero.",
         stamp=stamp,
     )
+
+
+def planning(plan: stats.Plan) -> Figure:
+    """Power and width of the interval against the number of observers that were tried."""
+    curve, wanted = plan.curve, plan.assumptions
+    power = wanted["goal"] == "power"
+    observers = np.log10(curve["observers"].to_numpy(float))
+    low, high = observers.min(), max(observers.max(), observers.min() + 0.1)
+    left, right = 46.0, WIDTH - 16.0
+    body: list[str] = []
+
+    def x(value: float) -> float:
+        return left + (value - low) / (high - low) * (right - left)
+
+    def panel(
+        top: float, bottom: float, values: Sequence[float], label: str, target: float | None,
+        ends: tuple[float, float], color: str, percent: bool,
+    ) -> None:  # fmt: skip
+        def y(value: float) -> float:
+            share = (min(max(value, ends[0]), ends[1]) - ends[0]) / (ends[1] - ends[0])
+            return bottom - share * (bottom - top)
+
+        body.append(_text(left, top - 8, label, 12, SOFT))
+        for tick in _ticks(*ends):
+            body.append(_line(left, y(tick), right, y(tick), RULE, 0.7))
+            text = f"{100 * tick:.0f} %" if percent else _number(tick)
+            body.append(_text(left - 6, y(tick) + 4, text, 11, SOFT, anchor="end"))
+        if target is not None:
+            body.append(_line(left, y(target), right, y(target), INK, 1.0, dash="5 4"))
+        places = [(x(a), y(b)) for a, b in zip(observers, values, strict=True) if math.isfinite(b)]
+        for (x1, y1), (x2, y2) in pairwise(places):
+            body.append(_line(x1, y1, x2, y2, color, 1.6))
+        body.extend(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.4" fill="{color}"/>'
+                    for a, b in places)  # fmt: skip
+
+    widths = curve["half_width_jod"].to_numpy(float)
+    finite = widths[np.isfinite(widths)]
+    top_width = max([*finite[finite <= 4 * np.median(finite)], 0.1]) if finite.size else 1.0
+    target = float(wanted["target"])
+    panel(56, 176, list(curve["power"]), "Studies that find the effect", target if power else None,
+          (0.0, 1.0), PALETTE[0], True)  # fmt: skip
+    panel(216, 336, list(widths), "Half-width of the interval, JOD", None if power else target,
+          (0.0, max(top_width, 0 if power else 1.1 * target)), PALETTE[1], False)  # fmt: skip
+    body.append(_line(left, 336, right, 336, INK, 0.9))
+    labelled: list[float] = []
+    for count in sorted(curve["observers"], key=lambda tried: tried != plan.observers):
+        at = x(math.log10(count))
+        if all(abs(at - other) > 26 for other in labelled):
+            body.append(_line(at, 336, at, 340, INK, 0.9))
+            body.append(_text(at, 353, f"{count}", 11, SOFT, anchor="middle"))
+            labelled.append(at)
+    axis = f"Observers, {wanted['trials_per_observer']} trials each (logarithmic axis)"
+    body.append(_text((left + right) / 2, 371, axis, 12, SOFT, anchor="middle"))
+    if plan.observers is not None:
+        at = x(math.log10(plan.observers))
+        body.append(_line(at, 56, at, 336, INK, 1.0, dash="2 3"))
+    title = f"{wanted['conditions']} conditions, {wanted['contents']} photographs, "
+    title += f"effect {float(wanted['effect_jod']):g} JOD"
+    answer = "no number tried suffices"
+    if plan.observers is not None:
+        answer = f"{plan.observers} observers suffice"
+    alt = f"Simulated studies of {title}: {answer}."
+    return _figure("plan", title, alt, 380, body, "")
 
 
 def _share_row(label: str, share: stats.Estimate, color: str, *, hollow: bool = False) -> _Row:

@@ -407,12 +407,21 @@ def verdicts(metrics: Metrics) -> list[str]:
 
 def left_out(metrics: Metrics) -> str:
     """Say which votes the choice predictions do not use."""
-    choices = metrics.results[0].choices
-    return (
-        f"Used: {count(choices.n, 'decided vote')} between colorizers; left out: "
-        f"{count(choices.n_ties, 'tie')} and {count(choices.n_anchor, 'vote')} that show the "
+    choices = [result.choices for result in metrics.results]
+    most = max(choices, key=lambda found: found.n)
+    least = min(found.n for found in choices)
+    some = "" if least == most.n else f"{least:,} to "
+    text = (
+        f"Used: {some}{count(most.n, 'decided vote')} between colorizers; left out: "
+        f"{count(most.n_ties, 'tie')} and {count(most.n_anchor, 'vote')} that show the "
         "untouched photograph or the true colours."
     )
+    if some:
+        text += (
+            " Metrics that some photographs lack are held against fewer votes, and compare with "
+            "the others only so far."
+        )
+    return text
 
 
 def _viewings(rates: Sequence[stats.ArtifactRate]) -> str:
@@ -504,6 +513,12 @@ def methods(
             f"bound is the one-sided {level} limit of Clopper and Pearson on the share of "
             "photographs in which anyone marked it. Heat maps give, for each place of the frame, "
             "the share of viewings whose drawn regions cover it, over all photographs."
+            + (
+                " Rates are weighted by the photographs’ sampling weights; bounds and maps count "
+                "every photograph alike."
+                if any(entry.weighted for entry in artifacts)
+                else ""
+            )
         )
         cited += ["two-way", "Clopper", "Korn"]
     if any(entry.results for entry in metrics):
@@ -518,7 +533,9 @@ def methods(
             "between photographs that nobody judged against the metric. Human scores are shares of "
             "comparisons won. Votes that show the untouched photograph or the true colours are "
             f"left out here: they would flatter every metric. Intervals are {level}, for new "
-            f"observers and new photographs ({settings['n_boot']:,} resamples for each term)."
+            f"observers and new photographs ({settings['n_boot']:,} resamples for each term). Each "
+            "metric is judged by its own interval, without correction for their number; sampling "
+            "weights are not used here."
         )
     texts.append(
         f"Analysis: percept {percept.__version__}, seed {settings['seed']}, "
@@ -618,7 +635,7 @@ def screening(people: Sequence[People]) -> str:
 
     rules = [
         f"fewer than {share(limits.min_gold)} of golds right",
-        f"fewer than {share(limits.min_repeat)} of repeats answered alike",
+        f"significantly fewer than {share(limits.min_repeat)} of repeats answered alike",
         f"a side preferred on more than {share(limits.max_identical_choice)} of identical pairs "
         f"(each from {limits.min_controls} such trials on)",
         f"more than {share(limits.max_fast)} of answers under {limits.min_time_ms:g}{GAP}ms",

@@ -19,6 +19,8 @@ _PUBLIC = {
     "krippendorff_alpha": "agreement",
     "pairwise_alpha": "agreement",
     "pairwise_units": "agreement",
+    "RatingUnits": "agreement",
+    "rating_units": "agreement",
     "region_agreement": "agreement",
     "tag_agreement": "agreement",
     "PairedConsistency": "reliability",

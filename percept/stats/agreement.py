@@ -5,8 +5,10 @@ A rating array is (observers, units) or (observers, units, repetitions); NaN is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +20,14 @@ from percept.stats.bootstrap import (
     Estimate,
     FloatArray,
     check_confidence,
+    check_magnitude,
     check_resamples,
     cluster_mean,
     cluster_sums,
     critical_value,
     not_estimable,
 )
-from percept.stats.frames import codes_of, counted_rows
+from percept.stats.frames import IntArray, codes_of, counted_rows, distinct_codes
 
 Level = Literal["nominal", "ordinal", "interval", "ratio"]
 _LEVELS = ("nominal", "ordinal", "interval", "ratio")
@@ -44,7 +47,8 @@ def rating_array(ratings: npt.ArrayLike) -> FloatArray:
             "A rating array is (observers, units) or (observers, units, repetitions)",
             value=array.shape,
         )
-    if np.isinf(array).any():
+    check_magnitude(array, "ratings")
+    if not np.isfinite(array).all() and np.isinf(array).any():
         raise InputError("A rating is infinite", remedy="Missing ratings are NaN")
     return array if array.ndim == 3 else array[:, :, None]
 
@@ -145,16 +149,80 @@ def pairwise_units(frame: pd.DataFrame) -> FloatArray:
         raise InputError("A vote lacks its observer, content or condition")
     k = max(len(conditions), 1)
     unit = (content * k + np.minimum(left, right)) * k + np.maximum(left, right)
-    units, unit = np.unique(unit, return_inverse=True)
+    units, unit = distinct_codes(unit, (content.max(initial=-1) + 1) * k * k)
     vote = rows["choice"].map({"left": 1.0, "right": -1.0, "tie": 0.0}).to_numpy(dtype=float)
     vote = np.where(left > right, -vote, vote) + 0.0  # no negative zeros
-    # The position of each vote among those of the same observer on the same unit.
-    slot = pd.Series(observer * max(len(units), 1) + unit).groupby(observer * len(units) + unit)
-    repetition = slot.cumcount().to_numpy()
-    depth = int(repetition.max(initial=0)) + 1
-    array = np.full((len(observers), len(units), depth), np.nan)
-    array[observer, unit, repetition] = vote
-    return array[:, :, 0] if depth == 1 else array
+    return _scatter(observer, len(observers), unit, len(units), vote)
+
+
+@dataclass(frozen=True)
+class RatingUnits:
+    """Ratings as an array, with the labels of its axes.
+
+    Attributes
+    ----------
+    ratings : array (observers, units) or (observers, units, repetitions)
+        NaN is missing.
+    observers : tuple (observers,)
+        Sorted.
+    units : MultiIndex (units,)
+        Sorted (content, condition) of each stimulus.
+    """
+
+    ratings: FloatArray
+    observers: tuple[Any, ...]
+    units: pd.MultiIndex
+
+
+def rating_units(frame: pd.DataFrame, value: str = "score") -> RatingUnits:
+    """Arrange the ratings of single stimuli as an array.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Tidy frame with ``observer, content, condition`` and the column of the ratings.
+    value : str
+        That column; numbers, NaN for a skipped rating.
+
+    Raises
+    ------
+    InputError
+        If a column or a label is missing, or the ratings are no numbers.
+    """
+    rows = counted_rows(frame, ("observer", "content", "condition", value))
+    try:
+        values = rows[value].to_numpy(dtype=float, na_value=np.nan)
+    except (TypeError, ValueError) as problem:
+        raise InputError("A rating is no number", column=value) from problem
+    codes, labels = zip(
+        *(codes_of(rows[name]) for name in ("observer", "content", "condition")), strict=True
+    )
+    if min(code.min(initial=0) for code in codes) < 0:
+        raise InputError("A rating lacks its observer, content or condition")
+    width = max(len(labels[2]), 1)
+    present, unit = distinct_codes(codes[1] * width + codes[2], len(labels[1]) * width)
+    index = pd.MultiIndex.from_arrays(
+        [labels[1][present // width], labels[2][present % width]], names=["content", "condition"]
+    )
+    array = _scatter(codes[0], len(labels[0]), unit, len(present), values)
+    return RatingUnits(array, tuple(labels[0]), index)
+
+
+def _scatter(
+    observer: IntArray, observers: int, unit: IntArray, units: int, values: FloatArray
+) -> FloatArray:
+    """Array (observers, units) of values, or (observers, units, repetitions) if any repeats."""
+    cell = observer * units + unit
+    array = np.full(observers * units, np.nan)
+    array[cell] = values
+    if not cell.size or np.bincount(cell).max() == 1:
+        return array.reshape(observers, units)
+    # The position of each rating among those of the same observer on the same unit.
+    repetition = pd.Series(cell).groupby(cell).cumcount().to_numpy()
+    depth = int(repetition.max()) + 1
+    array = np.full((observers, units, depth), np.nan)
+    array[observer, unit, repetition] = values
+    return array
 
 
 def _alpha_estimate(
@@ -178,11 +246,10 @@ def _alpha_estimate(
     if level == "ratio" and (np.nanmin(ratings, initial=0) < 0 < np.nanmax(ratings, initial=0)):
         raise InputError("Ratio data have one sign", key="level", value=level)
     method = f"Krippendorff's alpha, {level}" + (", pair votes with mirror" if mirrored else "")
-    paired = np.isfinite(ratings).sum(axis=0) >= 2
-    n = int(paired.sum())
+    units = _Units.of(ratings, level, mirrored)
+    n = len(units.size)
     if not n:
         return not_estimable("no unit has two ratings", method=method, confidence=confidence)
-    units = _Units.of(ratings[:, paired], level, mirrored)
     value = float(units.alpha()[0])
     if not np.isfinite(value):
         return not_estimable("the ratings do not vary", n=n, method=method, confidence=confidence)
@@ -212,10 +279,9 @@ def _jackknife(
     given = np.flatnonzero(np.isfinite(ratings).any(axis=1))
     without = []
     for observer in given:
-        rest = np.delete(ratings, observer, axis=0)
-        paired = np.isfinite(rest).sum(axis=0) >= 2
-        if paired.any():
-            without.append(_Units.of(rest[:, paired], level, mirrored).alpha()[0])
+        units = _Units.of(np.delete(ratings, observer, axis=0), level, mirrored)
+        if len(units.size):
+            without.append(units.alpha()[0])
     left = np.array(without)
     left = left[np.isfinite(left)]
     if left.size < max(given.size, 3):
@@ -246,22 +312,27 @@ class _Units:
 
     @classmethod
     def of(cls, ratings: FloatArray, level: str, mirrored: bool) -> _Units:
-        given = np.isfinite(ratings)
-        size = given.sum(axis=0).astype(float)
+        """Prepare the units of ratings (observers, units) that have at least two of them."""
+        size = _count(ratings, np.isfinite)
+        if (size < 2).any():
+            ratings, size = ratings[:, size >= 2], size[size >= 2]
         empty = np.zeros(0)
         if level == "interval":
-            centred = np.where(given, ratings, 0.0)
-            if not mirrored:  # the mirror images already centre at 0
-                centred -= np.where(given, centred.sum() / size.sum(), 0.0)
-            sums = np.stack([size, centred.sum(axis=0), (centred**2).sum(axis=0)])
+            complete = len(size) and size.min() == len(ratings)
+            given: Any = True if complete else np.isfinite(ratings)
+            filled = ratings if complete else np.where(given, ratings, 0.0)
+            # The mirror images already centre at 0.
+            middle = 0.0 if mirrored else filled.sum() / max(size.sum(), 1)
+            centred = np.subtract(filled, middle, where=given, out=np.zeros_like(filled))
+            sums = np.stack([size, centred.sum(axis=0), np.einsum("ij,ij->j", centred, centred)])
             within = 2 * (size * sums[2] - sums[1] ** 2) / (size - 1)
             return cls(level, mirrored, size, within, empty, None, sums)
         # A mirrored domain has to be its own mirror image.
         values = np.array([-1.0, 0.0, 1.0]) if mirrored else _few_values(ratings)
-        table = np.stack([(ratings == v).sum(axis=0) for v in values], axis=1).astype(float)
+        table = np.stack([_count(ratings, partial(np.equal, v)) for v in values], axis=1)
         counts = sparse.csr_matrix(table)
-        if table.sum() < given.sum():  # many values after all
-            observer, unit = np.nonzero(given)
+        if table.sum() < size.sum():  # many values after all
+            observer, unit = np.nonzero(np.isfinite(ratings))
             values, code = np.unique(ratings[observer, unit], return_inverse=True)
             counts = cluster_sums(unit, ratings.shape[1], code, len(values))
         within = np.zeros(len(size))
@@ -328,11 +399,22 @@ class _Units:
         return np.concatenate(parts)
 
 
+def _count(ratings: FloatArray, holds: Callable[[FloatArray], npt.NDArray[np.bool_]]) -> FloatArray:
+    """How many observers' ratings of each unit something holds for (units,)."""
+    total = np.zeros(ratings.shape[1])
+    width = max(1, 200_000 // 255)  # blocks that stay in the cache, and sums that fit a byte
+    for first in range(0, ratings.shape[1], width):
+        part = ratings[:, first : first + width]
+        for top in range(0, len(ratings), 255):
+            total[first : first + width] += holds(part[top : top + 255]).sum(axis=0, dtype=np.uint8)
+    return total
+
+
 def _few_values(ratings: FloatArray) -> FloatArray:
     """Distinct values among the first units; the first of them alone if they are many."""
     head = ratings[:, :200]
     values = np.unique(head[np.isfinite(head)])
-    return values if values.size <= 32 else values[:1]
+    return values if 0 < values.size <= 32 else np.append(values, 0.0)[:1]
 
 
 def _ratio(a: FloatArray, b: FloatArray) -> FloatArray:
@@ -343,7 +425,9 @@ def _ratio(a: FloatArray, b: FloatArray) -> FloatArray:
 
 # -- kappas and AC ------------------------------------------------------------------------------
 
-Weights = Literal["unweighted", "linear", "quadratic", "ordinal", "radical", "ratio"]
+Weights = Literal[
+    "unweighted", "linear", "quadratic", "ordinal", "radical", "ratio", "circular", "bipolar"
+]
 
 
 def agreement_weights(
@@ -357,7 +441,8 @@ def agreement_weights(
         Category values, increasing.
     weights : name or array_like (q, q)
         ``ordinal`` here is Gwet's 1 - C(d+1, 2) / C(q, 2) of rank distance d, which is *not*
-        Krippendorff's ordinal metric. A matrix is taken as it is.
+        Krippendorff's ordinal metric. ``circular`` is for directions such as hue, the highest
+        category being next to the lowest. A matrix is taken as it is.
     """
     v = np.asarray(values, dtype=float)
     q = v.size
@@ -382,6 +467,14 @@ def agreement_weights(
     if weights == "ratio":
         ratio = _ratio(v[:, None], v)
         return np.asarray(1 - ratio / max(ratio.max(), 1e-300))
+    if weights == "circular":
+        sine = np.sin(np.pi * distance / (width + 1)) ** 2
+        return np.asarray(1 - sine / max(sine.max(), 1e-300))
+    if weights == "bipolar":
+        total = np.add.outer(v, v)
+        room = (total - 2 * v.min(initial=np.inf)) * (2 * v.max(initial=-np.inf) - total)
+        bipolar = distance**2 / np.where(room > 0, room, 1.0)
+        return np.asarray(1 - bipolar / max(bipolar.max(), 1e-300))
     raise InputError("Unknown weights", key="weights", value=weights)
 
 
@@ -410,6 +503,7 @@ def fleiss_kappa(
     table = np.asarray(counts, dtype=float)
     if table.ndim != 2 or not np.isfinite(table).all() or (table < 0).any():
         raise InputError("Counts are (units, categories), finite and not negative", key="counts")
+    check_magnitude(table, "counts")
     matrix = agreement_weights(np.arange(1, table.shape[1] + 1), weights)
     return _chance_corrected(table, matrix, "Fleiss' kappa", weights, confidence)
 

@@ -98,6 +98,15 @@ def check_confidence(confidence: float) -> float:
     return float(confidence)
 
 
+def check_magnitude(values: FloatArray, key: str) -> None:
+    """Refuse numbers whose squares overflow; NaN and infinities are left to the caller."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        flat = values.ravel(order="K")
+        if not np.isfinite(flat @ flat) and (np.abs(flat[np.isfinite(flat)]) > 1e100).any():
+            raise InputError("A number is too large to compute with", key=key,
+                             remedy="Rescale the numbers")  # fmt: skip
+
+
 def check_resamples(n_boot: int, rng: np.random.Generator | None) -> np.random.Generator:
     """Return the generator for ``n_boot`` resamples; a fresh unseeded one if none is given."""
     if n_boot < 0 or n_boot == 1:
@@ -111,6 +120,8 @@ def critical_value(
     """Two-sided critical value of Student's t (of the normal for infinite degrees of freedom)."""
     upper = (1 + confidence) / 2
     degrees = np.asarray(degrees_of_freedom, dtype=float)
+    if np.isinf(degrees).all():
+        return np.full(degrees.shape, special.ndtri(upper))
     return np.where(
         np.isinf(degrees), special.ndtri(upper), special.stdtrit(np.minimum(degrees, 1e9), upper)
     )
@@ -122,6 +133,8 @@ def p_value(
     """Two-sided p of a t (or, for infinite degrees of freedom, z) statistic, elementwise."""
     absolute = np.abs(np.asarray(statistic, dtype=float))
     degrees = np.asarray(degrees_of_freedom, dtype=float)
+    if np.isinf(degrees).all():
+        return np.asarray(2 * special.ndtr(-absolute))
     return np.where(
         np.isinf(degrees),
         2 * special.ndtr(-absolute),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,10 @@ from percept.stats.bootstrap import (
     FloatArray,
     bootstrap_draws,
     check_confidence,
+    check_magnitude,
     check_resamples,
     cluster_mean,
+    cluster_sums,
     combine,
     critical_value,
     inflate,
@@ -369,6 +371,8 @@ def correlate(
             "metric is (stimuli,), human (stimuli,) or (observers, stimuli)",
             value=(x.shape, ratings.shape),
         )
+    check_magnitude(x, "metric")
+    check_magnitude(ratings, "human")
     observed = ratings.ndim == 2
     ratings = np.atleast_2d(ratings)
     given = np.isfinite(ratings)
@@ -390,7 +394,7 @@ def correlate(
     if n >= 3 and np.ptp(x) > 0 and np.ptp(y) > 0:
         data, parameters, problems = data.with_fit(y)
         warnings += problems
-        point = data.coefficients(np.ones((1, n)), y[None])[0]
+        point = data.of_scores(y[None])[0]
     else:
         warnings.append("not estimable: fewer than 3 stimuli, or no variation")
         point = np.full(len(_COEFFICIENTS), np.nan)
@@ -470,38 +474,51 @@ def _resample(
 ) -> tuple[FloatArray, FloatArray, str]:
     """Variances and degrees of freedom (6,) on the transformed scale; what they speak of."""
     n = y.size
-    ones = np.ones((1, n))
     filled = np.where(given, ratings, 0.0)
 
-    def spread(statistic: Callable[[FloatArray], FloatArray], size: int) -> FloatArray:
-        draws = _transform(bootstrap_draws(statistic, size, n_boot, rng, max_weights=2_000_000))
-        given = np.isfinite(draws)
-        count = np.where(given.sum(axis=0) > 1, given.sum(axis=0), np.nan)
-        centred = np.where(given, draws - np.where(given, draws, 0).sum(axis=0) / count, 0)
+    def spread(draws: FloatArray, size: int) -> FloatArray:
+        draws = _transform(draws)
+        found = np.isfinite(draws)
+        count = np.where(found.sum(axis=0) > 1, found.sum(axis=0), np.nan)
+        centred = np.where(found, draws - np.where(found, draws, 0).sum(axis=0) / count, 0)
         return np.asarray((centred**2).sum(axis=0) / (count - 1) * inflate(size))
 
     def over_stimuli(weights: FloatArray) -> FloatArray:
-        chosen = weights if clusters is None else weights[:, clusters]
-        return data.coefficients(chosen, y[None])
+        return data.of_weights(weights, np.arange(n) if clusters is None else clusters, y)
 
     def over_observers(weights: FloatArray) -> FloatArray:
-        scores = (weights @ filled) / (weights @ given)
-        return data.coefficients(ones, scores)
+        return data.of_scores((weights @ filled) / (weights @ given))
 
-    def over_votes(weights: FloatArray) -> FloatArray:
-        each = weights.reshape(-1, *given.shape) * given
-        return data.coefficients(ones, (each * filled).sum(axis=1) / each.sum(axis=1))
+    def over_votes(draws: int) -> FloatArray:
+        # Exponential weights of equal ratings of a stimulus add up to a gamma variable.
+        stimulus, observer = np.nonzero(given.T)
+        cells = pd.DataFrame({"stimulus": stimulus, "value": ratings[observer, stimulus]})
+        sizes = cells.value_counts(sort=False)
+        stimuli, values = (sizes.index.get_level_values(i).to_numpy() for i in (0, 1))
+        first = np.searchsorted(stimuli, np.arange(n))
+        parts = []
+        step = max(1, 2_000_000 // len(sizes))
+        for start in range(0, draws, step):
+            weights = rng.standard_gamma(
+                sizes.to_numpy(dtype=float), (min(step, draws - start), len(sizes))
+            )
+            total = np.add.reduceat(weights, first, axis=1)
+            parts.append(data.of_scores(np.add.reduceat(weights * values, first, axis=1) / total))
+        return np.concatenate(parts)
 
     terms, speaks = [], []
     if observed and len(ratings) > 1:
-        terms.append((spread(over_observers, len(ratings)), len(ratings)))
+        draws = bootstrap_draws(over_observers, len(ratings), n_boot, rng, max_weights=2_000_000)
+        terms.append((spread(draws, len(ratings)), len(ratings)))
         speaks.append("new observers")
     if clusters is not None or not terms:
         size = n if clusters is None else int(clusters.max()) + 1
-        terms.append((spread(over_stimuli, size), size))
+        draws = bootstrap_draws(over_stimuli, size, n_boot, rng, max_weights=2_000_000)
+        terms.append((spread(draws, size), size))
         speaks.append("new photographs" if clusters is not None else "new stimuli")
     if len(terms) == 2:
-        terms.append((spread(over_votes, given.size), int(given.sum())))
+        votes = int(given.sum())
+        terms.append((spread(over_votes(n_boot), votes), votes))
     text = " and ".join(speaks)
     if speaks == ["new observers"]:
         text += ", these photographs only"
@@ -510,10 +527,7 @@ def _resample(
 
 @dataclass(frozen=True)
 class _Stimuli:
-    """Metric values of the stimuli; computes all coefficients for batches of weights and scores.
-
-    Either the weights (b, n) or the scores (b, n) may vary; the other then has one row.
-    """
+    """Metric values of the stimuli; computes all coefficients for batches of resamples."""
 
     x: FloatArray
     group: IntArray | None
@@ -542,7 +556,7 @@ class _Stimuli:
                 for s in (0.2, 0.7)
             ]
         )
-        ends, losses = _fit_logistic(z, y[None], np.ones((1, z.size)), starts, iterations=200)
+        ends, losses = _fit_logistic(z, y[None], np.ones((1, z.size)), starts)
         best = ends[int(np.argmin(losses))]
         problems = []
         width = np.exp(best[3])
@@ -563,14 +577,64 @@ class _Stimuli:
             for g in range(int(self.group.max(initial=-1)) + 1)
         )
 
-    def coefficients(self, w: FloatArray, y: FloatArray) -> FloatArray:
-        """Coefficients (b, 6) in the order of ``_COEFFICIENTS``."""
-        b = max(len(w), len(y))
-        result = np.full((b, len(_COEFFICIENTS)), np.nan)
+    def of_scores(self, y: FloatArray) -> FloatArray:
+        """Coefficients (b, 6) in the order of ``_COEFFICIENTS`` for scores (b, n)."""
+        ones = np.ones((1, self.x.size))
+        result, mapped = self._residuals(ones, y)
+        parts = []
+        for members in self._groups():
+            m = members.shape[1]
+            step = max(1, int(3e6 // (members.size * (m if m <= _SMALL else 1))))
+            rows = []
+            for start in range(0, len(y), step):
+                block = slice(start, start + step)
+                ys, xs = y[block][:, members], self.x[members]
+                fit = mapped[block] if len(mapped) == len(y) else mapped
+                one = np.ones(1)
+                both = _rank_coefficients(xs, ys)
+                rows.append(
+                    np.stack(
+                        [self._sign() * _pearson(one, fit[:, members], ys), _pearson(one, xs, ys),
+                         *both], axis=-1
+                    )
+                )  # fmt: skip
+            parts.append(np.concatenate(rows))  # (b, groups, 4)
+        return _average(result, parts, [np.ones((1, len(part[0]))) for part in parts])
+
+    def of_weights(self, weights: FloatArray, cluster: IntArray, y: FloatArray) -> FloatArray:
+        """Coefficients (b, 6) of scores (n,) for weights (b, clusters), each stimulus in one."""
+        w = weights[:, cluster]
+        result, mapped = self._residuals(w, y[None])
+        parts, shares = [], []
+        for members in self._groups():
+            xs, ys, ws = self.x[members], y[members], w[:, members]
+            fit = mapped[:, members]
+            inside = cluster[members]
+            if len(members) > 1 and (inside == inside[:, :1]).all() and len(mapped) == 1:
+                # Weights that do not vary inside a group leave its coefficients alone.
+                ones = np.ones(1)
+                rank = _rank_coefficients(xs, ys[None])
+                fixed = [self._sign() * _pearson(ones, fit, ys), _pearson(ones, xs, ys), *rank]
+                parts.append(np.stack(np.broadcast_arrays(*fixed), axis=-1))
+            else:
+                kendall = [_kendall(weights, c, a, b)
+                           for a, b, c in zip(xs, ys, inside, strict=True)]  # fmt: skip
+                ranks = [[_mid_ranks(row, own) for row, own in zip(side, ws.swapaxes(0, 1),
+                          strict=True)] for side in (xs, ys)]  # fmt: skip
+                rx, ry = (np.stack(side, axis=1) for side in ranks)
+                weighted = [self._sign() * _pearson(ws, fit, ys), _pearson(ws, xs, ys),
+                            _pearson(ws, rx, ry), np.stack(kendall, axis=1)]  # fmt: skip
+                parts.append(np.stack(np.broadcast_arrays(*weighted), axis=-1))
+            shares.append(ws.mean(axis=2))
+        return _average(result, parts, shares)
+
+    def _residuals(self, w: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """RMSE and outlier ratio in their places of (b, 6), and the fitted scores."""
+        result = np.full((max(len(w), len(y)), len(_COEFFICIENTS)), np.nan)
         mapped = np.broadcast_to(self.x, (1, self.x.size))
         if self.start is not None:
             z = (self.x - self.x.mean()) / self.x.std()
-            ends, _ = _fit_logistic(z, y, w, self.start[None], iterations=30)
+            ends, _ = _fit_logistic(z, y, w, self.start[None], near=True)
             mapped = _logistic4(z, ends)
             residual = y - mapped
             total = w.sum(axis=1)
@@ -580,32 +644,34 @@ class _Stimuli:
                 result[:, 5] = (w * outside).sum(axis=1) / total
         elif not self.fitted:  # residuals of the straight line
             result[:, 4] = _line_rmse(self.x[None], y, w)
-        groups = (
-            [np.arange(self.x.size)]
-            if self.group is None
-            else [np.flatnonzero(self.group == g) for g in range(int(self.group.max()) + 1)]
-        )
-        values, weights = [], []
-        for members in groups:
-            if members.size < 2:
-                continue
-            xs, ys, ws = self.x[members], y[:, members], w[:, members]
-            # The direction of a decreasing fit belongs to the metric, not to the mapping.
-            sign = -1.0 if self.start is not None and self.start[0] > self.start[1] else 1.0
-            parts = (
-                sign * _pearson(ws, mapped[:, members], ys),
-                _pearson(ws, xs[None], ys),
-                _spearman(ws, xs, ys),
-                _kendall(ws, xs, ys),
-            )
-            values.append(np.stack(np.broadcast_arrays(*parts, np.zeros(b))[:4], axis=1))
-            weights.append(np.broadcast_to(ws.mean(axis=1), b))
-        if values:
-            each = np.stack(values)  # (groups, b, 4)
-            weight = np.where(np.isfinite(each), np.stack(weights)[:, :, None], 0.0)
-            with np.errstate(invalid="ignore"):
-                result[:, :4] = np.where(weight > 0, each * weight, 0).sum(0) / weight.sum(0)
-        return result
+        return result, mapped
+
+    def _sign(self) -> float:
+        """Sign of the fit: the direction of a decreasing one belongs to the metric."""
+        return -1.0 if self.start is not None and self.start[0] > self.start[1] else 1.0
+
+    def _groups(self) -> list[IntArray]:
+        """Members (groups, m) of the groups, those of equal size together; all in one if none."""
+        if self.group is None:
+            return [np.arange(self.x.size)[None]]
+        order = np.argsort(self.group, kind="stable")
+        sizes = np.bincount(self.group)
+        starts = np.cumsum(sizes) - sizes
+        return [
+            order[starts[sizes == m][:, None] + np.arange(m)] for m in np.unique(sizes) if m > 1
+        ]
+
+
+def _average(result: FloatArray, parts: list[FloatArray], shares: list[FloatArray]) -> FloatArray:
+    """Fill in the averages over groups of coefficients (b, groups, 4) with these weights."""
+    if parts:
+        b = len(result)
+        each = np.concatenate([np.broadcast_to(p, (b, *p.shape[1:])) for p in parts], axis=1)
+        weight = np.concatenate([np.broadcast_to(s, (b, s.shape[1])) for s in shares], axis=1)
+        weight = np.where(np.isfinite(each), weight[:, :, None], 0.0)
+        with np.errstate(invalid="ignore"):
+            result[:, :4] = np.where(weight > 0, each * weight, 0).sum(1) / weight.sum(1)
+    return result
 
 
 def _logistic4(z: FloatArray, p: FloatArray) -> FloatArray:
@@ -615,36 +681,60 @@ def _logistic4(z: FloatArray, p: FloatArray) -> FloatArray:
 
 
 def _fit_logistic(
-    z: FloatArray, y: FloatArray, w: FloatArray, start: FloatArray, *, iterations: int
+    z: FloatArray, y: FloatArray, w: FloatArray, start: FloatArray, *, near: bool = False
 ) -> tuple[FloatArray, FloatArray]:
-    """Weighted least squares by Levenberg–Marquardt, for a batch: parameters (b, 4), loss (b,)."""
+    """Weighted least squares by Levenberg–Marquardt, for a batch: parameters (b, 4), loss (b,).
+
+    From a start ``near`` the optimum of a resample, fewer steps and 4 digits will do.
+    """
     b = max(len(start), len(y), len(w))
-    p = np.broadcast_to(start, (b, 4)).copy()
-    damping = np.full(b, 1e-2)
-    residual = y - _logistic4(z, p)
-    loss = (w * residual**2).sum(axis=1)
-    for _ in range(iterations):
-        scaled = (z - p[:, 2:3]) * np.exp(-p[:, 3:4])
+    ends, losses = np.empty((b, 4)), np.empty(b)
+    step = max(1, 60_000 // z.size)  # what stays in the cache
+    for first in range(0, b, step):
+        block = slice(first, first + step)
+        rows = min(step, b - first)
+        p = np.broadcast_to(start if len(start) == 1 else start[block], (rows, 4)).copy()
+        own_y = np.broadcast_to(y if len(y) == 1 else y[block], (rows, z.size))
+        own_w = np.broadcast_to(w if len(w) == 1 else w[block], (rows, z.size))
+        ends[block], losses[block] = _fit_block(z, own_y, own_w, p, near)
+    return ends, losses
+
+
+def _fit_block(
+    z: FloatArray, y: FloatArray, w: FloatArray, p: FloatArray, near: bool
+) -> tuple[FloatArray, FloatArray]:
+    loss = (w * (y - _logistic4(z, p)) ** 2).sum(axis=1)
+    damping = np.full(len(p), 1e-6 if near else 1e-2)
+    tolerance = 1e-8 if near else 1e-12
+    active = np.arange(len(p))
+    for _ in range(30 if near else 200):
+        own, own_y, own_w = p[active], y[active], w[active]
+        inverse = np.exp(-own[:, 3:4])
+        scaled = (z - own[:, 2:3]) * inverse
         s = special.expit(scaled)
-        bend = (p[:, 1:2] - p[:, 0:1]) * s * (1 - s)
-        jacobian = np.stack([1 - s, s, -bend * np.exp(-p[:, 3:4]), -bend * scaled], axis=-1)
-        normal = np.einsum("bni,bn,bnj->bij", jacobian, np.broadcast_to(w, s.shape), jacobian)
-        slope = np.einsum("bni,bn->bi", jacobian, w * residual)
+        height = own[:, 1:2] - own[:, 0:1]
+        residual = own_y - own[:, 0:1] - height * s
+        bend = -height * s * (1 - s)
+        jacobian = np.stack([1 - s, s, bend * inverse, bend * scaled], axis=1)  # (b, 4, n)
+        weighted = jacobian * own_w[:, None]
+        normal = weighted @ jacobian.swapaxes(1, 2)
+        slope = (weighted @ residual[..., None])[..., 0]
         diagonal = np.einsum("bii->bi", normal)
         floor = 1e-9 * diagonal.max(axis=1, keepdims=True) + 1e-300
-        damped = normal + (damping[:, None] * (diagonal + floor))[:, :, None] * np.eye(4)
-        step = np.linalg.solve(damped + 1e-300 * np.eye(4), slope[..., None])[..., 0]
-        trial = p + step
+        damped = normal + (damping[active, None] * (diagonal + floor))[:, :, None] * np.eye(4)
+        move = np.linalg.solve(damped + 1e-300 * np.eye(4), slope[..., None])[..., 0]
+        trial = own + move
         trial[:, 3] = np.clip(trial[:, 3], -7, 7)
-        trial_residual = y - _logistic4(z, trial)
-        trial_loss = (w * trial_residual**2).sum(axis=1)
-        better = trial_loss < loss
-        settled = np.abs(loss - trial_loss) <= 1e-10 * loss
-        p = np.where(better[:, None], trial, p)
-        residual = np.where(better[:, None], trial_residual, residual)
-        loss = np.where(better, trial_loss, loss)
-        damping = np.clip(np.where(better, damping / 5, damping * 4), 1e-10, 1e10)
-        if settled.all():
+        trial_loss = (own_w * (own_y - _logistic4(z, trial)) ** 2).sum(axis=1)
+        better = trial_loss < loss[active]
+        settled = np.abs(loss[active] - trial_loss) <= tolerance * loss[active]
+        p[active] = np.where(better[:, None], trial, own)
+        loss[active] = np.where(better, trial_loss, loss[active])
+        damping[active] = np.clip(
+            np.where(better, damping[active] / 5, damping[active] * 4), 1e-10, 1e10
+        )
+        active = active[~settled]
+        if not active.size:
             break
     return p, loss
 
@@ -658,51 +748,142 @@ def _line_rmse(x: FloatArray, y: FloatArray, w: FloatArray) -> FloatArray:
 
 
 def _pearson(w: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
-    """Weighted product-moment coefficients (b,); NaN without variation."""
-    total = w.sum(axis=1, keepdims=True)
-    xc = x - (w * x).sum(axis=1, keepdims=True) / total
-    yc = y - (w * y).sum(axis=1, keepdims=True) / total
-    xx, yy = (w * xc**2).sum(axis=1), (w * yc**2).sum(axis=1)
-    tiny_x = 1e-24 * (w * x**2).sum(axis=1)
-    tiny_y = 1e-24 * (w * y**2).sum(axis=1)
+    """Weighted product-moment coefficients over the last axis; NaN without variation."""
+    w = np.broadcast_to(w, np.broadcast_shapes(w.shape, x.shape[-1:]))
+    total = w.sum(axis=-1, keepdims=True)
+    xc = x - (w * x).sum(axis=-1, keepdims=True) / total
+    yc = y - (w * y).sum(axis=-1, keepdims=True) / total
+    xx, yy = (w * xc**2).sum(axis=-1), (w * yc**2).sum(axis=-1)
+    tiny_x = 1e-24 * (w * x**2).sum(axis=-1)
+    tiny_y = 1e-24 * (w * y**2).sum(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        r = (w * xc * yc).sum(axis=1) / np.sqrt(xx * yy)
+        r = (w * xc * yc).sum(axis=-1) / np.sqrt(xx * yy)
     return np.where((xx > tiny_x) & (yy > tiny_y), np.clip(r, -1, 1), np.nan)
+
+
+_SMALL = 24  # stimuli of a group up to which all pairs are compared
+
+
+def _rank_coefficients(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Spearman's and Kendall's (tau-b) coefficients (b, g) of x (g, m) with y (b, g, m)."""
+    m = x.shape[1]
+    if m <= _SMALL:
+        sx = np.sign(x[:, :, None] - x[:, None])
+        sy = np.sign(y[..., :, None] - y[..., None, :])
+        both = np.einsum("gij,bgij->bg", sx, sy)
+        in_x, in_y = np.abs(sx).sum(axis=(1, 2)), np.abs(sy).sum(axis=(2, 3))
+        spearman = _pearson(np.ones(1), sx.sum(axis=2), sy.sum(axis=3))
+    else:
+        found = [_sorted_coefficients(own, y[:, g]) for g, own in enumerate(x)]
+        both, in_x, in_y, spearman = (np.stack(part, axis=-1) for part in zip(*found, strict=True))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return spearman, np.clip(both / np.sqrt(in_x * in_y), -1, 1)
+
+
+def _sorted_coefficients(
+    x: FloatArray, y: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """For x (n,) and y (b, n), by sorting: (b,) each of twice the pairs concordant less
+    discordant, untied in x, and untied in y; and Spearman's coefficient.
+    """  # noqa: D205
+    n = x.size
+    first = np.argsort(x, kind="stable")
+    rank_x, dense_x, tied_x = _ranks(x[first][None])
+    dense_y, rank_y = np.empty(y.shape, dtype=np.int64), np.empty(y.shape)
+    order = np.argsort(y, axis=1)
+    mid, dense, tied_y = _ranks(np.take_along_axis(y, order, axis=1))
+    np.put_along_axis(rank_y, order, mid, axis=1)
+    np.put_along_axis(dense_y, order, dense, axis=1)
+    rank_y, dense_y = rank_y[:, first], dense_y[:, first]
+    joint = np.zeros(len(y))
+    if tied_x[0]:  # inside ties of x let y rise, so that they count as no inversion
+        key = dense_x * n + dense_y
+        within = np.argsort(key, axis=1)
+        dense_y = np.take_along_axis(dense_y, within, axis=1)
+        rank_y = np.take_along_axis(rank_y, within, axis=1)
+        joint = _ranks(np.take_along_axis(key, within, axis=1))[2]
+    pairs = n * (n - 1) / 2
+    both = pairs - tied_x - tied_y + joint - 2 * _inversions(dense_y)
+    spearman = _pearson(np.ones(1), rank_x, rank_y)
+    return (
+        2 * both,
+        np.broadcast_to(2 * (pairs - tied_x), both.shape),
+        2 * (pairs - tied_y),
+        spearman,
+    )
+
+
+def _ranks(ordered: npt.NDArray[Any]) -> tuple[FloatArray, IntArray, FloatArray]:
+    """Mid-ranks and dense ranks (b, n) of sorted rows, and how many pairs of each are tied (b,)."""
+    b, n = ordered.shape
+    new = np.ones((b, n), dtype=bool)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    starts = np.flatnonzero(new)  # of runs of ties, row after row
+    lengths = np.diff(np.append(starts, b * n))
+    middle = starts % n + (lengths - 1) / 2
+    tied = np.bincount(starts // n, lengths * (lengths - 1) / 2, minlength=b).astype(float)
+    dense = new.cumsum(axis=1, dtype=np.int64) - 1
+    return np.repeat(middle, lengths).reshape(b, n), dense, tied
+
+
+def _inversions(ranks: IntArray) -> FloatArray:
+    """Count the pairs i < j with ranks[i] > ranks[j] in each row of (b, n), bit by bit.
+
+    Rows are parted stably by the highest bit, then each part by the next one, and so on: a pair
+    is an inversion if, at the first bit in which the two differ, the earlier one has a 1.
+    """
+    b, n = ranks.shape
+    values = ranks.astype(np.int32)
+    count = np.zeros(b)
+    for bit in range(max(int(n - 1).bit_length() - 1, 0), -1, -1):
+        one = (values >> bit) & 1
+        part = values >> (bit + 1)  # rows are sorted by this
+        ones = np.cumsum(one, axis=1, dtype=np.int32)
+        new = np.ones((b, n), dtype=bool)
+        new[:, 1:] = part[:, 1:] != part[:, :-1]
+        starts = np.flatnonzero(new)
+        lengths = np.diff(np.append(starts, b * n))
+        before = (ones - one).ravel()[starts]  # ones of the row ahead of each part
+        ahead = ones - np.repeat(before, lengths).reshape(b, n)  # ones of the part up to here
+        count += np.where(one == 0, ahead, 0).sum(axis=1)
+        # Zeros of a part first, then its ones, each in their order.
+        ends = starts + lengths - 1
+        inside = ones.ravel()[ends] - before  # ones of each part
+        place = np.arange(b * n).reshape(b, n) - ahead
+        to = np.where(
+            one == 0,
+            place,
+            (np.repeat(ends - inside, lengths).reshape(b, n) + ahead),
+        )
+        moved = np.empty(b * n, dtype=np.int32)
+        moved[to.ravel()] = values.ravel()
+        values = moved.reshape(b, n)
+    return count
 
 
 def _mid_ranks(values: FloatArray, w: FloatArray) -> FloatArray:
     """Weighted mid-ranks (b, n) of the values (n,)."""
-    order, inverse = np.unique(values, return_inverse=True)
-    mass = np.zeros((len(w), order.size))
-    np.add.at(mass.T, inverse, w.T)
+    distinct, inverse = np.unique(values, return_inverse=True)
+    order = np.argsort(inverse, kind="stable")
+    mass = np.add.reduceat(w[:, order], np.searchsorted(inverse[order], np.arange(distinct.size)),
+                           axis=1)  # fmt: skip
     return np.asarray((mass.cumsum(axis=1) - mass / 2)[:, inverse])
 
 
-def _spearman(w: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
-    if len(y) == 1:
-        return _pearson(w, _mid_ranks(x, w), _mid_ranks(y[0], w))
-    from scipy.stats import rankdata
-
-    return _pearson(w, rankdata(x)[None], rankdata(y, axis=1))
-
-
-def _kendall(w: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
-    """Weighted tau-b (b,): concordant less discordant pairs over pairs untied in x and in y."""
-    n = x.size
-    sx = np.sign(x[:, None] - x)
-    parts = []
-    step = max(1, int(4e7 // n**2))
-    for first in range(0, len(y), step):
-        block = y[first : first + step]
-        sy = np.sign(block[:, :, None] - block[:, None, :])
-        if len(y) == 1:
-            both, in_x, in_y = (
-                np.einsum("bi,bi->b", w @ m, w) for m in (sx * sy[0], np.abs(sx), np.abs(sy[0]))
-            )
-        else:
-            both = np.einsum("ij,bij->b", sx, sy)
-            in_y = np.abs(sy).sum(axis=(1, 2))
-            in_x = np.full(len(block), np.abs(sx).sum())
-        with np.errstate(divide="ignore", invalid="ignore"):
-            parts.append(np.clip(both / np.sqrt(in_x * in_y), -1, 1))
-    return np.concatenate(parts)
+def _kendall(w: FloatArray, cluster: IntArray, x: FloatArray, y: FloatArray) -> FloatArray:
+    """Weighted tau-b (b,) for weights (b, clusters): concordant less discordant pairs over pairs
+    untied in x and in y.
+    """  # noqa: D205
+    used, local = np.unique(cluster, return_inverse=True)
+    members = cluster_sums(np.arange(x.size), x.size, local, used.size)  # (n, clusters)
+    sums = [np.zeros((used.size, used.size)) for _ in range(3)]
+    step = max(1, int(2e6 // x.size))
+    for first in range(0, x.size, step):
+        block = slice(first, first + step)
+        sx, sy = (np.sign(v[block, None] - v) for v in (x, y))
+        for total, signs in zip(sums, (sx * sy, np.abs(sx), np.abs(sy)), strict=True):
+            total += members[block].T @ (members.T @ signs.T).T
+    own = w[:, used]
+    both, in_x, in_y = (((own @ total) * own).sum(axis=1) for total in sums)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.clip(both / np.sqrt(in_x * in_y), -1, 1)

@@ -75,6 +75,30 @@ def codes_of(values: object) -> tuple[IntArray, npt.NDArray[np.object_]]:
     return codes.astype(np.int64), np.asarray(labels, dtype=object)
 
 
+def common_codes(
+    *columns: pd.Series,
+) -> tuple[tuple[IntArray, ...], npt.NDArray[np.object_]]:
+    """Integer codes of several columns for the sorted labels of them all; missing is -1."""
+    each = [pd.factorize(column) for column in columns]
+    place, labels = codes_of(pd.concat([pd.Series(own) for _, own in each]))
+    found, start = [], 0
+    for codes, own in each:
+        table = np.append(place[start : start + len(own)], -1)  # -1 stays -1
+        found.append(table[codes])
+        start += len(own)
+    return tuple(found), labels
+
+
+def distinct_codes(codes: IntArray, size: int) -> tuple[IntArray, IntArray]:
+    """Sorted distinct codes out of ``range(size)``, and where among them each code (n,) stands."""
+    if size > 4 * codes.size + 1_000_000:
+        distinct, position = np.unique(codes, return_inverse=True)
+        return distinct, position.astype(np.int64)
+    seen = np.zeros(size, dtype=bool)  # a table over all that is possible beats sorting
+    seen[codes] = True
+    return np.flatnonzero(seen), (np.cumsum(seen) - 1)[codes]
+
+
 @dataclass(frozen=True)
 class Clusters:
     """Dimensions over which observations depend on each other.
@@ -100,10 +124,9 @@ class Clusters:
         """Codes and number of clusters: of each dimension, then of their combinations if two."""
         terms = list(zip(self.codes, self.sizes, strict=True))
         if len(terms) == 2:
-            unique, both = np.unique(
-                self.codes[0] * self.sizes[1] + self.codes[1], return_inverse=True
-            )
-            terms.append((both.astype(np.int64), len(unique)))
+            cells = self.codes[0] * self.sizes[1] + self.codes[1]
+            distinct, both = distinct_codes(cells, self.sizes[0] * self.sizes[1])
+            terms.append((both, len(distinct)))
         return terms
 
     @property

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import sparse, special
+from scipy import linalg, sparse, special
 from scipy.sparse import csgraph
 
 from percept.errors import InputError
@@ -34,7 +34,15 @@ from percept.stats.bootstrap import (
     not_estimable,
     p_value,
 )
-from percept.stats.frames import Clusters, IntArray, clusters_of, codes_of, counted_rows
+from percept.stats.frames import (
+    Clusters,
+    IntArray,
+    clusters_of,
+    codes_of,
+    common_codes,
+    counted_rows,
+    distinct_codes,
+)
 
 Ties = Literal["davidson", "rao-kupper", "half", "drop"]
 JOD_LOGISTIC = float(np.log(3))  # log-strength difference at which 75 % prefer the better
@@ -288,10 +296,9 @@ def _votes_of_frame(
     n_skipped = float(weight[outcome < 0].sum())
     if not used.all():
         rows, outcome, weight = rows[used], outcome[used], weight[used]
-    both, items = codes_of(pd.concat([rows["left"], rows["right"]]))
-    if (both < 0).any():
+    (left, right), items = common_codes(rows["left"], rows["right"])
+    if min(left.min(initial=0), right.min(initial=0)) < 0:
         raise InputError("A side of a comparison has no condition", column="left, right")
-    left, right = both[: len(rows)], both[len(rows) :]
     if (left == right).any():
         raise InputError(
             "A condition is compared with itself",
@@ -299,20 +306,18 @@ def _votes_of_frame(
             value=items[left[left == right][0]],
             remedy="Mark identical pairs with kind = 'identical'",
         )
+    k = len(items)
+    answer = (left * k + right) * 3 + outcome
+    first, row = distinct_codes(answer, 3 * k * k)
+    # What was answered at least once, as (left, right, outcome); each row holds one of these.
+    pair, outcome = first // 3, first % 3
+    left, right = pair // max(k, 1), pair % max(k, 1)
     if not sides:
         swap = left > right
         left, right = np.where(swap, right, left), np.where(swap, left, right)
         outcome = np.where(swap, 2 - outcome, outcome)
-    k = len(items)
-    pair = left * k + right
-    if k * k <= 4 * len(rows) + 1_000_000:  # a table over all pairs beats sorting
-        present = np.flatnonzero(np.bincount(pair, minlength=1))
-        position = np.zeros(k * k, dtype=np.int64)
-        position[present] = np.arange(present.size)
-        cell = position[pair]
-    else:
-        present, cell = np.unique(pair, return_inverse=True)
-    column = cell * 3 + outcome
+    present, cell = distinct_codes(left * k + right, k * k)
+    column = (cell * 3 + outcome)[row]
     counts = np.bincount(column, weight, minlength=3 * present.size).astype(float).reshape(-1, 3)
     groups = clusters_of(rows, cluster)
     return _Votes(
@@ -337,10 +342,12 @@ class _Terms:
 
 
 def _logistic(n: FloatArray, d: FloatArray, tie: FloatArray | None) -> _Terms:
-    p = special.expit(d)
+    t = np.exp(-np.abs(d))
+    lead = 1 / (1 + t)
+    p = np.where(d >= 0, lead, 1 - lead)
     total = n[..., 0] + n[..., 2]
-    value = n[..., 0] * special.log_expit(d) + n[..., 2] * special.log_expit(-d)
-    return _Terms(value, n[..., 0] - total * p, total * p * (1 - p))
+    value = n[..., 0] * np.minimum(d, 0) - n[..., 2] * np.maximum(d, 0) + total * np.log(lead)
+    return _Terms(value, n[..., 0] - total * p, total * t * lead**2)
 
 
 def _normal(n: FloatArray, d: FloatArray, tie: FloatArray | None) -> _Terms:
@@ -447,13 +454,17 @@ class _Model:
         b, k = len(t.h), self.k
         info = np.zeros((b, self.size, self.size))
         info[:, self.left, self.right] -= t.h  # an ordered pair is one cell only
-        info += np.swapaxes(info, 1, 2).copy()
+        info += np.swapaxes(info, 1, 2)
         diagonal = np.arange(k)
         absolute = abs(self.incidence[:, :k])
         info[:, diagonal, diagonal] = (absolute.T @ t.h.T).T + 2 * self.penalty
-        for block in np.unique(self.block):
-            members = np.flatnonzero(self.block == block)
-            info[:, members[:, None], members] += 1 / members.size
+        blocks = np.unique(self.block)
+        if len(blocks) == 1:
+            info[:, :k, :k] += 1 / k
+        else:
+            for block in blocks:
+                members = np.flatnonzero(self.block == block)
+                info[:, members[:, None], members] += 1 / members.size
         if self.side:
             info[:, k, :k] = info[:, :k, k] = (self.incidence[:, :k].T @ t.h.T).T
             info[:, k, k] = t.h.sum(axis=-1)
@@ -489,17 +500,25 @@ class _Model:
     def _step(self, terms: _Terms, beta: FloatArray) -> FloatArray:
         info, g = self.information(terms), self.gradient(terms, beta)
         try:
-            step = np.linalg.solve(info, g[..., None])[..., 0]
+            if len(info) == 1:  # half the work of a general solution
+                factor = linalg.cho_factor(info[0], check_finite=False)
+                step = linalg.cho_solve(factor, g[0], check_finite=False)[None]
+            else:
+                step = np.linalg.solve(info, g[..., None])[..., 0]
         except np.linalg.LinAlgError:
             ridge = 1e-8 * np.einsum("bii->b", info)[:, None, None] * np.eye(self.size)
             step = np.linalg.solve(info + ridge + 1e-300 * np.eye(self.size), g[..., None])[..., 0]
         largest = np.abs(step).max(axis=-1, keepdims=True)
         return np.asarray(step * np.minimum(1, 5 / np.maximum(largest, 1e-300)))
 
-    def origins(self) -> FloatArray:
-        """Projection (k, k) onto the free origins, which ``information`` added."""
-        same = self.block[:, None] == self.block
-        return same / same.sum(axis=1)
+    def centred(self, matrix: FloatArray) -> FloatArray:
+        """Rows and columns of strengths less their mean over each component."""
+        result = matrix.copy()
+        for block in np.unique(self.block):
+            members = np.flatnonzero(self.block == block)
+            result[members] -= result[members].mean(axis=0)
+            result[:, members] -= result[:, members].mean(axis=1, keepdims=True)
+        return result
 
 
 # -- public -------------------------------------------------------------------------------------
@@ -694,6 +713,7 @@ def _scale(
             terms, votes.left[inside], votes.right[inside], k, side_effect, tie, block, penalty
         )
         start = np.zeros((1, model.size))
+        start[0, :k] = unit / JOD_LOGISTIC * _rough_strengths(model, counts[inside])
         if tie:
             share = min(votes.n_ties / votes.counts.sum(), 0.99)
             start[0, -1] = np.log(
@@ -710,7 +730,8 @@ def _scale(
             score[estimable] = beta[0, :k][estimable]
             variances, freedom = _variances(model, votes, inside, treat, beta, n_boot, generator)
             degrees = freedom[:k, :k]
-            covariance = _centred_covariance(variances[:k, :k], model.origins())
+            # Mean-0 scores whose differences have these variances (Gower 1966).
+            covariance = -0.5 * model.centred(variances[:k, :k])
             covariance[block[:, None] != block] = np.nan
             covariance[~estimable] = np.nan
             if side_effect:
@@ -799,6 +820,18 @@ def _component_warnings(counts: FloatArray, votes: _Votes, block: IntArray) -> l
     return texts
 
 
+def _rough_strengths(model: _Model, counts: FloatArray) -> FloatArray:
+    """Log-odds of each item's wins, mean 0 in each component: where Newton's method starts."""
+    size = model.k
+    won, lost = (
+        np.bincount(model.left, counts[:, a], size) + np.bincount(model.right, counts[:, b], size)
+        for a, b in ((0, 2), (2, 0))
+    )
+    odds = np.log((won + 0.5) / (lost + 0.5))
+    mean = np.bincount(model.block, odds) / np.maximum(np.bincount(model.block), 1)
+    return np.asarray(odds - mean[model.block])
+
+
 def _variances(
     model: _Model,
     votes: _Votes,
@@ -813,10 +846,7 @@ def _variances(
     cells = np.repeat(inside, 3)  # columns (cell, outcome) that the model uses
     counts = (votes.counts[inside] @ treat)[None]
     _, terms = model.evaluate(counts, beta)
-    info = model.information(terms)[0]
-    project = np.eye(model.size)
-    project[:k, :k] -= model.origins()
-    inverse = project @ np.linalg.pinv(info, hermitian=True) @ project
+    inverse = model.centred(_inverse(model.information(terms)[0]))
     dimensions = votes.clusters.dimensions()
     if not dimensions:
         return _difference_variances(inverse, k, width), np.full((width, width), np.inf)
@@ -862,6 +892,19 @@ def _variances(
     return total, degrees
 
 
+def _inverse(information: FloatArray) -> FloatArray:
+    """Inverse of a positive definite matrix; the pseudo-inverse where it is singular."""
+    try:
+        factor = linalg.cholesky(information, lower=True, check_finite=False)
+        pivots = np.diagonal(factor)
+        if pivots.min() > 1e-6 * pivots.max():
+            root = linalg.lapack.dtrtri(factor, lower=1)[0]
+            return np.asarray(root.T @ root)
+    except np.linalg.LinAlgError:
+        pass
+    return np.asarray(np.linalg.pinv(information, hermitian=True), dtype=float)
+
+
 def _difference_variances(covariance: FloatArray, k: int, width: int) -> FloatArray:
     """Variance of each difference of strengths; the side effect's own at [k, k]."""
     variance = np.diagonal(covariance)[:k]
@@ -872,31 +915,23 @@ def _difference_variances(covariance: FloatArray, k: int, width: int) -> FloatAr
     return result
 
 
-def _centred_covariance(differences: FloatArray, origins: FloatArray) -> FloatArray:
-    """Covariance of mean-0 scores that has these variances of differences (Gower 1966)."""
-    centre = np.eye(len(origins)) - origins
-    return np.asarray(-0.5 * centre @ differences @ centre)
-
-
 def _ranks(
     score: FloatArray, covariance: FloatArray, degrees: FloatArray, confidence: float
 ) -> tuple[IntArray, IntArray]:
     k = len(score)
-    low, high = np.ones(k, dtype=np.int64), np.full(k, k, dtype=np.int64)
+    difference = score - score[:, None]
     variance = np.diagonal(covariance)
-    for i in range(k):
-        difference = score - score[i]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            se = np.sqrt(np.maximum(variance + variance[i] - 2 * covariance[i], 0))
-            p = p_value(difference / se, degrees[i])
-        p[i] = np.nan
-        others = np.flatnonzero(np.isfinite(p))
-        order = others[np.argsort(p[others], kind="stable")]
-        passed = p[order] * np.arange(order.size, 0, -1) <= 1 - confidence
-        distinct = order[: int(np.argmin(np.append(passed, False)))]
-        low[i] = 1 + (difference[distinct] > 0).sum()
-        high[i] = k - (difference[distinct] < 0).sum()
-    return low, high
+    with np.errstate(divide="ignore", invalid="ignore"):
+        se = np.sqrt(np.maximum(variance + variance[:, None] - 2 * covariance, 0))
+        p = p_value(difference / se, degrees)
+    p[np.diag_indices(k)] = np.nan
+    order = np.argsort(p, axis=1, kind="stable")  # NaN last
+    tests = np.isfinite(p).sum(axis=1, keepdims=True)
+    passed = np.take_along_axis(p, order, axis=1) * (tests - np.arange(k)) <= 1 - confidence
+    distinct = np.zeros((k, k), dtype=bool)
+    np.put_along_axis(distinct, order, np.logical_and.accumulate(passed, axis=1), axis=1)
+    low = 1 + (distinct & (difference > 0)).sum(axis=1)
+    return low, k - (distinct & (difference < 0)).sum(axis=1)
 
 
 def count_pairs(comparisons: pd.DataFrame) -> PairCounts:

@@ -52,6 +52,7 @@ def plan(
     observer_sd: float = 0.3,
     content_sd: float = 0.5,
     tie_share: float = 0.0,
+    min_observers: int = 4,
     max_observers: int = 400,
     n_simulations: int = 100,
     confidence: float = 0.95,
@@ -79,8 +80,8 @@ def plan(
         for each condition; from a pilot if there is one.
     tie_share : float
         Share of ties between equals.
-    max_observers : int
-        No more are tried.
+    min_observers, max_observers : int
+        No fewer (at least 2) and no more are tried.
     n_simulations : int
         Studies simulated per number of observers.
     confidence, rng
@@ -92,11 +93,14 @@ def plan(
         On impossible settings.
     """
     check_confidence(confidence)
-    if conditions < 2 or contents < 2 or trials_per_observer < 1 or max_observers < 2:
+    if conditions < 2 or contents < 2 or trials_per_observer < 1 or min_observers < 2:
         raise InputError(
             "A plan needs 2 conditions, 2 photographs, 1 trial and 2 observers at least",
-            value=(conditions, contents, trials_per_observer, max_observers),
+            value=(conditions, contents, trials_per_observer, min_observers),
         )
+    if max_observers < min_observers:
+        raise InputError("max_observers is less than min_observers",
+                         value=(min_observers, max_observers))  # fmt: skip
     if goal not in ("power", "half_width"):
         raise InputError("Unknown goal", key="goal", value=goal)
     if effect < 0 or target <= 0 or (goal == "power" and (target >= 1 or effect == 0)):
@@ -122,7 +126,7 @@ def plan(
         power, width, _ = tried[observers]
         return power >= target if goal == "power" else width <= target
 
-    low, high = 1, min(4, max_observers)
+    low, high = min_observers - 1, min_observers
     while not enough(high) and high < max_observers:
         low, high = high, min(2 * high, max_observers)
     reached = tried[high][0] >= target if goal == "power" else tried[high][1] <= target

@@ -54,16 +54,17 @@ class _Anova:
     def of(cls, table: FloatArray) -> _Anova | None:
         """Analyse ratings (observers, units); None if there is too little of them."""
         given = np.isfinite(table)
-        table, given = table[given.any(axis=1)], given[given.any(axis=1)]
-        keep = given.any(axis=0)
-        table, given = table[:, keep], given[:, keep]
+        if not given.all():
+            rows, columns = given.any(axis=1), given.any(axis=0)
+            table, given = table[rows][:, columns], given[rows][:, columns]
         o, u = table.shape
         n = int(given.sum())
         m, c = given.sum(axis=0), given.sum(axis=1)
         if o < 2 or u < 2 or n - u - o + 1 < 1:
             return None
-        y = np.where(given, table - table[given].mean(), 0.0)
-        total = (y**2).sum()
+        y = np.where(given, table, 0.0)
+        y -= np.where(given, y.sum() / n, 0.0)
+        total = np.einsum("ij,ij->", y, y)
         by_unit, by_observer = y.sum(axis=0), y.sum(axis=1)
         ss_units = (by_unit**2 / m).sum()  # one-way; the grand mean is 0
         ss_observers = (by_observer**2 / c).sum()
@@ -118,12 +119,14 @@ def icc(ratings: npt.ArrayLike, form: Form = "ICC2k", *, confidence: float = 0.9
     if form not in _FORMS:
         raise InputError("Unknown form", key="form", value=form, remedy=f"One of {_FORMS}")
     array = rating_array(ratings)
-    given = np.isfinite(array)
-    table = np.where(
-        given.any(axis=2),
-        np.where(given, array, 0).sum(axis=2) / np.maximum(given.sum(axis=2), 1),
-        np.nan,
-    )
+    table = array[:, :, 0]
+    if array.shape[2] > 1:
+        given = np.isfinite(array)
+        table = np.where(
+            given.any(axis=2),
+            np.where(given, array, 0).sum(axis=2) / np.maximum(given.sum(axis=2), 1),
+            np.nan,
+        )
     a = _Anova.of(table)
     if a is None:
         return not_estimable(

@@ -7,6 +7,7 @@ never excludes: a minority taste is an answer.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,9 @@ class ScreeningRules:
     min_gold : float or None
         Least share of right answers on golds, tested only from ``min_controls`` of them.
     min_repeat : float or None
-        Least share of repeats answered the same.
+        Share of repeats answered the same below which an observer answers at random; flagged
+        where a one-sided exact binomial test at 5 % says that it is below: of three repeats an
+        honest observer often answers two otherwise.
     max_identical_choice : float or None
         Greatest share of identical pairs on which a side is preferred though a tie was offered.
     min_controls : int
@@ -41,6 +44,11 @@ class ScreeningRules:
         Two-sided binomial p below which one side is preferred...
     min_side : float
         ...if its share is also at least this.
+    tolerance : float
+        Ratings this near to a gold's answer, or to the first rating of a repeat, are right.
+    min_spread : float or None
+        Least standard deviation of an observer's ratings (the root of 0.15, as in crowd toolkits
+        for ITU-T P.808).
     """
 
     min_gold: float | None = 0.7
@@ -52,16 +60,19 @@ class ScreeningRules:
     max_run: int | None = 20
     side_p: float | None = 0.001
     min_side: float = 0.8
+    tolerance: float = 1.0
+    min_spread: float | None = 0.387
 
 
 def screen_observers(frame: pd.DataFrame, rules: ScreeningRules | None = None) -> pd.DataFrame:
-    """Judge every observer of a paired study.
+    """Judge every observer of a study with pairs or with ratings.
 
     Parameters
     ----------
     frame : DataFrame
-        Tidy frame of pair votes, *all kinds*, with ``observer, left, right, choice`` and, as far
-        as present, ``kind, expected, repeat_of, trial, response_time_ms, presented_at, content``.
+        Tidy frame, *all kinds*, with ``observer, left, right, choice`` or ``observer, content,
+        condition, score`` and, as far as present, ``kind, expected, repeat_of, trial,
+        response_time_ms, presented_at, content``.
     rules : ScreeningRules, optional
         Limits; the defaults are mild.
 
@@ -73,90 +84,153 @@ def screen_observers(frame: pd.DataFrame, rules: ScreeningRules | None = None) -
         repeats, repeat_share, identicals, identical_choice, median_time_ms, fast_share,
         longest_run, left_share, agreement`` (share of votes with the majority of the others),
         ``dissent`` (whether that is significantly below one half: a flag, not a reason).
+        For ratings ``spread`` (standard deviation) instead of sides and identical pairs,
+        ``agreement`` is the correlation with the mean of the others, and ``dissent`` whether it
+        is significantly negative.
     """
     limits = rules or ScreeningRules()
-    rows = all_kinds(frame, ("observer", "left", "right", "choice"))
-    rows = rows[(rows["kind"] != "practice").to_numpy() & rows["choice"].isin(
-        ("left", "right", "tie")).to_numpy()]  # fmt: skip
-    order = [c for c in ("session", "presented_at", "trial") if c in rows]
-    rows = rows.sort_values(order, kind="stable") if order else rows
-    everyone = sorted(frame["observer"].dropna().unique())
+    everyone = sorted(frame["observer"].dropna().unique()) if "observer" in frame else []
     table = pd.DataFrame(index=pd.Index(everyone, name="observer"))
-    by = rows.groupby("observer")
-    table["n"] = by.size().reindex(everyone, fill_value=0)
+    if "choice" not in frame and "score" in frame:
+        _ratings(table, frame, limits)
+    else:
+        _pairs(table, frame, limits)
+    reasons = _reasons(table, limits)
+    table["reason"] = ["; ".join(own) for own in reasons]
+    table["verdict"] = np.where(table["reason"] == "", "keep", "exclude")
+    first = ["observer", "verdict", "reason"]
+    table = table.drop(columns=["side", "side_p"], errors="ignore").reset_index()
+    return table[first + [name for name in table.columns if name not in first]]
 
-    golds = rows[(rows["kind"] == "gold").to_numpy()]
-    if len(golds) and "expected" not in golds:
-        raise InputError("Golds without their answer", column="expected")
-    right = (golds["choice"] == golds["expected"]) if len(golds) else pd.Series(dtype=bool)
-    _share(table, "golds", "gold_share", right.astype(float), golds)
+
+def _pairs(table: pd.DataFrame, frame: pd.DataFrame, limits: ScreeningRules) -> None:
+    """Numbers of the observers of a paired study."""
+    rows = all_kinds(frame, ("observer", "left", "right", "choice"))
+    rows = _in_order(rows[(rows["kind"] != "practice").to_numpy() & rows["choice"].isin(
+        ("left", "right", "tie")).to_numpy()])  # fmt: skip
+    table["n"] = rows.groupby("observer").size().reindex(table.index, fill_value=0)
+    golds = _golds(rows)
+    _share(table, "golds", "gold_share", (golds["choice"] == golds["expected"]).astype(float)
+           if len(golds) else pd.Series(dtype=float), golds)  # fmt: skip
     repeats = repeat_pairs(frame) if {"trial", "repeat_of", "kind"} <= set(frame) else rows.iloc[:0]
     _share(table, "repeats", "repeat_share", repeats.get("same", pd.Series(dtype=float)), repeats)
     same = rows[(rows["kind"] == "identical").to_numpy()]
     if "expected" in same:  # a forced choice between equals says nothing
         same = same[(same["expected"] == "tie").to_numpy()]
     _share(table, "identicals", "identical_choice", (same["choice"] != "tie").astype(float), same)
+    _times_and_runs(table, rows, "choice", limits)
+    sided = rows[(rows["kind"] == "test").to_numpy() & (rows["choice"] != "tie").to_numpy()]
+    on_left = (sided["choice"] == "left").groupby(sided["observer"]).agg(["sum", "count"])
+    on_left = on_left.reindex(table.index, fill_value=0)
+    table["left_share"] = on_left["sum"] / on_left["count"].replace(0, np.nan)
+    left = table["left_share"].to_numpy(dtype=float)
+    table["side"] = np.fmax(left, 1 - left)
+    count, chose_left = (on_left[name].to_numpy(dtype=np.int64) for name in ("count", "sum"))
+    more = np.maximum(chose_left, count - chose_left).astype(float)
+    table["side_p"] = np.minimum(2 * special.bdtrc(more - 1, count, 0.5), 1.0)
+    _dissent(table, sided)
 
+
+def _ratings(table: pd.DataFrame, frame: pd.DataFrame, limits: ScreeningRules) -> None:
+    """Numbers of the observers of single stimuli."""
+    rows = all_kinds(frame, ("observer", "content", "condition", "score"))
+    rows = _in_order(rows[(rows["kind"] != "practice").to_numpy() & rows["score"].notna()])
+    rows = rows.assign(score=rows["score"].astype(float))
+    table["n"] = rows.groupby("observer").size().reindex(table.index, fill_value=0)
+    golds = _golds(rows)
+    near = pd.Series(dtype=float)
+    if len(golds):
+        near = (golds["score"] - pd.to_numeric(golds["expected"])).abs() <= limits.tolerance
+    _share(table, "golds", "gold_share", near.astype(float), golds)
+    again, same = rows.iloc[:0], pd.Series(dtype=float)
+    if {"trial", "repeat_of"} <= set(rows):
+        keys = [key for key in ("study", "session") if key in rows]
+        again = rows[rows["repeat_of"].notna()].assign(original=lambda r: r["repeat_of"])
+        first = rows.assign(original=rows["trial"])[[*keys, "original", "score"]]
+        again = again.merge(first, on=[*keys, "original"], suffixes=("", "_first"))
+        same = ((again["score"] - again["score_first"]).abs() <= limits.tolerance).astype(float)
+    _share(table, "repeats", "repeat_share", same, again)
+    _times_and_runs(table, rows, "score", limits)
     tests = rows[(rows["kind"] == "test").to_numpy()]
+    table["spread"] = tests.groupby("observer")["score"].std(ddof=0)
+    # With the mean of the others, over stimuli; at most one rating of each counts.
+    tests = tests.drop_duplicates(["observer", "content", "condition"])
+    means = tests.groupby(["content", "condition"])["score"].agg(["sum", "count"])
+    stimulus = pd.MultiIndex.from_frame(tests[["content", "condition"]])
+    total, count = (means.loc[stimulus, name].to_numpy(float) for name in ("sum", "count"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        others = (total - tests["score"].to_numpy()) / (count - 1)
+    both = tests.assign(others=others).dropna(subset=["others"])
+    values = {person: own["score"].corr(own["others"]) if own["score"].std() > 0 else np.nan
+              for person, own in both.groupby("observer")}  # fmt: skip
+    table["agreement"] = pd.Series(values, dtype=float).reindex(table.index)
+    shared = both.groupby("observer").size().reindex(table.index, fill_value=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = np.arctanh(table["agreement"].clip(-1, 1)) * np.sqrt(np.maximum(shared - 3, 0))
+    table["dissent"] = (z < special.ndtri(0.025)).to_numpy()
+
+
+def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
+    order = [c for c in ("session", "presented_at", "trial") if c in rows]
+    return rows.sort_values(order, kind="stable") if order else rows
+
+
+def _golds(rows: pd.DataFrame) -> pd.DataFrame:
+    golds = rows[(rows["kind"] == "gold").to_numpy()]
+    if len(golds) and "expected" not in golds:
+        raise InputError("Golds without their answer", column="expected")
+    return golds
+
+
+def _times_and_runs(
+    table: pd.DataFrame, rows: pd.DataFrame, answer: str, limits: ScreeningRules
+) -> None:
     if "response_time_ms" in rows:
         times = pd.to_numeric(rows["response_time_ms"])
         table["median_time_ms"] = times.groupby(rows["observer"]).median()
-        fast = (times < (limits.min_time_ms or 0)).groupby(rows["observer"]).mean()
-        table["fast_share"] = fast
+        table["fast_share"] = (times < (limits.min_time_ms or 0)).groupby(rows["observer"]).mean()
     else:
         table["median_time_ms"] = table["fast_share"] = np.nan
-    table["longest_run"] = by["choice"].agg(_longest_run).reindex(everyone) if len(rows) else np.nan
-    sided = tests[tests["choice"].isin(("left", "right")).to_numpy()]
-    on_left = (sided["choice"] == "left").groupby(sided["observer"]).agg(["sum", "count"])
-    on_left = on_left.reindex(everyone, fill_value=0)
-    table["left_share"] = on_left["sum"] / on_left["count"].replace(0, np.nan)
-    count, chose_left = (on_left[name].to_numpy(dtype=np.int64) for name in ("count", "sum"))
-    more = np.maximum(chose_left, count - chose_left).astype(float)
-    side_p = np.minimum(2 * special.bdtrc(more - 1, count, 0.5), 1.0)
-    _dissent(table, sided)
+    by = rows.groupby("observer")[answer]
+    table["longest_run"] = by.agg(_longest_run).reindex(table.index) if len(rows) else np.nan
 
-    reasons: list[list[str]] = [[] for _ in everyone]
-    left = table["left_share"].to_numpy(dtype=float)
-    side = np.fmax(left, 1 - left)
 
-    def flag(broken: object, text: str, numbers: object) -> None:
-        for i, (bad, number) in enumerate(
-            zip(np.asarray(broken), np.asarray(numbers), strict=True)
-        ):
+def _reasons(table: pd.DataFrame, limits: ScreeningRules) -> list[list[str]]:
+    reasons: list[list[str]] = [[] for _ in table.index]
+
+    def flag(column: str, broken: Any, text: str) -> None:
+        for own, bad, number in zip(reasons, np.asarray(broken), table[column], strict=True):
             if bad:
-                reasons[i].append(text.format(number))
+                own.append(text.format(number))
 
     enough = limits.min_controls
     if limits.min_gold is not None:
-        broken = (table["golds"] >= enough) & (table["gold_share"] < limits.min_gold)
-        flag(broken, f"golds {{:.0%}} right (limit {limits.min_gold:.0%})", table["gold_share"])
+        flag("gold_share", (table["golds"] >= enough) & (table["gold_share"] < limits.min_gold),
+             f"golds {{:.0%}} right (limit {limits.min_gold:.0%})")  # fmt: skip
     if limits.min_repeat is not None:
-        broken = (table["repeats"] >= enough) & (table["repeat_share"] < limits.min_repeat)
-        flag(
-            broken, f"repeats {{:.0%}} alike (limit {limits.min_repeat:.0%})", table["repeat_share"]
-        )
-    if limits.max_identical_choice is not None:
+        alike = np.rint(table["repeat_share"].fillna(0) * table["repeats"])
+        unlikely = special.bdtr(alike, table["repeats"], limits.min_repeat) < 0.05
+        flag("repeat_share", (table["repeats"] >= enough) & unlikely,
+             f"repeats {{:.0%}} alike (limit {limits.min_repeat:.0%})")  # fmt: skip
+    if limits.max_identical_choice is not None and "identicals" in table:
         limit = limits.max_identical_choice
-        broken = (table["identicals"] >= enough) & (table["identical_choice"] > limit)
-        flag(broken, f"a side chosen on {{:.0%}} of identical pairs (limit {limit:.0%})",
-             table["identical_choice"])  # fmt: skip
+        flag("identical_choice",
+             (table["identicals"] >= enough) & (table["identical_choice"] > limit),
+             f"a side chosen on {{:.0%}} of identical pairs (limit {limit:.0%})")  # fmt: skip
     if limits.min_time_ms is not None and limits.max_fast is not None:
-        broken = table["fast_share"] > limits.max_fast
-        flag(broken, f"{{:.0%}} of answers under {limits.min_time_ms:g} ms "
-             f"(limit {limits.max_fast:.0%})", table["fast_share"])  # fmt: skip
+        flag("fast_share", table["fast_share"] > limits.max_fast,
+             f"{{:.0%}} of answers under {limits.min_time_ms:g} ms "
+             f"(limit {limits.max_fast:.0%})")  # fmt: skip
     if limits.max_run is not None:
-        broken = table["longest_run"] > limits.max_run
-        flag(
-            broken, f"{{:.0f}} same answers in a row (limit {limits.max_run})", table["longest_run"]
-        )
-    if limits.side_p is not None:
-        broken = (side_p < limits.side_p) & (side >= limits.min_side)
-        flag(broken, f"one side chosen in {{:.0%}} (limit {limits.min_side:.0%})", side)
-    table["reason"] = ["; ".join(own) for own in reasons]
-    table["verdict"] = np.where(table["reason"] == "", "keep", "exclude")
-    first = ["observer", "verdict", "reason"]
-    table = table.reset_index()
-    return table[first + [name for name in table.columns if name not in first]]
+        flag("longest_run", table["longest_run"] > limits.max_run,
+             f"{{:.0f}} same answers in a row (limit {limits.max_run})")  # fmt: skip
+    if limits.min_spread is not None and "spread" in table:
+        flag("spread", (table["n"] >= enough) & (table["spread"] < limits.min_spread),
+             f"ratings spread by {{:.2f}} (limit {limits.min_spread:g})")  # fmt: skip
+    if limits.side_p is not None and "side" in table:
+        flag("side", (table["side_p"] < limits.side_p) & (table["side"] >= limits.min_side),
+             f"one side chosen in {{:.0%}} (limit {limits.min_side:.0%})")  # fmt: skip
+    return reasons
 
 
 def _share(

@@ -38,7 +38,8 @@ def connect(url: str | Path, *, create: bool) -> Database:
     """Open a database; see :func:`percept.store.store.open_store`."""
     text = str(url)
     try:
-        parsed = sa.make_url(text if "://" in text else f"sqlite:///{text}")
+        is_url = "://" in text
+        parsed = sa.make_url(text) if is_url else sa.URL.create("sqlite", database=text)
     except ArgumentError as error:
         raise InputError(
             "not a database URL",
@@ -48,25 +49,25 @@ def connect(url: str | Path, *, create: bool) -> Database:
         ) from error
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
-    file: Path | None = None
-    created = False
-    if parsed.get_backend_name() == "sqlite":
-        file = _check_sqlite_file(parsed, text, create=create)
-        created = not file.exists()
     shown = parsed.render_as_string(hide_password=True)
-    try:
-        if file is not None:
-            engine = _sqlite_engine(file)
-        else:
-            engine = sa.create_engine(parsed, pool_size=16, max_overflow=48, pool_pre_ping=True)
-    except NoSuchModuleError as error:
+    if parsed.drivername.partition("+")[0] not in ("sqlite", "postgresql"):
         raise InputError(
             "databases of this kind are not supported",
             key="db",
             value=shown,
             remedy="Use sqlite:///FILE or postgresql://USER@HOST/NAME",
-        ) from error
-    except ModuleNotFoundError as error:
+        )
+    file: Path | None = None
+    created = False
+    if parsed.get_backend_name() == "sqlite":
+        file = _check_sqlite_file(parsed, text, create=create)
+        created = not file.exists()
+    try:
+        if file is not None:
+            engine = _sqlite_engine(file)
+        else:
+            engine = sa.create_engine(parsed, pool_size=16, max_overflow=48, pool_pre_ping=True)
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise InputError(
             "the driver for PostgreSQL is not installed",
             key="db",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from percept.errors import InputError
 from percept.store.schema import (
+    UtcDateTime,
     condition,
     content,
     event,
@@ -63,15 +64,16 @@ class Progress:
     trials: int
     rated_trials: int
     ratings: int
+    """All answers, those that were taken back included."""
     skips: int
     repeats: int
     repeats_alike: int
-    """Repeated trials that were answered, and those answered as the first time."""
+    """Repeated trials that were judged both times, and those judged alike."""
     last_rating_at: datetime | None
     median_response_time_ms: float | None
     by_group: Mapping[str, int]
     by_unit: pd.DataFrame
-    """Rated test trials: left, right, trials (pairs) or condition, trials."""
+    """Judged test trials, skips left out: left, right, trials (pairs) or condition, trials."""
 
 
 class Frames:
@@ -89,13 +91,16 @@ class Frames:
         with self.engine.connect() as connection:
             yield connection
 
-    def _frame(self, query: sa.Select[Any], times: Sequence[str] = ()) -> pd.DataFrame:
+    def _frame(self, query: sa.Select[Any]) -> pd.DataFrame:
+        """Rows of a query; columns have their types even where there are no rows."""
         with self._read() as connection:
-            result = connection.execute(query)
-            frame = pd.DataFrame([tuple(row) for row in result], columns=list(result.keys()))
-        for column in times:
-            frame[column] = pd.to_datetime(frame[column], utc=True)
-        return frame
+            rows = connection.execute(query).all()
+        return pd.DataFrame(
+            {
+                column.name: pd.Series([row[index] for row in rows], dtype=_dtype(column))
+                for index, column in enumerate(query.selected_columns)
+            }
+        )
 
     def studies(self) -> list[Study]:
         """All studies, oldest first."""
@@ -127,8 +132,7 @@ class Frames:
             condition.c.seed,
             condition.c.sha256,
         ).where(condition.c.study_id == of.id)
-        frame = self._frame(query.order_by(condition.c.id))
-        return frame.astype({"seed": "Int64"})
+        return self._frame(query.order_by(condition.c.id))
 
     def contents(self, of: Study) -> pd.DataFrame:
         """Photographs: ``content_id``, size of the images, and the manifest's facts."""
@@ -145,8 +149,7 @@ class Frames:
             content.c.source,
             content.c.license,
         ).where(content.c.study_id == of.id)
-        frame = self._frame(query.order_by(content.c.id))
-        return frame.astype({"weight": "float64"})
+        return self._frame(query.order_by(content.c.id))
 
     def stimuli(self, of: Study) -> pd.DataFrame:
         """List the rendered images: ``id, content, content_id, condition, role, variant, sha256``.
@@ -182,9 +185,7 @@ class Frames:
             observer.c.joined_at,
             observer.c.withdrawn_at,
         ).where(observer.c.study_id == of.id)
-        return self._frame(
-            query.order_by(observer.c.id), times=("consented_at", "joined_at", "withdrawn_at")
-        )
+        return self._frame(query.order_by(observer.c.id))
 
     def sessions(self, of: Study) -> pd.DataFrame:
         """Sessions: ``session, observer, group, simulated, trials, rated_trials, …``."""
@@ -216,7 +217,7 @@ class Frames:
             .select_from(session.join(observer))
             .where(observer.c.study_id == of.id)
         )
-        return self._frame(query.order_by(session.c.id), times=("started_at", "finished_at"))
+        return self._frame(query.order_by(session.c.id))
 
     def events(self, of: Study) -> pd.DataFrame:
         """Return the event log: ``session, trial, name, data, happened_at, received_at``."""
@@ -232,8 +233,7 @@ class Frames:
             .select_from(event.join(session).join(observer))
             .where(observer.c.study_id == of.id)
         )
-        frame = self._frame(query.order_by(event.c.id), times=("happened_at", "received_at"))
-        return frame.astype({"trial": "Int64"})
+        return self._frame(query.order_by(event.c.id))
 
     def notes(self, of: Study) -> pd.DataFrame:
         """Free text and reasons: ``response_id, attribute, value, reason, artifact, note``."""
@@ -311,7 +311,7 @@ class Frames:
             source = source.outerjoin(mark, mark.c.rating_id == rating.c.id)
             order.append(mark.c.id)
         query = sa.select(*selected).select_from(source).where(observer.c.study_id == of.id)
-        frame = self._frame(query.order_by(*order), times=("presented_at", "rated_at"))
+        frame = self._frame(query.order_by(*order))
         frame["study"] = of.name
         frame["method"] = of.method
         if pairs:
@@ -322,13 +322,8 @@ class Frames:
             skipped = frame.loc[(frame["revision"] == newest) & (frame["value"] == "skip"), keys]
             gone = pd.MultiIndex.from_frame(frame[keys]).isin(pd.MultiIndex.from_frame(skipped))
             frame = frame[~gone].reset_index(drop=True)
-        types = {
-            "repeat_of": "Int64",
-            "simulated": "bool",
-            "response_time_ms": "float64",
-            **dict.fromkeys(("severity", "x", "y", "width", "height"), "float64"),
-        }
-        return frame[columns].astype({key: t for key, t in types.items() if key in columns})
+            frame = frame.astype({"severity": "float64"})
+        return frame[columns]
 
     def progress(self, of: Study) -> Progress:
         """How far a study is; nothing of it says which condition people prefer."""
@@ -336,16 +331,22 @@ class Frames:
         source = rating.join(trial).join(session).join(observer)
         query = sa.select(
             session.c.id.label("session"),
+            rating.c.trial_id,
+            rating.c.attribute,
             rating.c.value,
             rating.c.response_time_ms,
             rating.c.rated_at,
         ).select_from(source)
-        answers = self._frame(query.where(observer.c.study_id == of.id), times=("rated_at",))
+        query = query.where(observer.c.study_id == of.id).order_by(rating.c.id)
+        answers = self._frame(query)
+        last = answers.drop_duplicates(["trial_id", "attribute"], keep="last")
         recent = answers["rated_at"] > datetime.now(UTC) - timedelta(minutes=10)
         finished = set(sessions.loc[sessions["finished_at"].notna(), "session"])
 
         ratings = self.ratings(of).sort_values("revision")
         ratings = ratings.drop_duplicates(["trial", "attribute"], keep="last")
+        if "choice" in ratings:
+            ratings = ratings[ratings["choice"] != "skip"]
         units = ["left", "right"] if "left" in ratings else ["condition"]
         tests = ratings.loc[ratings["kind"] == "test"].drop_duplicates("trial")[units]
         if len(units) == 2:  # A against B, whichever side they were on
@@ -361,7 +362,7 @@ class Frames:
             trials=int(sessions["trials"].sum()),
             rated_trials=int(sessions["rated_trials"].sum()),
             ratings=len(answers),
-            skips=int((answers["value"] == "skip").sum()),
+            skips=int((last["value"] == "skip").sum()),
             repeats=len(repeats),
             repeats_alike=int(repeats.sum()),
             last_rating_at=None if answers.empty else answers["rated_at"].max().to_pydatetime(),
@@ -375,7 +376,17 @@ class Frames:
     def looks(self, of: Study) -> pd.DataFrame:
         """Return the logged looks at results: ``what, looked_at``."""
         query = sa.select(look.c.what, look.c.looked_at).where(look.c.study_id == of.id)
-        return self._frame(query.order_by(look.c.id), times=("looked_at",))
+        return self._frame(query.order_by(look.c.id))
+
+
+def _dtype(column: sa.ColumnElement[Any]) -> str | None:
+    """Pandas type of a selected column; None (inferred) for text and JSON."""
+    if isinstance(column.type, UtcDateTime):
+        return "datetime64[us, UTC]"
+    if column.type.python_type is int:
+        nullable = getattr(getattr(column, "element", column), "nullable", False)
+        return "Int64" if nullable else "int64"
+    return {float: "float64", bool: "bool"}.get(column.type.python_type)
 
 
 def _repeats(ratings: pd.DataFrame) -> pd.Series[bool]:
@@ -384,7 +395,7 @@ def _repeats(ratings: pd.DataFrame) -> pd.Series[bool]:
     ``ratings`` has one row for each trial and attribute.
     """
     if "choice" in ratings:
-        answer, mirror = "choice", {"left": "right", "right": "left", "tie": "tie", "skip": "skip"}
+        answer, mirror = "choice", {"left": "right", "right": "left", "tie": "tie"}
         ratings = ratings.assign(mirrored=ratings["choice"].map(mirror))
     else:
         answer = "answer"

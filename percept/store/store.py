@@ -625,21 +625,21 @@ class Store(Frames):
             finished_at = connection.scalar(
                 sa.select(session.c.finished_at).where(session.c.id == of.id).with_for_update()
             )
-            place = connection.execute(
-                sa.select(trial.c.id, trial.c.position).where(
+            trial_id = connection.scalar(
+                sa.select(trial.c.id).where(
                     trial.c.session_id == of.id, trial.c.token == answer.trial
                 )
-            ).first()
-            if place is None or answer.attribute not in of.attributes:
+            )
+            if trial_id is None or answer.attribute not in of.attributes:
                 raise NotFound("no such trial in this session")
-            if self._is_resend(connection, place.id, answer):
+            if self._is_resend(connection, trial_id, answer):
                 return False
             state = connection.scalar(sa.select(study.c.state).where(study.c.id == of.study_id))
             if state == "closed":
                 raise Conflict("closed", "this study is closed")
             last = connection.scalar(
                 sa.select(sa.func.max(rating.c.revision)).where(
-                    rating.c.trial_id == place.id, rating.c.attribute == answer.attribute
+                    rating.c.trial_id == trial_id, rating.c.attribute == answer.attribute
                 )
             )
             if answer.revision != (last or 0) + 1:
@@ -648,16 +648,18 @@ class Store(Frames):
                 )
             if last is not None:
                 newest = connection.scalar(
-                    sa.select(sa.func.max(trial.c.position))
-                    .select_from(trial.join(rating))
+                    sa.select(rating.c.trial_id)
+                    .select_from(rating.join(trial))
                     .where(trial.c.session_id == of.id)
+                    .order_by(rating.c.id.desc())
+                    .limit(1)
                 )
-                if not undo or finished_at is not None or newest != place.position:
+                if not undo or finished_at is not None or newest != trial_id:
                     raise Conflict("undo", "this answer can no longer be changed")
             rating_id = _insert(
                 connection,
                 rating,
-                trial_id=place.id,
+                trial_id=trial_id,
                 attribute=answer.attribute,
                 revision=answer.revision,
                 response_id=answer.response_id,

@@ -10,17 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
 
 from percept.store import Store, Study, open_store
-from percept.study import create_study
-from tests.browser import FLAGS, REMEDY, find
+from percept.study import create_study, simulate
 from tests.tiny_run import make_run, tiny_protocol
 
 TOKEN = "token-of-the-tests"
-PAIRWISE = {"trials": 6, "practice": 2, "repeats": 1, "break_every": 4}
+PAIRWISE = {"trials": 5, "practice": 2, "repeats": 1, "break_every": 4}
 ARTIFACT = {"trials": 3, "practice": 1, "repeats": 0, "break_every": 0}
-TIMING = {"isi_ms": 400, "min_view_ms": 250}
+TIMING = {"isi_ms": 300, "min_view_ms": 200}
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def start(db: str, port: int) -> tuple[subprocess.Popen[str], str]:
     lines = []
     for line in process.stdout:
         lines.append(line)
-        if "admin" in line:
+        if "/admin?token=" in line:
             return process, "".join(lines)
     raise AssertionError(f"percept app ended with {process.wait()}: {''.join(lines)}")
 
@@ -72,6 +70,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         ):
             protocol = tiny_protocol(method, **values, **TIMING, context=["era", "process"])
             create_study(run, protocol, store, name)
+        create_study(run, tiny_protocol(**PAIRWISE), store, "copy")
+        simulate(store, store.study("copy"), 2, seed=1)
         port = free_port()
         process, output = start(db, port)
         try:
@@ -79,14 +79,3 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         finally:
             process.terminate()
             process.wait(timeout=20)
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    path = find()
-    if path is None:
-        pytest.fail(REMEDY, pytrace=False)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()

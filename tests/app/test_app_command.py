@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 
+from percept.cli import main
 from percept.store import open_store
 from tests.app.conftest import TOKEN, Server, free_port, start
 
@@ -23,6 +25,8 @@ def percept_app(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_links_of_every_study_and_of_the_admin_are_printed(server: Server) -> None:
     for study in ("pairs", "quick", "marks"):
         assert f"{server.base}/?study={study}" in server.output
+    assert f"{server.base}/?study=copy" not in server.output  # it is no study for people
+    assert "simulated  copy" in server.output
     assert f"{server.base}/admin?token={TOKEN}" in server.output
 
 
@@ -59,12 +63,21 @@ def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("port", ["0", "-1", "65536"])
+def test_what_is_no_port_is_refused(tmp_path: Path, port: str, capsys) -> None:
+    """Port 0 would be another one each time, and no link could be printed."""
+    open_store(tmp_path / "study.db", create=True).close()
+    assert main(["app", "--db", str(tmp_path / "study.db"), "--port", port]) == 2
+    assert "not a port" in capsys.readouterr().err
+
+
 def test_no_page_and_no_path_of_the_api_is_answered_by_streamlit_itself(server: Server) -> None:
     for path in ("/", "/join", "/instructions", "/rate", "/finish", "/admin"):
         page = httpx.get(server.base + path)
         assert page.status_code == 200
         assert "<title>Streamlit" not in page.text
         assert "--field: #767676" in page.text
-    unknown = httpx.get(server.base + "/api/v1/nothing")
-    assert unknown.status_code == 404
-    assert unknown.json()["error"]["code"] == "not_found"
+    for path in ("/api", "/api/", "/api/v1/nothing", "/api/v1/trials/"):
+        unknown = httpx.get(server.base + path)
+        assert unknown.status_code == 404
+        assert unknown.json()["error"]["code"] == "not_found"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -379,3 +380,10 @@ def test_identifiers_that_look_like_numbers_stay_as_they_are(
     )
     assert values(run, "mine") == {("NA", "gray"): 2.0, ("007", "gray"): 1.0}
     assert np.isfinite(run.metrics["value"]).all()
+
+
+def test_help_names_every_metric(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["metrics", "--help"])
+    told = re.findall(r"[a-z_0-9]+", capsys.readouterr().out.partition("metrics to compute:")[2])
+    assert told[: len(METRICS)] == list(METRICS)

@@ -11,14 +11,15 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from playwright.sync_api import Browser
 
 from percept import stats
 from percept.cli import main
+from percept.inference.run import Run
 from percept.protocol import parse_protocol
 from percept.report import words
 from percept.report.build import StudyData, analyse, generator, jsonable
 from percept.report.render import render_html, tables, write_report
-from tests import browser
 from tests.report.conftest import N_BOOT, SEED, World, with_votes
 
 
@@ -210,6 +211,48 @@ def test_metrics_left_out_are_told_with_their_reason(world: World) -> None:
     assert result(world)["metrics"][0]["skipped"] == {"psnr_ab": "no reference"}
 
 
+def test_metrics_on_fewer_photographs_are_told_and_do_not_set_the_ceiling(world: World) -> None:
+    assert world.pairs.run is not None
+    table = world.run.metrics
+    few = (table["metric"] == "lpips_alex") & (table["content_id"] > "photo2")
+
+    class Partial(Run):
+        metrics = table[~few]  # lpips_alex comes first in the table, and lacks photographs
+
+    run = Partial(world.run.root, world.run.info, world.run.conditions)
+    report = analyse([replace(world.pairs, run=run)], n_boot=N_BOOT)
+    found = {one.metric: one.choices for one in report.metrics[0].results}
+    assert found["lpips_alex"].n < found["psnr"].n
+    assert report.metrics[0].ceiling == found["psnr"].human_accuracy
+    html = render_html(report, {}).replace("\u00a0", " ")
+    assert f"Used: {found['lpips_alex'].n} to {found['psnr'].n} decided votes" in html
+    for choices in found.values():
+        assert f'<td class="n">{choices.n}</td>' in html
+
+
+def test_identical_pairs_on_which_nobody_saw_a_tie_are_told(world: World) -> None:
+    ratings = world.pairs.ratings
+    same = ratings["trial"].isin(ratings.query("kind == 'test'")["trial"].head(5))
+    ratings = ratings.assign(
+        kind=ratings["kind"].where(~same, "identical"),
+        right=ratings["right"].where(~same, ratings["left"]),
+        choice=ratings["choice"].where(~same, "left"),
+    )
+    found = analyse([replace(world.pairs, ratings=ratings)], n_boot=N_BOOT).agreement[0].identical
+    assert found is not None
+    assert found.value == 0
+    assert found.n == 5
+    none = analyse([replace(world.pairs, ratings=ratings[~same])], n_boot=N_BOOT)
+    assert none.agreement[0].identical is None
+
+
+def test_weighted_artifacts_say_what_is_not_weighted(world: World) -> None:
+    contents = world.marks.contents.assign(weight=[1.0, 1.0, 1.0, 1.0, 1.0, 9.0])
+    text = " ".join(analyse([replace(world.marks, contents=contents)], n_boot=N_BOOT).methods)
+    assert "bounds and maps count every photograph alike" in text
+    assert "bounds and maps" not in " ".join(world.report.methods)
+
+
 # --- simulated observers ---------------------------------------------------------------------
 
 
@@ -396,6 +439,16 @@ def test_figures_are_well_formed_and_described(world: World) -> None:
         assert "nan" not in file.read_text("utf-8").split('href="data:')[0].lower(), file
 
 
+def test_strata_in_any_script_have_figures_of_their_own(world: World, tmp_path: Path) -> None:
+    contents = world.pairs.contents.assign(stratum=["写真", "絵葉書"] * 3)
+    report = analyse([replace(world.pairs, contents=contents)], n_boot=N_BOOT)
+    files = write_report(report, tmp_path)
+    assert len(set(files)) == len(files)
+    text = "".join(file.read_text("utf-8") for file in (tmp_path / "figures").glob("*.svg"))
+    assert "stratum 写真" in text
+    assert "stratum 絵葉書" in text
+
+
 def test_csv_columns_are_a_contract(world: World) -> None:
     columns = {name: list(table) for name, table in tables(world.report).items()}
     assert columns["preference"] == [
@@ -450,22 +503,15 @@ def test_examples_show_the_pictures_that_were_rated(world: World) -> None:
     assert min(leads[: len(leads) // 2]) >= max(leads[len(leads) // 2 :])
 
 
-def test_the_page_fits_its_window(world: World) -> None:
-    from playwright.sync_api import sync_playwright
-
-    path = browser.find()
-    if path is None:
-        pytest.fail(browser.REMEDY)
+def test_the_page_fits_its_window(world: World, browser: Browser) -> None:
     asked: list[str] = []
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=browser.FLAGS)
-        for width in (1400, 390):
-            tab = chromium.new_page(viewport={"width": width, "height": 900})
-            tab.on("request", lambda request: asked.append(request.url))
-            tab.goto((world.out / "report.html").as_uri())
-            assert tab.evaluate("document.documentElement.scrollWidth") == width
-            assert tab.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
-        chromium.close()
+    for width in (1400, 390):
+        tab = browser.new_page(viewport={"width": width, "height": 900})
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.goto((world.out / "report.html").as_uri())
+        assert tab.evaluate("document.documentElement.scrollWidth") == width
+        assert tab.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+        tab.close()
     assert {url.partition(":")[0] for url in asked} <= {"file", "data"}
 
 

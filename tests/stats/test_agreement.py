@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from percept.errors import InputError
-from percept.stats import krippendorff_alpha, pairwise_alpha, pairwise_units
+from percept.stats import krippendorff_alpha, pairwise_alpha, pairwise_units, rating_units
 
 LEVELS = ("nominal", "ordinal", "interval", "ratio")
 ratings_arrays = arrays(
@@ -184,3 +184,31 @@ def test_bad_input_is_named(call, text):
 @pytest.mark.parametrize("shape", [(0, 0), (1, 5), (5, 0)])
 def test_nothing_to_agree_on(shape):
     assert not krippendorff_alpha(np.ones(shape), n_boot=10).estimable
+
+
+def test_ratings_of_single_stimuli_as_an_array():
+    frame = pd.DataFrame(
+        [
+            ("b", "x", "m", 4.0),
+            ("a", "y", "m", 2.0),
+            ("a", "x", "n", 1.0),
+            ("b", "y", "m", np.nan),
+        ],
+        columns=["observer", "content", "condition", "score"],
+    )
+    units = rating_units(frame)
+    assert units.observers == ("a", "b")
+    assert units.units.tolist() == [("x", "m"), ("x", "n"), ("y", "m")]
+    np.testing.assert_array_equal(units.ratings, [[np.nan, 1, 2], [4, np.nan, np.nan]])
+    again = pd.concat([frame, pd.DataFrame([("b", "x", "m", 5.0)], columns=frame.columns)])
+    three = rating_units(again).ratings
+    assert three.shape == (2, 3, 2)
+    assert three[1, 0].tolist() == [4, 5]
+    for bad in (
+        frame.drop(columns="score"),
+        frame.assign(score="good"),
+        frame.assign(observer=[None, "a", "a", "b"]),
+    ):
+        with pytest.raises(InputError):
+            rating_units(bad)
+    assert rating_units(frame.iloc[:0]).ratings.shape == (0, 0)

@@ -10,6 +10,7 @@ from scipy.optimize import curve_fit
 
 from percept.errors import InputError
 from percept.stats import bradley_terry, correlate, predict_choices, stimulus_wins
+from percept.stats.correlation import _Stimuli
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -251,3 +252,37 @@ def test_stimulus_wins(panel):
     mean = wins.mean(axis=1).groupby("condition").mean()
     assert np.corrcoef(scale, mean)[0, 1] > 0.99
     assert stimulus_wins(votes.iloc[:0]).empty
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(-6, 6), st.integers(0, 4)), min_size=25, max_size=70),
+    st.integers(0, 2),
+)
+def test_rank_coefficients_by_sorting_are_scipys(pairs, digits):
+    x, y = np.array(pairs, dtype=float).T
+    x = np.round(x / 3, digits)
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return
+    c = correlate(x, y, fit=None)
+    assert c.srocc.value == pytest.approx(scipy.stats.spearmanr(x, y).statistic, abs=1e-12)
+    assert c.krocc.value == pytest.approx(scipy.stats.kendalltau(x, y).statistic, abs=1e-12)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_weight_is_a_number_of_copies(grouped):
+    rng = np.random.default_rng(5)
+    x, y = rng.integers(0, 9, 40).astype(float), rng.integers(0, 5, 40).astype(float)
+    cluster, group = rng.integers(0, 8, 40), np.arange(40) % 4 if grouped else None
+    weights = rng.integers(1, 4, (3, 8)).astype(float)
+    weighted = _Stimuli(x, group, None, False).of_weights(weights, cluster, y)
+    for row, w in zip(weighted, weights, strict=True):
+        copies = np.repeat(np.arange(40), w[cluster].astype(int))
+        same = _Stimuli(x[copies], None if group is None else group[copies], None, False)
+        expected = same.of_scores(y[copies][None])[0]
+        if grouped:  # groups count by their weight, not alike
+            own = group[copies]
+            parts = [(x[copies][own == g], y[copies][own == g]) for g in range(4)]
+            each = [_Stimuli(a, None, None, False).of_scores(b[None])[0] for a, b in parts]
+            expected = np.average(each, axis=0, weights=[len(a) for a, _ in parts])
+        np.testing.assert_allclose(row[:4], expected[:4], atol=1e-12)

@@ -56,3 +56,12 @@ def test_impossible_settings(settings):
     options = {"conditions": 2, "contents": 5, "effect": 0.5, **SMALL, **settings}
     with pytest.raises(InputError):
         plan(**options)
+
+
+def test_observers_are_tried_between_the_ends_asked_for():
+    p = plan(
+        2, 20, effect=0.1, min_observers=5, max_observers=9, rng=np.random.default_rng(3), **SMALL
+    )
+    assert p.curve["observers"].tolist() == [5, 9]
+    with pytest.raises(InputError):
+        plan(2, 20, effect=0.5, min_observers=9, max_observers=5, **SMALL)

@@ -107,3 +107,58 @@ def test_bare_frames():
         screen_observers(bare.drop(columns="choice"))
     with pytest.raises(InputError, match="expected"):
         screen_observers(bare.assign(kind="gold"))
+
+
+def rated(observer, rng, score, *, time=3000.0):
+    """Ratings of 20 photographs, golds that deserve a 1, and repeats."""
+    quality = np.linspace(1.5, 4.5, 20)
+    rows = [[observer, t, "test", None, None, f"c{t}", "m", score(q), time]
+            for t, q in enumerate(quality)]  # fmt: skip
+    for t in range(4):
+        rows.append([observer, 100 + t, "gold", "1", None, "g", "bad", score(1.0), time])
+        rows.append(
+            [
+                observer,
+                200 + t,
+                "repeat",
+                None,
+                5 * t,
+                f"c{5 * t}",
+                "m",
+                score(quality[5 * t]),
+                time,
+            ]
+        )
+    return rows
+
+
+def test_ratings_are_screened_too():
+    rng = np.random.default_rng(1)
+
+    def careful(quality):
+        return float(np.clip(np.round(quality + rng.normal(0, 0.4)), 1, 5))
+
+    people = [rated(f"good{i}", rng, careful) for i in range(6)]
+    people.append(rated("coin", rng, lambda _: float(rng.integers(1, 6))))
+    people.append(rated("flat", rng, lambda _: 3.0))
+    people.append(rated("rush", rng, careful, time=100.0))
+    people.append(rated("upside", rng, lambda q: careful(6 - q) if q > 1 else 1.0))
+    names = ["observer", "trial", "kind", "expected", "repeat_of", "content", "condition",
+             "score", "response_time_ms"]  # fmt: skip
+    frame = pd.DataFrame([row for rows in people for row in rows], columns=names)
+    frame = frame.assign(session=frame["observer"]).astype({"repeat_of": "Int64"})
+    table = screen_observers(frame).set_index("observer")
+    bad = table.index[table["verdict"] == "exclude"]
+    assert set(bad) == {"coin", "flat", "rush"}
+    assert "golds" in table.loc["coin", "reason"]
+    assert "spread by 0.00" in table.loc["flat", "reason"]
+    assert "under 500 ms" in table.loc["rush", "reason"]
+    assert table["dissent"].to_dict()["upside"]
+    assert table["dissent"].sum() == 1
+    assert table.loc["good0", "repeat_share"] == 1
+    shuffled = screen_observers(frame.sample(frac=1, random_state=1)).set_index("observer")
+    pd.testing.assert_frame_equal(shuffled, table)
+    bare = screen_observers(frame[["observer", "content", "condition", "score"]])
+    assert len(bare) == len(people)
+    with pytest.raises(InputError):
+        screen_observers(frame.drop(columns="score"))

@@ -97,6 +97,18 @@ def test_what_is_no_database_url_is_told(url: str) -> None:
         open_store(url, create=True)
 
 
+@pytest.mark.parametrize("url", ["mysql://someone:hunter2@host/x", "oracle://host/x"])
+def test_other_kinds_of_databases_are_named_as_such(url: str) -> None:
+    with pytest.raises(InputError, match="databases of this kind are not supported") as caught:
+        open_store(url)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_file_name_may_have_a_question_mark(tmp_path) -> None:
+    open_store(tmp_path / "really?.db", create=True).close()
+    assert (tmp_path / "really?.db").is_file()
+
+
 def test_a_server_that_does_not_answer_is_told_without_the_password() -> None:
     pytest.importorskip("psycopg")
     with pytest.raises(InputError, match="cannot be opened") as caught:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
+import pandas as pd
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -186,7 +187,7 @@ def test_a_resend_changes_nothing(store) -> None:
     assert vote(store, session, given) is False
     assert vote(store, session, replace(given, presented_at=NOW, response_time_ms=1234.5)) is False
     assert len(store.ratings("marks")) == 2  # two marks of one answer
-    assert store.ratings("marks")["response_id"].nunique() == 1
+    assert len(set(store.ratings("marks")["response_id"])) == 1
 
 
 @pytest.mark.parametrize(
@@ -249,6 +250,18 @@ def test_revisions_supersede_and_nothing_is_overwritten(store) -> None:
         vote(store, session, answer(first, 9, revision=3))  # no longer the last trial
     assert caught.value.code == "undo"
     assert len(store.ratings("pairs")) == 3
+
+
+def test_the_last_answered_trial_is_the_one_answered_last(store) -> None:
+    """Not the one furthest on: an answer that was refused is given after later ones."""
+    session = begin(store)
+    first, second = trials(store, session)[:2]
+    vote(store, session, answer(second))
+    vote(store, session, answer(first))
+    assert vote(store, session, answer(first, 1, value="right", revision=2)) is True
+    with pytest.raises(Conflict) as caught:
+        vote(store, session, answer(second, 1, revision=2))
+    assert caught.value.code == "undo"
 
 
 def test_no_undo_where_the_protocol_has_none_and_after_the_end(store) -> None:
@@ -409,6 +422,37 @@ def test_pair_ratings_tell_what_was_on_which_side(store) -> None:
     assert (progress.finished, progress.rated_trials, progress.repeats) == (1, 8, 1)
     assert progress.repeats_alike == 0  # always left: never the same image again
     assert progress.by_unit["trials"].sum() == 6
+
+
+def test_progress_counts_what_was_judged_and_skips_that_still_stand(store) -> None:
+    session = begin(store)
+    shown = trials(store, session)
+    reason = "I cannot judge this one"
+    for trial in shown[:-1]:
+        vote(store, session, answer(trial, value="skip", reason=reason))
+    vote(store, session, answer(shown[-2], 1, value="left", revision=2))
+    vote(store, session, answer(shown[-1], value="skip", reason=reason))
+    frame = store.ratings("pairs")
+    judged = frame[(frame["choice"] == "left") & (frame["kind"] == "test")]
+    progress = store.progress(store.study("pairs"))
+    assert (progress.ratings, progress.skips, progress.rated_trials) == (9, 7, 8)
+    assert progress.by_unit["trials"].sum() == len(judged)
+    assert progress.repeats == 0  # skipped twice is not consistent
+
+
+def test_columns_have_one_type_with_rows_and_without(store) -> None:
+    def numbers(frame: pd.DataFrame) -> pd.Series:
+        return frame.dtypes[[kind not in ("object", "str") for kind in frame.dtypes]]
+
+    study = store.study("marks")
+    tables = (store.ratings, store.observers, store.sessions, store.events, store.looks)
+    empty = [numbers(table(study)) for table in tables]
+    session = begin(store, "marks")
+    vote(store, session, answer(trials(store, session)[0]))
+    store.log(session, [("zoom", NOW, None, {"scale": 2})])
+    store.look(study, "export")
+    for before, table in zip(empty, tables, strict=True):
+        pd.testing.assert_series_equal(before, numbers(table(study)))
 
 
 def test_artifact_ratings_none_marks_and_skips(store) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -18,10 +19,15 @@ from safetensors.torch import load_file
 import training.trainer
 from percept import bundle
 from percept.cli import main as percept
+from percept.distributed import process_group
 from percept.files import sha256_file
 from percept.inference.networks import load_checkpoint
+from training import checkpoint
 
 Train = Callable[..., int]
+NEEDS_PROC = pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="looks processes and files up in /proc"
+)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -151,6 +157,65 @@ def test_a_training_that_stopped_goes_on_as_if_it_had_not(
         (line["step"], line["loss"]) for line in log(halves)
     ]
     assert [session["from_step"] for session in run_json(halves)["sessions"]] == [0, 4]  # type: ignore[attr-defined]
+
+
+def test_a_training_killed_while_it_saves_ends_with_its_last_weights(
+    config_file: Path, tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert train(config_file, whole) == 0
+    original = training.trainer.save_checkpoint
+
+    def fail(folder: Path, network: torch.nn.Module, config: dict[str, object]) -> None:
+        if config["step"] == 6:
+            raise KeyboardInterrupt
+        original(folder, network, config)
+
+    monkeypatch.setattr(training.trainer, "save_checkpoint", fail)
+    with pytest.raises(KeyboardInterrupt):
+        train(config_file, out)
+    monkeypatch.undo()
+    assert train(config_file, out) == 0
+    assert load_checkpoint(out)[1]["step"] == 6
+    assert_close(whole, out, 0.0)
+
+
+@NEEDS_PROC
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+    config_file: Path,
+    tmp_path: Path,
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert train(config_file, whole) == 0
+    original = os.fsync
+
+    def full(descriptor: int) -> None:
+        if "part-4" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(descriptor)
+
+    capsys.readouterr()
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    assert train(config_file, out) == 3
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message == f"percept train: {out}: No space left on device; the same command resumes"
+    monkeypatch.undo()
+    assert train(config_file, out) == 0
+    assert_close(whole, out, 0.0)
+
+
+def test_what_compression_remembers_comes_back_on_the_device_of_the_gradients(
+    tmp_path: Path,
+) -> None:
+    residual = {"iter": 3, "error_dict": {0: torch.ones(2)}}
+    with process_group("cpu"):
+        checkpoint.save_state(tmp_path, 3, {"world": 1}, residual)
+        _, local = checkpoint.load_state(tmp_path, 3, torch.device("meta"))
+    assert local["iter"] == 3
+    assert local["error_dict"][0].device.type == "meta"  # stands for a CUDA device here
 
 
 def test_divergence_stops_and_keeps_the_last_good_checkpoint(
@@ -298,6 +363,7 @@ def kill_group() -> Iterator[list[subprocess.Popen[bytes]]]:
             process.wait()
 
 
+@NEEDS_PROC
 def test_killed_worker_then_the_same_command_equals_undisturbed(
     config_file: Path,
     tmp_path: Path,
