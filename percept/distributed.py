@@ -239,6 +239,11 @@ def process_group(device: torch.device | str = "cpu") -> Iterator[None]:
             os.environ.update(_slurm_environment())
         meeting = dist.rendezvous("env://", timeout=TIMEOUT)  # type: ignore[attr-defined]
         store, rank, world = next(iter(meeting))
+        if os.environ.get("LOCAL_WORLD_SIZE") == str(world):
+            # After a restart torchrun's store (2.15 at least) still holds the counters and the
+            # addresses of the dead. On several nodes the agents may count restarts differently.
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            store = dist.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined]
     else:
         store, rank, world = dist.HashStore(), 0, 1  # type: ignore[attr-defined]
     store.set_timeout(TIMEOUT)

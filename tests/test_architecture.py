@@ -127,7 +127,6 @@ IMPORTED_AS = {"pillow": "PIL", "scikit-image": "skimage", "scikit-learn": "skle
 NEVER_IMPORTED = {
     "pyarrow": "pandas reads and writes Parquet with it",
     "torchvision": "lpips builds its networks from it",
-    "matplotlib": "carries a photograph of the demo",
     "scikit-learn": "carries photographs of the demo",
 }
 

@@ -24,6 +24,8 @@ COMMANDS: dict[str, str] = {
     "weights": "fetch or check the weights that LPIPS needs",
     "study": "create, inspect, simulate and export studies",
     "app": "serve the rating app",
+    "scaling": "measure speedup and efficiency on this machine",
+    "doctor": "check this machine and measure its fastest thread setting",
     "report": "write the report of one or more studies",
 }
 

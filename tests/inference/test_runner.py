@@ -545,6 +545,30 @@ def test_lower_precision_is_close(precision, manifest, checkpoint, tmp_path):
     assert contents(tmp_path / "low") != contents(tmp_path / "full")
 
 
+def test_compiled_networks_are_close_and_a_setting_of_the_run(
+    manifest, checkpoint, tmp_path, monkeypatch
+):
+    compile, asked = torch.nn.Module.compile, []
+
+    def traced(self, **options):  # all of it but the generated code, which takes half a minute
+        asked.append(options)
+        compile(self, backend="aot_eager", **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    infer(manifest, [f"net={checkpoint}"], tmp_path / "plain")
+    assert not asked
+    infer(manifest, [f"net={checkpoint}", "gray=gray"], tmp_path / "run", compile=True)
+    assert asked == [{"dynamic": False}]
+    for i in range(4):
+        plain, compiled = (
+            load_rgb(tmp_path / name / f"images/net/p{i}.png").astype(int)
+            for name in ("plain", "run")
+        )
+        assert np.abs(plain - compiled).max() <= 2
+    with pytest.raises(InputError, match="--compile was True, is False"):
+        infer(manifest, [f"net={checkpoint}", "gray=gray"], tmp_path / "run")
+
+
 def test_threads_are_what_the_run_says(manifest, tmp_path):
     infer(manifest, ["gray=gray"], tmp_path / "run", threads=2)
     assert torch.get_num_threads() == 2

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    infer = actions.add_parser(
+        "infer", help="speedup and efficiency of inference over processes and sizes"
+    )
+    add = infer.add_argument
+    add(
+        "--world",
+        type=int,
+        nargs="+",
+        default=[1, 2],
+        metavar="N",
+        help="numbers of processes, of one compute thread each (1 2)",
+    )
+    add(
+        "--threads",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="time the smallest world with these numbers of threads, too (all cores)",
+    )
+    add(
+        "--side",
+        type=int,
+        nargs="+",
+        default=[256, 512],
+        metavar="N",
+        help="sides of the photographs, which are made up (256 512)",
+    )
+    add("--photos", type=int, default=12, metavar="N", help="photographs of each size (12)")
+    add("--rounds", type=int, default=3, metavar="N", help="timings of each setting (3)")
+    add(
+        "--condition",
+        metavar="NAME=SPEC",
+        help="what colours them (a U-Net of random weights at the photographs' own size)",
+    )
+    add("--device", default="auto", help="auto, cpu or cuda (auto)")
+    add("--out", metavar="DIR", help="write scaling.json and scaling.png here")
+    add("--json", action="store_true", help="print the measurements as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    from percept.inference import scaling
+
+    load, cores = os.getloadavg()[0], scaling.cores()
+
+    def progress(done: int, total: int) -> None:
+        print(f"percept scaling: run {done} of {total}", file=sys.stderr, flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="percept-scaling-") as folder:
+        points = scaling.measure_scaling(
+            Path(folder),
+            args.world,
+            args.side,
+            photos=args.photos,
+            rounds=args.rounds,
+            threads=args.threads or [cores],
+            condition=args.condition,
+            device=args.device,
+            progress=progress,
+        )
+    facts = {
+        "cores": cores,
+        "load_before": round(load, 2),
+        "devices": scaling.devices() if args.device != "cpu" else [],
+        "condition": args.condition or "unet of random weights",
+        "photos": args.photos,
+        "rounds": args.rounds,
+        "smallest_world": min(args.world),
+    }
+    if args.out:
+        Path(args.out).mkdir(parents=True, exist_ok=True)
+        scaling.write_scaling(Path(args.out), points, facts)
+    if args.json:
+        print(json.dumps({"facts": facts, "points": [asdict(p) for p in points]}, indent=2))
+        return 0
+    print(
+        "  side  world threads  images/s  speedup  efficiency  decode compute encode gather  idle"
+    )
+    for p in points:
+        speedup = f"{p.speedup:.2f}" if p.speedup is not None else "–"
+        efficiency = f"{p.efficiency:.0%}" if p.efficiency is not None else "–"
+        share = [f"{p.shares[name]:.0%}" for name in ("decode", "compute", "encode")]
+        print(
+            f"{p.side:>6} {p.world:>6} {p.threads:>7} {p.images_per_second:>9.2f} {speedup:>8} "
+            f"{efficiency:>11} {share[0]:>7} {share[1]:>7} {share[2]:>6} "
+            f"{p.shares['gather']:>6.0%} {p.shares['idle']:>5.0%}"
+        )
+    for side in sorted({p.side for p in points}):
+        best = scaling.best_single(points, side)
+        fastest = min((p for p in points if p.side == side), key=lambda p: p.seconds)
+        if best is not None:
+            print(
+                f"{side}×{side}: {fastest.world} processes reach "
+                f"{best.seconds / fastest.seconds:.2f}× the best single process "
+                f"({best.threads} thread{'s' if best.threads > 1 else ''})"
+            )
+    if load > cores / 2:
+        print(f"The machine was busy before this was measured (load {load:.1f}).", file=sys.stderr)
+    if args.out:
+        print(f"{args.out}/scaling.json, {args.out}/scaling.png")
+    return 0
