@@ -273,9 +273,10 @@ def _votes_of_counts(pairs: PairCounts, cluster: object) -> _Votes:
     )  # fmt: skip
 
 
-def _votes_of_frame(
+def votes_of_frame(
     frame: pd.DataFrame, cluster: str | Sequence[str] | None, *, sides: bool
 ) -> _Votes:
+    """Count the votes of a tidy frame; without ``sides`` a pair has one order only."""
     rows = counted_rows(frame, ("left", "right", "choice"))
     outcome, label = codes_of(rows["choice"])
     unknown = sorted(set(map(str, label)) - {*_OUTCOMES, "skip"})
@@ -660,7 +661,7 @@ def _scale(
             raise InputError("Counts by pair do not say which side won", key="side_effect")
         votes = _votes_of_counts(comparisons, cluster)
     else:
-        votes = _votes_of_frame(comparisons, cluster, sides=side_effect)
+        votes = votes_of_frame(comparisons, cluster, sides=side_effect)
     k = len(votes.items)
     warnings = list(votes.warnings)
 
@@ -820,6 +821,22 @@ def _component_warnings(counts: FloatArray, votes: _Votes, block: IntArray) -> l
     return texts
 
 
+def vote_derivatives(votes: _Votes, scale: Scale) -> tuple[FloatArray, FloatArray]:
+    """First and negative second derivative (n,) of each vote's likelihood by its difference.
+
+    For a scale with Davidson's ties and without a side effect; a row that stands for several
+    votes counts for as many.
+    """
+    single = np.repeat(np.eye(3)[:, None, :], len(votes.left), axis=1)  # (outcome, cell, 3)
+    d = np.broadcast_to(scale.score[votes.left] - scale.score[votes.right], single.shape[:2])
+    if scale.tie_parameter > 0:
+        t = _davidson(single, d, np.full((3, 1), np.log(scale.tie_parameter)))
+    else:
+        t = _logistic(single, d, None)
+    outcome, cell = votes.column % 3, votes.column // 3
+    return votes.weight * t.g[outcome, cell], votes.weight * t.h[outcome, cell]
+
+
 def _rough_strengths(model: _Model, counts: FloatArray) -> FloatArray:
     """Log-odds of each item's wins, mean 0 in each component: where Newton's method starts."""
     size = model.k
@@ -936,7 +953,7 @@ def _ranks(
 
 def count_pairs(comparisons: pd.DataFrame) -> PairCounts:
     """Count the votes of a tidy frame by pair; skipped answers are left out."""
-    votes = _votes_of_frame(comparisons, None, sides=False)
+    votes = votes_of_frame(comparisons, None, sides=False)
     k = len(votes.items)
     wins, ties = np.zeros((k, k)), np.zeros((k, k))
     wins[votes.left, votes.right] = votes.counts[:, 0]
@@ -1086,7 +1103,7 @@ def goodness_of_fit(comparisons: pd.DataFrame | PairCounts, scale: Scale) -> Goo
     if isinstance(comparisons, PairCounts):
         votes = _votes_of_counts(comparisons, None)
     else:
-        votes = _votes_of_frame(comparisons, None, sides=bool(sides))
+        votes = votes_of_frame(comparisons, None, sides=bool(sides))
     if votes.items != scale.items:
         raise InputError("The scale is of other items", value=scale.items)
     inside = scale.component[votes.left] == scale.component[votes.right]
@@ -1337,7 +1354,7 @@ def crowd_bradley_terry(
             "The Beta prior needs both parameters at least 1", key="prior", value=prior
         )
     rows = counted_rows(comparisons, ("observer", "left", "right", "choice"))
-    votes = _votes_of_frame(rows, "observer", sides=False)
+    votes = votes_of_frame(rows, "observer", sides=False)
     rows = rows[rows["choice"].isin(_OUTCOMES).to_numpy()]
     if "count" in rows:
         rows = rows[rows["count"].to_numpy(dtype=float) > 0]
