@@ -44,7 +44,7 @@ from percept.store.store import (
 from percept.types import GRAY, REFERENCE
 
 if TYPE_CHECKING:
-    from percept.stats.planning import Plan
+    from percept.stats.planning import Pilot, Plan
 
 #: Trials that a client may hold at once.
 WINDOW = 8
@@ -471,6 +471,29 @@ def plan_study(
         tie_share=(0.15 if protocol.tie else 0.0) if tie_share is None else tie_share,
         **options,
     )
+    return found
+
+
+def pilot_of(store: Store, study: Study, attribute: str | None = None) -> Pilot:
+    """Read what the votes of a pairwise study say about the next one.
+
+    ``attribute`` names the question, where the study asks several.
+
+    Raises
+    ------
+    InputError
+        If the study is not pairwise, or its votes do not tell.
+    """
+    if study.method != "pairwise":
+        raise InputError("only a pairwise study can be a pilot", key="study", value=study.name)
+    ratings = store.ratings(study)
+    if attribute is not None:
+        known = sorted(map(str, ratings["attribute"].unique()))
+        if attribute not in known:
+            raise InputError("the study does not ask this", key="attribute", value=attribute,
+                             remedy=f"It asks {', '.join(known)}")  # fmt: skip
+        ratings = ratings[(ratings["attribute"] == attribute).to_numpy()]
+    found: Pilot = stats.read_pilot(ratings)
     return found
 
 

@@ -381,6 +381,29 @@ def test_a_plan_answers_from_the_protocol_and_draws(tmp_path, capsys) -> None:
     assert "not reached: ±0.01 JOD" in capsys.readouterr().out
 
 
+def test_a_pilot_gives_what_is_not_given(run, tmp_path, capsys) -> None:
+    db = f"sqlite:///{tmp_path}/pilot.db"
+    create = ["study", "create", str(run.root), "--protocol", "pairwise", "--db", db]
+    assert main([*create, "--name", "pilot"]) == 0
+    assert main(["study", "simulate", "--db", db, "--study", "pilot", "--observers", "6"]) == 0
+    capsys.readouterr()
+    argv = [*PLAN[:4], "--simulations", "4", "--observers", "4", "4", "--pilot", db]
+    assert main([*argv, "--study", "pilot", "--content-sd", "0.25"]) == 0
+    out = capsys.readouterr().out
+    said = re.search(r"pilot \((\d+) votes\): effect ([\d.]+) JOD", out)
+    assert said is not None
+    assert int(said[1]) > 50
+    used = re.search(r"the best is ([\d.]+) JOD", out)
+    assert used is not None
+    assert float(used[1]) == pytest.approx(float(said[2]), abs=0.006)
+    assert main(argv) == 2
+    assert "--study" in capsys.readouterr().err
+    assert main([*argv, "--study", "pilot", "--attribute", "charm"]) == 2
+    assert "It asks realism" in capsys.readouterr().err
+    assert main(PLAN[:4]) == 2
+    assert "--effect" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 DB_HELP = "database: sqlite:///FILE, a file name, or postgresql://USER@HOST/NAME"
@@ -117,10 +118,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan.add_argument(
         "--effect",
         type=float,
-        required=True,
         metavar="JOD",
         help="difference between the best two conditions that matters, in JOD (1 JOD: 75 %% "
-        "prefer the better); assumed, or from a pilot",
+        "prefer the better); default: that of the pilot",
+    )
+    plan.add_argument(
+        "--pilot",
+        metavar="URL",
+        help="database of a pilot, whose votes give the effect, the deviations and the ties that "
+        "are not given here",
+    )
+    plan.add_argument("--study", metavar="NAME", help="name of the pilot in that database")
+    plan.add_argument(
+        "--attribute", metavar="NAME", help="question of the pilot (default: its only one)"
     )
     plan.add_argument(
         "--conditions", type=int, default=3, metavar="N", help="conditions (default: %(default)s)"
@@ -154,21 +164,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ties",
         type=float,
         metavar="SHARE",
-        help="share of ties between equals (default: 0.15 where the protocol has ties)",
+        help="share of ties between equals (default: the pilot's, or 0.15 where there are ties)",
     )
     plan.add_argument(
         "--observer-sd",
         type=float,
-        default=0.3,
         metavar="JOD",
-        help="standard deviation of the observers' tastes (default: %(default)s)",
+        help="standard deviation of the observers' tastes (default: the pilot's, or 0.3)",
     )
     plan.add_argument(
         "--content-sd",
         type=float,
-        default=0.5,
         metavar="JOD",
-        help="standard deviation of the photographs' quirks (default: %(default)s)",
+        help="standard deviation of the photographs' quirks (default: the pilot's, or 0.5)",
     )
     plan.add_argument(
         "--confidence",
@@ -335,24 +343,47 @@ def _plan(args: argparse.Namespace) -> int:
     from percept.files import write_bytes_atomic
     from percept.protocol import load_protocol
     from percept.report.figures import planning
-    from percept.study import plan_study
+    from percept.study import pilot_of, plan_study
 
     if args.out is not None and (args.out.suffix != ".svg" or not args.out.parent.is_dir()):
         raise InputError("must be an SVG file in a folder that exists",
                          key="--out", value=str(args.out))  # fmt: skip
     if args.seed < 0:
         raise InputError("must not be negative", key="--seed", value=args.seed)
+    protocol = load_protocol(args.protocol)
+    effect, ties = args.effect, args.ties
+    deviations = {"observer_sd": args.observer_sd, "content_sd": args.content_sd}
+    if args.pilot is not None:
+        from percept.store import open_store
+
+        if args.study is None:
+            raise InputError("a pilot needs its name", key="--study")
+        with open_store(args.pilot) as store:
+            pilot = pilot_of(store, store.study(args.study), args.attribute)
+        print(
+            f"pilot ({pilot.n} votes): effect {pilot.effect:.2f} JOD, "
+            f"tastes {pilot.observer_sd:.2f}, quirks {pilot.content_sd:.2f}, "
+            f"ties {pilot.tie_share:.0%}"
+        )
+        effect = pilot.effect if effect is None else effect
+        ties = pilot.tie_share if ties is None and protocol.tie else ties
+        deviations = {key: getattr(pilot, key) if given is None else given
+                      for key, given in deviations.items()}  # fmt: skip
+    if effect is None:
+        raise InputError("give the difference that matters, or a pilot", key="--effect")
+    for key, usual in {"observer_sd": 0.3, "content_sd": 0.5}.items():
+        if deviations[key] is None or math.isnan(deviations[key]):
+            deviations[key] = usual
     precision = args.half_width is not None
     found = plan_study(
-        load_protocol(args.protocol),
-        args.effect,
+        protocol,
+        effect,
         conditions=args.conditions,
         contents=args.contents,
-        tie_share=args.ties,
+        tie_share=ties,
         goal="half_width" if precision else "power",
         target=args.half_width if precision else args.power,
-        observer_sd=args.observer_sd,
-        content_sd=args.content_sd,
+        **deviations,
         min_observers=args.observers[0],
         max_observers=args.observers[1],
         n_simulations=args.simulations,
@@ -363,7 +394,7 @@ def _plan(args: argparse.Namespace) -> int:
     print(
         f"{args.conditions} conditions, {args.contents} photographs, "
         f"{assumed['trials_per_observer']} trials each, {assumed['tie_share']:.0%} ties; "
-        f"the best is {args.effect:g} JOD above the second"
+        f"the best is {effect:.3g} JOD above the second"
     )
     rows: list[tuple[str, ...]] = [
         (f"{row.observers}", f"{row.trials}", f"{row.power:.0%}", f"±{row.half_width_jod:.2f}",

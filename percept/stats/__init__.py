@@ -69,6 +69,8 @@ _PUBLIC = {
     "review_rates": "rates",
     "Plan": "planning",
     "plan": "planning",
+    "Pilot": "planning",
+    "read_pilot": "planning",
     "MosResult": "opinion",
     "difference_ratings": "opinion",
     "mos": "opinion",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -247,18 +248,24 @@ class Scale:
 
 @dataclass(frozen=True)
 class _Votes:
-    """Votes of k items in p cells (ordered pairs that occur); ``codes`` only from frames."""
+    """Votes of k items in p cells (ordered pairs that occur)."""
 
     items: tuple[Any, ...]
     left: IntArray  # (p,)
     right: IntArray  # (p,)
     counts: FloatArray  # (p, 3): left, tie, right
-    column: IntArray  # (n,) cell * 3 + outcome of each row
+    answer: IntArray  # (n,) what each row says
+    column_of: IntArray  # by answer: cell * 3 + outcome
     weight: FloatArray  # (n,) votes that a row stands for
     clusters: Clusters
     n_ties: float
     n_skipped: float
     warnings: tuple[str, ...]
+
+    @cached_property
+    def column(self) -> IntArray:
+        """Cell * 3 + outcome of each row (n,)."""
+        return self.column_of[self.answer]
 
 
 def _votes_of_counts(pairs: PairCounts, cluster: object) -> _Votes:
@@ -268,37 +275,56 @@ def _votes_of_counts(pairs: PairCounts, cluster: object) -> _Votes:
     warnings = ("counts hold no observer or content: votes are taken as independent",)
     return _Votes(
         tuple(pairs.items or ()), left.astype(np.int64), right.astype(np.int64), counts,
-        np.arange(counts.size), counts.ravel(), Clusters(), float(counts[:, 1].sum()), 0.0,
+        np.arange(counts.size), np.arange(counts.size), counts.ravel(), Clusters(),
+        float(counts[:, 1].sum()), 0.0,
         warnings if cluster else (),
     )  # fmt: skip
 
 
-def _votes_of_frame(
+def votes_of_frame(
     frame: pd.DataFrame, cluster: str | Sequence[str] | None, *, sides: bool
 ) -> _Votes:
+    """Count the votes of a tidy frame; without ``sides`` a pair has one order only."""
     rows = counted_rows(frame, ("left", "right", "choice"))
-    outcome, label = codes_of(rows["choice"])
+    codes, label = pd.factorize(rows["choice"])
     unknown = sorted(set(map(str, label)) - {*_OUTCOMES, "skip"})
-    if unknown or (outcome < 0).any():
+    if unknown or (codes < 0).any():
         raise InputError(
             "Unknown answer",
             column="choice",
             value=unknown[0] if unknown else None,
             remedy="Answers are left, right, tie and skip",
         )
-    outcome = np.array([_OUTCOMES.get(str(name), -1) for name in label], dtype=np.int64)[outcome]
-    weight = np.ones(len(rows))
-    if "count" in rows.columns:
+    outcome = np.array([_OUTCOMES.get(str(name), -1) for name in label], dtype=np.int64)[codes]
+    weight, counted = np.ones(len(rows)), "count" in rows.columns
+    if counted:
         weight = rows["count"].to_numpy(dtype=float)
         if not np.isfinite(weight).all() or (weight < 0).any():
             raise InputError("Counts must be finite and not negative", column="count")
-    used = (outcome >= 0) & (weight > 0)
-    n_skipped = float(weight[outcome < 0].sum())
-    if not used.all():
+    n_skipped = 0.0
+    if counted or "skip" in label:
+        n_skipped = float(weight[outcome < 0].sum())
+        used = (outcome >= 0) & (weight > 0)
         rows, outcome, weight = rows[used], outcome[used], weight[used]
     (left, right), items = common_codes(rows["left"], rows["right"])
     if min(left.min(initial=0), right.min(initial=0)) < 0:
         raise InputError("A side of a comparison has no condition", column="left, right")
+    k = len(items)
+    answer = left * k
+    for part, factor in ((right, 3), (outcome, 1)):
+        answer += part
+        answer *= factor
+    size = 3 * k * k
+    if size > 4 * answer.size + 1_000_000:
+        first, answer = np.unique(answer, return_inverse=True)
+        place, size = np.arange(first.size), first.size
+        tally = np.bincount(answer, weight, minlength=size)
+    else:  # a table over all that could be answered beats sorting
+        tally = np.bincount(answer, weight if counted else None, minlength=size)
+        first = place = np.flatnonzero(tally)
+    # What was answered at least once, as (left, right, outcome).
+    pair, outcome = first // 3, first % 3
+    left, right = pair // max(k, 1), pair % max(k, 1)
     if (left == right).any():
         raise InputError(
             "A condition is compared with itself",
@@ -306,23 +332,19 @@ def _votes_of_frame(
             value=items[left[left == right][0]],
             remedy="Mark identical pairs with kind = 'identical'",
         )
-    k = len(items)
-    answer = (left * k + right) * 3 + outcome
-    first, row = distinct_codes(answer, 3 * k * k)
-    # What was answered at least once, as (left, right, outcome); each row holds one of these.
-    pair, outcome = first // 3, first % 3
-    left, right = pair // max(k, 1), pair % max(k, 1)
     if not sides:
         swap = left > right
         left, right = np.where(swap, right, left), np.where(swap, left, right)
         outcome = np.where(swap, 2 - outcome, outcome)
     present, cell = distinct_codes(left * k + right, k * k)
-    column = (cell * 3 + outcome)[row]
-    counts = np.bincount(column, weight, minlength=3 * present.size).astype(float).reshape(-1, 3)
+    column_of = np.zeros(size, dtype=np.int64)
+    column_of[place] = cell * 3 + outcome
+    by_column = np.bincount(column_of[place], tally[place], minlength=3 * present.size)
+    counts = np.asarray(by_column, dtype=float).reshape(-1, 3)
     groups = clusters_of(rows, cluster)
     return _Votes(
-        tuple(items.tolist()), present // max(k, 1), present % max(k, 1), counts, column, weight,
-        groups, float(counts[:, 1].sum()), n_skipped, groups.warnings,
+        tuple(items.tolist()), present // max(k, 1), present % max(k, 1), counts, answer,
+        column_of, weight, groups, float(counts[:, 1].sum()), n_skipped, groups.warnings,
     )  # fmt: skip
 
 
@@ -660,7 +682,7 @@ def _scale(
             raise InputError("Counts by pair do not say which side won", key="side_effect")
         votes = _votes_of_counts(comparisons, cluster)
     else:
-        votes = _votes_of_frame(comparisons, cluster, sides=side_effect)
+        votes = votes_of_frame(comparisons, cluster, sides=side_effect)
     k = len(votes.items)
     warnings = list(votes.warnings)
 
@@ -820,6 +842,22 @@ def _component_warnings(counts: FloatArray, votes: _Votes, block: IntArray) -> l
     return texts
 
 
+def vote_derivatives(votes: _Votes, scale: Scale) -> tuple[FloatArray, FloatArray]:
+    """First and negative second derivative (n,) of each vote's likelihood by its difference.
+
+    For a scale with Davidson's ties and without a side effect; a row that stands for several
+    votes counts for as many.
+    """
+    single = np.repeat(np.eye(3)[:, None, :], len(votes.left), axis=1)  # (outcome, cell, 3)
+    d = np.broadcast_to(scale.score[votes.left] - scale.score[votes.right], single.shape[:2])
+    if scale.tie_parameter > 0:
+        t = _davidson(single, d, np.full((3, 1), np.log(scale.tie_parameter)))
+    else:
+        t = _logistic(single, d, None)
+    outcome, cell = votes.column % 3, votes.column // 3
+    return votes.weight * t.g[outcome, cell], votes.weight * t.h[outcome, cell]
+
+
 def _rough_strengths(model: _Model, counts: FloatArray) -> FloatArray:
     """Log-odds of each item's wins, mean 0 in each component: where Newton's method starts."""
     size = model.k
@@ -936,7 +974,7 @@ def _ranks(
 
 def count_pairs(comparisons: pd.DataFrame) -> PairCounts:
     """Count the votes of a tidy frame by pair; skipped answers are left out."""
-    votes = _votes_of_frame(comparisons, None, sides=False)
+    votes = votes_of_frame(comparisons, None, sides=False)
     k = len(votes.items)
     wins, ties = np.zeros((k, k)), np.zeros((k, k))
     wins[votes.left, votes.right] = votes.counts[:, 0]
@@ -1086,7 +1124,7 @@ def goodness_of_fit(comparisons: pd.DataFrame | PairCounts, scale: Scale) -> Goo
     if isinstance(comparisons, PairCounts):
         votes = _votes_of_counts(comparisons, None)
     else:
-        votes = _votes_of_frame(comparisons, None, sides=bool(sides))
+        votes = votes_of_frame(comparisons, None, sides=bool(sides))
     if votes.items != scale.items:
         raise InputError("The scale is of other items", value=scale.items)
     inside = scale.component[votes.left] == scale.component[votes.right]
@@ -1337,7 +1375,7 @@ def crowd_bradley_terry(
             "The Beta prior needs both parameters at least 1", key="prior", value=prior
         )
     rows = counted_rows(comparisons, ("observer", "left", "right", "choice"))
-    votes = _votes_of_frame(rows, "observer", sides=False)
+    votes = votes_of_frame(rows, "observer", sides=False)
     rows = rows[rows["choice"].isin(_OUTCOMES).to_numpy()]
     if "count" in rows:
         rows = rows[rows["count"].to_numpy(dtype=float) > 0]

@@ -9,8 +9,18 @@ import numpy as np
 import pandas as pd
 
 from percept.errors import InputError
-from percept.stats.bootstrap import FloatArray, check_confidence
-from percept.stats.pairwise import JOD_LOGISTIC, bradley_terry
+from percept.stats.bootstrap import FloatArray, check_confidence, cluster_sums
+from percept.stats.frames import IntArray
+from percept.stats.pairwise import (
+    JOD_LOGISTIC,
+    bradley_terry,
+    vote_derivatives,
+    votes_of_frame,
+)
+
+# A logistic curve averaged over normal differences of variance v is nearly one that is flatter by
+# sqrt(1 + v * this) (Zeger, Liang & Albert 1988).
+_ATTENUATION = (16 * np.sqrt(3) / (15 * np.pi)) ** 2
 
 
 @dataclass(frozen=True)
@@ -70,8 +80,8 @@ def plan(
     trials_per_observer : int
         Pairs that each observer judges, drawn evenly.
     effect : float
-        Difference in JOD, not negative, of the best condition from the second; the others
-        follow in steps of the same size.
+        Difference in JOD, not negative, of the best condition from the second, as the scale of
+        a large study would show it; the others follow in steps of the same size.
     goal, target
         ``power``: share of studies whose interval of that difference excludes 0. ``half_width``:
         median half-width of the interval, in JOD.
@@ -109,8 +119,11 @@ def plan(
         raise InputError("tie_share lies in [0, 1), deviations are not negative, n_simulations "
                          "is at least 2", value=(tie_share, observer_sd, content_sd))  # fmt: skip
     generator = np.random.default_rng() if rng is None else rng
-    scores = -effect * np.arange(conditions) * JOD_LOGISTIC
+    differing = 2 * (observer_sd**2 + content_sd**2) * JOD_LOGISTIC**2
+    # Between people and photographs that differ, shares are nearer to one half than for each.
+    scores = -effect * np.arange(conditions) * JOD_LOGISTIC * np.sqrt(1 + _ATTENUATION * differing)
     study = _Study(
+        effect * JOD_LOGISTIC,
         scores - scores.mean(),
         contents,
         trials_per_observer,
@@ -168,7 +181,97 @@ def plan(
 
 
 @dataclass(frozen=True)
+class Pilot:
+    """What the votes of a pilot say about the next study.
+
+    Attributes
+    ----------
+    effect : float
+        Difference of the best condition from the second, in JOD. A small pilot exaggerates it.
+    observer_sd, content_sd : float
+        Standard deviations, in JOD, of tastes and of quirks for each condition, as in
+        :func:`plan`; 0 where the votes vary no more than by chance, NaN with one cluster.
+    tie_share : float
+        Share of ties between equals.
+    n : int
+        Votes.
+    warnings : tuple of str
+        Doubts that a reader has to know.
+    """
+
+    effect: float
+    observer_sd: float
+    content_sd: float
+    tie_share: float
+    n: int
+    warnings: tuple[str, ...]
+
+
+def read_pilot(comparisons: pd.DataFrame) -> Pilot:
+    """Estimate what :func:`plan` assumes from the votes of a pilot.
+
+    Votes of one observer about different photographs go together only by that observer's tastes,
+    and votes of different observers about one photograph only by its quirks. Both variances are
+    those that explain how far the scores (derivatives of the likelihood) go together.
+
+    Parameters
+    ----------
+    comparisons : DataFrame
+        Tidy frame of pair votes with ``observer`` and ``content``.
+
+    Raises
+    ------
+    InputError
+        If the best two conditions cannot be compared.
+    """
+    scale = bradley_terry(comparisons)
+    ranked = scale.to_frame()
+    if len(ranked) < 2 or not ranked["estimable"].all() or ranked["component"].max() > 0:
+        raise InputError(
+            "The pilot does not tell how its conditions differ",
+            value="; ".join(scale.warnings) or None,
+            remedy="Give --effect and deviations yourself, or ask more people",
+        )
+    votes = votes_of_frame(comparisons, ("observer", "content"), sides=False)
+    g, h = vote_derivatives(votes, scale)
+    k = len(scale.items)
+    left, right = votes.left[votes.column // 3], votes.right[votes.column // 3]
+
+    def together(codes: IntArray, size: int) -> tuple[float, float]:
+        """Squared scores and squared information of clusters, summed."""
+        both = np.concatenate([codes, codes])
+        ends = np.concatenate([left, right])
+        scores = cluster_sums(both, size, ends, k, np.concatenate([g, -g]))
+        degrees = cluster_sums(both, size, ends, k, np.concatenate([h, h]))
+        pairs = cluster_sums(codes, size, votes.column // 3, len(votes.left), h)
+        squares = [float((matrix.data**2).sum()) for matrix in (scores, degrees, pairs)]
+        return squares[0], squares[1] + 2 * squares[2]
+
+    sizes = dict(zip(votes.clusters.names, votes.clusters.sizes, strict=True))
+    spread = {"observer": np.nan, "content": np.nan}
+    if len(sizes) == 2:
+        (*own, cell) = (together(codes, size) for codes, size in votes.clusters.dimensions())
+        for name, (scores, information) in zip(votes.clusters.names, own, strict=True):
+            room = information - cell[1]
+            excess = max(scores - cell[0], 0.0) / room if room > 0 else np.nan
+            spread[name] = float(np.sqrt(excess)) / JOD_LOGISTIC
+        differing = 2 * sum(sd**2 for sd in spread.values()) * JOD_LOGISTIC**2
+        steeper = 1 / np.sqrt(max(1 - _ATTENUATION * differing, 0.1))
+        spread = {name: float(steeper * sd) for name, sd in spread.items()}
+    nu = scale.tie_parameter
+    return Pilot(
+        float(ranked["jod"].iloc[0] - ranked["jod"].iloc[1]),
+        spread["observer"],
+        spread["content"],
+        nu / (2 + nu),
+        int(scale.n),
+        scale.warnings,
+    )
+
+
+@dataclass(frozen=True)
 class _Study:
+    effect: float  # of people and photographs at large
     scores: FloatArray
     contents: int
     each: int
@@ -181,14 +284,13 @@ class _Study:
         self, observers: int, n: int, rng: np.random.Generator
     ) -> tuple[float, float, float]:
         """Power, median half-width in JOD, and coverage over ``n`` simulated studies."""
-        truth = float(self.scores[0] - self.scores[1])
         rows = []
         for _ in range(n):
             scale = bradley_terry(self.draw(observers, rng), confidence=self.confidence)
             if 0 in scale.items and 1 in scale.items:
                 d = scale.difference(0, 1)
                 if d.estimable and np.isfinite(d.low):
-                    rows.append((d.low > 0, d.high - d.low, d.low <= truth <= d.high))
+                    rows.append((d.low > 0, d.high - d.low, d.low <= self.effect <= d.high))
                     continue
             rows.append((False, np.inf, False))  # a study that cannot answer finds nothing
         found, width, covered = np.array(rows, dtype=float).T

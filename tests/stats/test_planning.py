@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from percept.errors import InputError
-from percept.stats import plan
+from percept.stats import plan, read_pilot
 
 SMALL = {"trials_per_observer": 20, "n_simulations": 12}
 
@@ -65,3 +65,25 @@ def test_observers_are_tried_between_the_ends_asked_for():
     assert p.curve["observers"].tolist() == [5, 9]
     with pytest.raises(InputError):
         plan(2, 20, effect=0.5, min_observers=9, max_observers=5, **SMALL)
+
+
+def test_a_pilot_tells_what_the_plan_assumes(simulate):
+    truth = np.array([0.8, 0.2, -0.4, -0.6])
+    found = [
+        read_pilot(
+            simulate(truth, observers=40, contents=40, each=60, observer_sd=0.6, content_sd=sd,
+                     nu=0.5, rng=np.random.default_rng(seed))
+        )
+        for seed in range(5) for sd in (0.0, 0.9)
+    ]  # fmt: skip
+    unit = np.log(3)
+    for some, sd in ((found[::2], 0.0), (found[1::2], 0.9)):
+        assert np.mean([p.observer_sd for p in some]) * unit == pytest.approx(0.6, abs=0.12)
+        content = np.mean([p.content_sd**2 for p in some]) ** 0.5 * unit
+        assert content == pytest.approx(sd, abs=0.2)
+        assert np.mean([p.effect for p in some]) * unit == pytest.approx(0.6, abs=0.3)
+    assert found[0].tie_share == pytest.approx(0.2, abs=0.05)
+    alone = simulate(truth, observers=1, rng=np.random.default_rng(0), each=200)
+    assert np.isnan(read_pilot(alone).observer_sd)
+    with pytest.raises(InputError, match="does not tell"):
+        read_pilot(alone.assign(left="m0", right="m1", choice="left"))
