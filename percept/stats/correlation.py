@@ -705,9 +705,9 @@ def _fit_block(
 ) -> tuple[FloatArray, FloatArray]:
     loss = (w * (y - _logistic4(z, p)) ** 2).sum(axis=1)
     damping = np.full(len(p), 1e-6 if near else 1e-2)
-    tolerance = 1e-8 if near else 1e-12
+    tolerance = 1e-6 if near else 1e-12
     active = np.arange(len(p))
-    for _ in range(30 if near else 200):
+    for _ in range(12 if near else 200):
         own, own_y, own_w = p[active], y[active], w[active]
         inverse = np.exp(-own[:, 3:4])
         scaled = (z - own[:, 2:3]) * inverse
