@@ -23,7 +23,6 @@ import importlib.util
 import json
 import math
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -136,7 +135,7 @@ def ray(manifest: str, checkpoint: str, out: str, world: int) -> None:
                 self.colour(str(file), target(out, str(file)))
             return {"done": np.ones(len(batch["file"]))}
 
-    library.init(num_cpus=world, log_to_driver=False)
+    library.init(num_cpus=world + 1, log_to_driver=False)  # one reads
     rows = library.data.from_items([{"file": file} for file in photographs(manifest)])
     work = rows.repartition(4 * world).map_batches(Actor, batch_size=1, concurrency=world)
     work.materialize()
@@ -222,6 +221,7 @@ def main() -> None:
     add("--side", type=int, default=512, help="largest side that the network sees")
     add("--width", type=int, default=32, help="of the network")
     add("--largest", type=float, default=50.0, help="megapixels of the largest mixed photograph")
+    add("--peers", nargs="+", choices=list(PEERS), default=list(PEERS), help="which (all)")
     add("--json")
     args = parser.parse_args()
     if args.peer:
@@ -231,7 +231,8 @@ def main() -> None:
         )
         return
     present = []
-    for peer, package in PEERS.items():
+    for peer in args.peers:
+        package = PEERS[peer]
         if package is None or importlib.util.find_spec(package):
             present.append(peer)
         else:
@@ -262,11 +263,11 @@ def main() -> None:
                 overheads.append(work / bare - 1)
             results[kind] = {
                 "photos": args.photos,
-                "percept_seconds": round(statistics.median(percept_times), 2),
+                "percept_seconds": round(float(np.median(percept_times)), 2),
                 "percept_is_faster_by": {
-                    peer: round(statistics.median(values), 2) for peer, values in ratios.items()
+                    peer: round(float(np.median(values)), 2) for peer, values in ratios.items()
                 },
-                "overhead_over_bare_compute": round(statistics.median(overheads), 3),
+                "overhead_over_bare_compute": round(float(np.median(overheads)), 3),
             }
     text = json.dumps(results, indent=2)
     print(text)

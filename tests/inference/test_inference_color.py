@@ -88,3 +88,22 @@ def test_srgb_is_rounded_and_clipped():
     got = color.quantize(values)
     assert got.dtype == np.uint8
     np.testing.assert_array_equal(got, [[[0, 1, 255], [0, 255, 64], [128, 255, 0]]])
+
+
+def test_eight_bits_by_table_are_those_of_the_formula():
+    from percept.color import encode
+
+    grey = np.linspace(0, 1, 400_001, dtype=np.float32)
+    exact = encode(grey.astype(np.float64)) * 255
+    level, change = (table.numpy() for table in color._TABLES)
+    bins = (grey * np.float32(color._BINS)).astype(np.int32)
+    got = level[bins] + (grey >= change[bins])
+    near = np.abs(exact - np.floor(exact) - 0.5) < 1e-4  # where float32 may fall on either side
+    np.testing.assert_array_equal(got[~near], np.rint(exact)[~near])
+    assert np.abs(got - exact).max() < 0.501
+
+
+def test_a_grey_picture_has_the_luminance_of_its_three_channels():
+    grey = np.random.default_rng(2).integers(0, 256, (40, 30), dtype=np.uint8)
+    whole = color.luminance(np.repeat(grey[..., None], 3, axis=2))
+    assert torch.equal(color.luminance(grey), whole)
