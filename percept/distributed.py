@@ -39,6 +39,13 @@ _store: Store | None = None
 _agreed = False  # whether all workers are leaving because of the same error
 
 
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 # -- starting workers ---------------------------------------------------------------------------
 
 

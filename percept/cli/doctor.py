@@ -31,9 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.side < 16 or args.rounds < 1:
         raise InputError("--side is at least 16 and --rounds at least 1")
+    from percept import distributed
     from percept.inference import scaling
 
-    cores, load = scaling.cores(), os.getloadavg()[0]
+    cores, load = distributed.cores(), os.getloadavg()[0]
     packages = {name: _version(name) for name in PACKAGES}
     rates = scaling.thread_rates(args.side, args.rounds, cores)
     best = max(rates, key=lambda threads: rates[threads])

@@ -52,9 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from percept import distributed
     from percept.inference import scaling
 
-    load, cores = os.getloadavg()[0], scaling.cores()
+    load, cores = os.getloadavg()[0], distributed.cores()
 
     def progress(done: int, total: int) -> None:
         print(f"percept scaling: run {done} of {total}", file=sys.stderr, flush=True)

@@ -382,7 +382,7 @@ def _versions(device: torch.device) -> dict[str, str]:
 
 def _share_of_cores() -> int:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", "1")))
-    return max(1, min(8, len(os.sched_getaffinity(0)) // local))
+    return max(1, min(8, distributed.cores() // local))
 
 
 @dataclass

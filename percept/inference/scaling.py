@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import statistics
 import subprocess
 import time
@@ -195,13 +194,6 @@ def thread_rates(side: int, rounds: int, cores: int) -> dict[int, float]:
 def devices() -> list[str]:
     """Return the names of the CUDA devices."""
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _photographs(home: Path, side: int, photos: int) -> Path:
