@@ -165,14 +165,3 @@ def test_a_place_that_may_not_be_written_is_one_line(
     scan = ["manifest", "scan", str(folder), "-o", str(tmp_path / "d.csv"), "--force"]
     assert main(scan) == 2
     assert "is a directory" in capsys.readouterr().err
-
-
-def test_an_error_that_is_a_bug_keeps_its_traceback(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(_: int) -> None:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-
-    monkeypatch.setattr(files.os, "fsync", broken)
-    with pytest.raises(OSError, match="Bad file"):
-        main(["manifest", "scan", str(folder), "-o", str(tmp_path / "m.csv")])
