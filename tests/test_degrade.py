@@ -110,7 +110,7 @@ def test_the_reference_has_the_luminance_of_the_aged_photograph(
 
 def test_perfect_colour_scores_perfectly(coffee: np.ndarray) -> None:
     """The true chroma on the aged luminance, put together as the inference runner does it."""
-    torch = pytest.importorskip("torch")
+    import torch
     from skimage.color import rgb2lab
 
     from percept.inference.color import luminance, to_srgb

@@ -114,7 +114,6 @@ def test_a_file_name_may_have_a_question_mark(tmp_path) -> None:
 
 
 def test_a_server_that_does_not_answer_is_told_without_the_password() -> None:
-    pytest.importorskip("psycopg")
     with pytest.raises(InputError, match="cannot be opened") as caught:
         open_store("postgresql://someone:hunter2@127.0.0.1:1/x", create=True)
     assert "hunter2" not in str(caught.value)
