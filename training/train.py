@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -118,4 +119,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    code = main()
+    # Everything is saved and said. Python's own way out now and then met a thread of Gloo's that
+    # was still winding down, and C++ then aborts a process whose work was done.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
