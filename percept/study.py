@@ -126,12 +126,21 @@ def create_study(
     selection = select_stimuli(
         run, max_side=protocol.display.max_side, conditions=conditions, contents=contents
     )
-    if protocol.method == "pairwise" and len(selection.conditions) < 2:
+    names = [one.name for one in selection.conditions]
+    if protocol.method == "pairwise" and len(names) < 2:
         raise InputError(
             "pairs need two conditions",
             file=run.root,
-            value=[one.name for one in selection.conditions],
+            value=names,
             remedy="Run inference with more --condition NAME=SPEC",
+        )
+    if protocol.needs_reference and (REFERENCE not in names or len(names) < 2):
+        raise InputError(
+            "this protocol compares with the true images: it needs the condition "
+            f"{REFERENCE!r} and another one",
+            file=run.root,
+            value=names,
+            remedy=f"Run inference with --condition {REFERENCE}={REFERENCE}",
         )
     folder = stimuli.resolve() if stimuli is not None else store.stimuli_folder()
     rendered = render_stimuli(selection, folder, progress=progress)
