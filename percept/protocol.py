@@ -375,15 +375,12 @@ class Rule:
 
 
 _MARKS = ("artifacts", "severities")
-_GOLDS = ("golds", "practice_feedback")
 #: Every key that is not for all methods, by method.
 RULES: dict[Method, Rule] = {
-    "pairwise": Rule(
-        frozenset({"tie", "identical", "selection", "why", *_GOLDS, *_MARKS}), questions=8
-    ),
-    "artifact": Rule(frozenset({*_GOLDS, *_MARKS}), needs=_MARKS),
+    "pairwise": Rule(frozenset({"tie", "identical", "selection", "why", *_MARKS}), questions=8),
+    "artifact": Rule(frozenset(_MARKS), needs=_MARKS),
     "rating": Rule(frozenset({"scale", "scores"}), questions=8),
-    "real_or_fake": Rule(frozenset({"asks", "display_ms", *_GOLDS})),
+    "real_or_fake": Rule(frozenset({"asks", "display_ms"})),
     "review": Rule(frozenset({"reasons", *_MARKS}), needs=("reasons",)),
 }
 #: Grades of ITU-T P.910: absolute, and of the degradation.
