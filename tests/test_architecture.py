@@ -41,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": {"manifest", "inference.run", "distributed", "color"},
     "store": set(),
     "study": {"protocol", "stimuli", "design", "store", "stats", "inference.run"},
+    "votes": {"protocol", "store", "study"},
     "calibrate": {"inference.run", "store", "stats"},
     "report": {"store", "stats", "protocol", "inference.run"},
     "app": {"protocol", "stimuli", "design", "store", "study", "stats"},
