@@ -13,7 +13,9 @@ import json
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -27,6 +29,7 @@ from sqlalchemy.exc import OperationalError
 from percept import __version__, stats
 from percept.design import SessionPlan, golds_needed, plan_session, retire_golds
 from percept.errors import InputError, Interrupted
+from percept.files import sync_folder
 from percept.inference.run import Run
 from percept.protocol import Protocol, parse_protocol
 from percept.simulation import Observer, World, types_of
@@ -105,13 +108,7 @@ def create_study(
     Interrupted
         The disk is full or the database went away. What was written is removed.
     """
-    if not _NAME.fullmatch(name):
-        raise InputError(
-            "not a name for a study",
-            key="name",
-            value=name,
-            remedy="Use up to 100 letters, digits, '.', '_' and '-'",
-        )
+    check_name(name)
     _check_seed(seed)
     run_path = str(run.root.resolve())
     existing = next((one for one in store.studies() if one.name == name), None)
@@ -145,8 +142,17 @@ def create_study(
             remedy=f"Run inference with --condition {REFERENCE}={REFERENCE}",
         )
     folder = stimuli.resolve() if stimuli is not None else store.stimuli_folder()
-    rendered = render_stimuli(selection, folder, golds=golds_needed(protocol), progress=progress)
+    new = not folder.exists()
+    # Out of the way of others who fill the same folder, until the study is all but saved.
+    part = folder / f".{uuid.uuid4().hex}.part"
+
+    def place() -> None:
+        for file in part.iterdir():
+            file.replace(folder / file.name)  # the same bytes, where another study has them
+        sync_folder(folder)
+
     try:
+        rendered = render_stimuli(selection, part, golds=golds_needed(protocol), progress=progress)
         return store.add_study(
             name=name,
             method=protocol.method,
@@ -181,12 +187,26 @@ def create_study(
                 for row in selection.contents.to_dict("records")
             ],
             stimuli=rendered.rows,
+            place=place,
         )
-    except BaseException as error:
-        rendered.remove()
-        if isinstance(error, OperationalError):
-            raise Interrupted(f"the study could not be saved: {error.orig}") from error
-        raise
+    except OperationalError as error:
+        raise Interrupted(f"the study could not be saved: {error.orig}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        if new:
+            with suppress(OSError):  # it holds the images of a study
+                folder.rmdir()
+
+
+def check_name(name: str) -> None:
+    """Raise :class:`InputError` where a study cannot be called so."""
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            "not a name for a study",
+            key="name",
+            value=name,
+            remedy="Use up to 100 letters, digits, '.', '_' and '-'",
+        )
 
 
 def _check_seed(seed: int) -> None:
@@ -364,6 +384,29 @@ def seconds_left(
             break
         begun = min(begun, moment)
     return max(0, round(60 * protocol.session_minutes - (now - begun).total_seconds()))
+
+
+def may_look(store: Store, study: Study) -> bool:
+    """Whether results may be looked at: the study is closed, or its stopping rule is met."""
+    rule = protocol_of(study).stopping
+    if study.state == "closed":
+        return True
+    if not (rule.votes or rule.half_width):
+        return False
+    conditions = store.conditions(study)["condition"].tolist()
+    n = len(conditions)
+    units = {"pairwise": n * (n - 1) // 2, "real_or_fake": n - 1}.get(study.method, n)
+    if protocol_of(study).reference == "true":
+        units = n - 1  # the true image is only beside the others
+    trials = store.progress(study).by_unit["trials"]
+    if len(trials) < units or trials.min() < rule.votes:
+        return False
+    if not rule.half_width:
+        return True
+    votes = store.votes(study, protocol_of(study).attributes[0].name)
+    scale = stats.bradley_terry(votes, cluster=())
+    widest = (np.asarray(scale.high) - np.asarray(scale.low)).max() / 2 / scale.jod_unit
+    return bool(scale.converged and widest <= rule.half_width)
 
 
 @dataclass(frozen=True)
@@ -746,6 +789,7 @@ def export_study(
         raise InputError("is there already", file=out, remedy="Name a new or empty folder")
     tables = {
         "ratings": store.ratings(study),
+        "marks": store.marks(study),
         "observers": store.observers(study),
         "sessions": store.sessions(study),
         "conditions": store.conditions(study),
@@ -753,6 +797,8 @@ def export_study(
         "notes": store.notes(study),
         "events": store.events(study),
         "looks": store.looks(study),
+        "stimuli": store.stimuli(study).drop(columns=["id", "content"]),
+        "invites": store.invites(study).drop(columns="code"),  # codes would let others in
     }
     simulated = int(tables["observers"]["simulated"].sum())
     about = {
@@ -843,7 +889,7 @@ _COLUMNS = {
     "simulated": "whether a program answered instead of a person",
     "left": "condition shown on the left",
     "right": "condition shown on the right",
-    "choice": "left, right, tie or skip",
+    "choice": "left, right, tie or skip; real or fake: the side that was taken for real",
     "condition": "the condition shown",
     "artifact": "what was marked; empty: the observer saw nothing wrong",
     "severity": "how bad; levels in protocol.toml",
@@ -851,9 +897,21 @@ _COLUMNS = {
     "y": "upper edge of the region, as a fraction of the height",
     "width": "ratings: width of the region, as a fraction; contents: pixels of the shown images",
     "height": "ratings: height of the region, as a fraction; contents: pixels of the shown images",
-    "shape": "shape of the region",
+    "shape": "shape of the region: rectangle, or mask inside of one",
+    "mask": "COLSxROWS:a,b,c: lengths of runs over the region, row by row, of zeros first",
+    "score": "grade; labels in protocol.toml, higher is better",
+    "verdict": "accept, fix or reject",
+    "comment": "what a reviewer wrote",
+    "role": "test; original: the grey photograph on view; gold: made for a control",
+    "variant": "how a gold was made",
+    "retired": "whether a gold is shown no more, because sound observers missed it",
+    "invite": "label of the invitation that was used",
+    "label": "who an invitation is for",
+    "uses": "how many joined by it",
+    "screened_out": "whether the checks turned this person away",
+    "withdrawn_at": "when the observer withdrew; answers and personal fields are erased",
     "value": "the answer as it was sent",
-    "reason": "why a trial was skipped",
+    "reason": "notes: why a trial was skipped; ratings: why not accepted, joined by ;",
     "note": "what the observer wrote",
     "trials": "trials of the session",
     "rated_trials": "trials with an answer",
@@ -880,9 +938,9 @@ def _export_readme(study: Study, tables: Mapping[str, pd.DataFrame], simulated: 
         ]
     lines += [
         "Times are UTC. The protocol is in `protocol.toml`, where the study came from in "
-        "`study.json`. Controls, skips and answers that were taken back are here too; skips of an "
-        "artifact study are in `notes` alone. In CSV files, a text that a spreadsheet would run "
-        "as a formula begins with an apostrophe.",
+        "`study.json`. Controls, skips and answers that were taken back are here too; where "
+        "one image is judged at a time, skips are in `notes` alone. In CSV files, a text that a "
+        "spreadsheet would run as a formula begins with an apostrophe.",
     ]
     for name, table in tables.items():
         lines += ["", f"## {name}: {len(table)} rows", ""]

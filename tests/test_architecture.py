@@ -42,6 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "store": set(),
     "simulation": {"protocol", "store"},
     "study": {"protocol", "stimuli", "design", "store", "stats", "inference.run", "simulation"},
+    "votes": {"protocol", "store", "study"},
     "calibrate": {"inference.run", "store", "stats"},
     "report": {"store", "stats", "protocol", "inference.run"},
     "app": {"protocol", "stimuli", "design", "store", "study", "stats"},

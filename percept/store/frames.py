@@ -54,6 +54,11 @@ class Study:
     stimuli_path: str | None
     secret: str = field(repr=False)
 
+    @property
+    def imported(self) -> bool:
+        """Whether its votes were made elsewhere: there is nothing to show."""
+        return "imported" in self.info
+
 
 @dataclass(frozen=True)
 class Invite:
@@ -412,6 +417,8 @@ class Frames:
             frame["score"] = pd.to_numeric(frame["value"].replace("skip", None)).astype("float64")
         elif of.method == "review":
             frame["reason"] = [";".join(one) if one else None for one in frame["reasons"]]
+        if of.imported:  # 0 stands for a time that was not told
+            frame["response_time_ms"] = frame["response_time_ms"].replace(0.0, float("nan"))
         answer = {"review": "verdict"}.get(of.method, "choice")
         return frame.rename(columns={"value": answer})[columns]
 
@@ -598,7 +605,7 @@ _ANSWERS = rating.join(trial).join(session).join(observer)
 _COUNTS = _counts(rating)
 
 
-def _shown(source: Any, **conditions: sa.Alias) -> Any:
+def _shown(source: Any, **conditions: sa.FromClause) -> Any:
     """Join the conditions that a trial shows, by role."""
     for role, named in conditions.items():
         seen, image = presentation.alias(), stimulus.alias()

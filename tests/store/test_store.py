@@ -537,10 +537,10 @@ for trial in store.trials(session, 0, 1000):
 
 
 @pytest.mark.parametrize("after", [1, 3])
-def test_what_was_acknowledged_survives_a_kill(store, database: str, after: int) -> None:
+def test_what_was_acknowledged_survives_a_kill(store, filled: str, after: int) -> None:
     token = join(store, store.study("pairs"), "client-0000000001", consent_version="1").token
     writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, database, token],
+        [sys.executable, "-c", WRITER, filled, token],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -553,7 +553,7 @@ def test_what_was_acknowledged_survives_a_kill(store, database: str, after: int)
             writer.stdin.flush()
     writer.send_signal(signal.SIGKILL)
     writer.communicate()
-    with open_store(database) as reader:
+    with open_store(filled) as reader:
         assert reader.ratings("pairs")["response_id"].tolist() == acknowledged
         session = reader.session(token)
         assert reader.answered_up_to(session) == after
