@@ -270,7 +270,7 @@ def test_simulated_preferences_are_their_own_and_consistent(store, run) -> None:
     against_grey = (won == "gray").sum(), (lost == "gray").sum()
     assert against_grey[0] < against_grey[1] / 1.5
     progress = store.progress(study)
-    assert progress.repeats == 120
+    assert progress.repeats > 115  # some trials are skipped
     assert progress.repeats_alike > 60  # by chance alone about a third would be
     assert 0.4 < (frame["choice"] == "left").mean() < 0.6
 

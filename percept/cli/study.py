@@ -132,6 +132,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     simulate.add_argument(
         "--seed", type=int, default=1, help="seed of the observers (default: %(default)s)"
     )
+    simulate.add_argument(
+        "--types",
+        metavar="NAME=SHARE,…",
+        help="shares of careful, careless, side (prefers one side or end of the scale) and "
+        "colour_blind observers, adding up to 1, such as careful=0.8,careless=0.2; recorded in "
+        "the screening facts as simulated_type (default: all careful)",
+    )
 
     export = actions.add_parser(
         "export",
@@ -516,10 +523,23 @@ def _simulate(args: argparse.Namespace) -> int:
         raise InputError("must be at least 1", key="--observers", value=args.observers)
     with open_store(args.db) as store, _Bar("Simulating") as bar:
         study = store.study(args.study)
-        joined = simulate(store, study, args.observers, seed=args.seed, progress=bar)
+        types = _shares(args.types) if args.types is not None else None
+        joined = simulate(store, study, args.observers, seed=args.seed, types=types, progress=bar)
         ratings = store.progress(study).ratings
     print(f"{joined} simulated observers joined {args.study}; it has {ratings} ratings now")
     return 0
+
+
+def _shares(text: str) -> dict[str, float]:
+    from percept.errors import InputError
+
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        return {name.strip(): float(share) for name, share in pairs}
+    except ValueError:
+        raise InputError(
+            "not of the form NAME=SHARE,NAME=SHARE", key="--types", value=text
+        ) from None
 
 
 def _export(args: argparse.Namespace) -> int:

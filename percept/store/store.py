@@ -1007,10 +1007,10 @@ class Store(Frames):
             for row in rows
         ]
 
-    def shown(self, of: Session) -> dict[str, tuple[str, str | None]]:
-        """Tell (content_id, condition) of each image token of a session; never for clients."""
+    def shown(self, of: Session) -> dict[str, tuple[str, str | None, str]]:
+        """Tell (content_id, condition, variant) of each image of a session; never for clients."""
         query = (
-            sa.select(presentation.c.token, content.c.name, condition.c.name)
+            sa.select(presentation.c.token, content.c.name, condition.c.name, stimulus.c.variant)
             .select_from(
                 presentation.join(trial)
                 .join(stimulus, presentation.c.stimulus_id == stimulus.c.id)
@@ -1021,7 +1021,7 @@ class Store(Frames):
         )
         with self._read() as connection:
             rows = connection.execute(query).all()
-        return {row[0]: (row[1], row[2]) for row in rows}
+        return {row[0]: (row[1], row[2], row[3]) for row in rows}
 
     def rate(
         self,
