@@ -149,17 +149,17 @@ def import_votes(store: Store, name: str, votes: Path, mapping: Path) -> tuple[S
         value. Nothing is written.
     """
     rule = load_mapping(mapping)
-    table = _read(votes)
+    columns, rows = _read(votes)
     missing = [
         InputError("the table has no such column", file=votes, column=column,
-                   remedy=f"It has {', '.join(table.columns)}")
+                   remedy=f"It has {', '.join(columns)}")
         for source in rule.columns.values()
         for column in (source.column, *(source.higher or ()))
-        if column is not None and column not in table
+        if column is not None and column not in columns
     ]  # fmt: skip
     if missing:
         raise _all(missing)
-    if table.empty:
+    if not rows:
         raise InputError("there are no votes", file=votes)
     check_name(name)
     study = next((one for one in store.studies() if one.name == name), None)
@@ -167,7 +167,7 @@ def import_votes(store: Store, name: str, votes: Path, mapping: Path) -> tuple[S
     fingerprint = hashlib.sha256(votes.read_bytes() + rule.text.encode()).hexdigest()
     found: list[Vote] = []
     errors: list[InputError] = []
-    for number, row in enumerate(table.to_dict("records"), start=1):
+    for number, row in enumerate(rows, start=1):
         try:
             found.append(_vote(rule, check, row, f"{name}/{fingerprint}/{number}"))
         except _Bad as bad:
@@ -215,8 +215,8 @@ def _source(entry: Any) -> Source:
     return Source(**entry)
 
 
-def _read(file: Path) -> pd.DataFrame:
-    """Read a table of texts; what is empty is None."""
+def _read(file: Path) -> tuple[list[str], list[dict[str, str | None]]]:
+    """Read the columns and the rows of a table, as text; what is empty is None."""
     try:
         if file.suffix == ".parquet":
             table = pd.read_parquet(file)
@@ -224,8 +224,10 @@ def _read(file: Path) -> pd.DataFrame:
             table = pd.read_csv(file, dtype=str, encoding="utf-8-sig", keep_default_na=False)
     except (OSError, ValueError, UnicodeError) as error:
         raise InputError(f"the votes cannot be read: {error}", file=file) from None
-    text = table.astype(object).map(lambda one: None if pd.isna(one) else str(one).strip())
-    return text.where(text != "", None)
+    return list(map(str, table.columns)), [
+        {str(key): None if pd.isna(one) else str(one).strip() or None for key, one in row.items()}
+        for row in table.to_dict("records")
+    ]
 
 
 class _Bad(Exception):
@@ -288,7 +290,7 @@ def _is_number(value: str) -> bool:
         return False
 
 
-def _value(rule: Mapping, check: _Checks, row: dict[str, Any], key: str) -> str | None:
+def _value(rule: Mapping, check: _Checks, row: dict[str, str | None], key: str) -> str | None:
     """Get a value of ours from a row; None where it is empty or not mapped."""
     source = rule.columns.get(key)
     if source is None:
@@ -296,17 +298,19 @@ def _value(rule: Mapping, check: _Checks, row: dict[str, Any], key: str) -> str 
     if source.higher is not None:
         scores = []
         for column in source.higher:
-            if row[column] is None or not _is_number(row[column]):
-                raise _Bad("must be a number", column, row[column])
-            scores.append(float(row[column]))
+            score = row[column]
+            if score is None or not _is_number(score):
+                raise _Bad("must be a number", column, score)
+            scores.append(float(score))
         return "tie" if scores[0] == scores[1] else "left" if scores[0] > scores[1] else "right"
     if source.value is not None:
         raw, column = source.value, key
     else:
         column = str(source.column)
-        raw = row[column]
-        if raw is None:
+        found = row[column]
+        if found is None:
             return None
+        raw = found
     value = raw
     if source.pattern is not None:
         match = re.search(source.pattern, value)
@@ -323,7 +327,7 @@ def _value(rule: Mapping, check: _Checks, row: dict[str, Any], key: str) -> str 
     return value
 
 
-def _vote(rule: Mapping, check: _Checks, row: dict[str, Any], identity: str) -> Vote:
+def _vote(rule: Mapping, check: _Checks, row: dict[str, str | None], identity: str) -> Vote:
     def need(key: str) -> str:
         value = _value(rule, check, row, key)
         if value is None:
@@ -356,7 +360,7 @@ def _vote(rule: Mapping, check: _Checks, row: dict[str, Any], identity: str) -> 
     )
 
 
-def _time(rule: Mapping, check: _Checks, row: dict[str, Any]) -> datetime | None:
+def _time(rule: Mapping, check: _Checks, row: dict[str, str | None]) -> datetime | None:
     text = _value(rule, check, row, "presented_at")
     if text is None:
         return None

@@ -452,7 +452,7 @@ def _invite(args: argparse.Namespace) -> int:
             print(f"nobody joins {study.name} by {args.revoke} any more")
         elif args.label is None:
             invites = store.invites(study).astype(object)
-            rows = [
+            rows: list[tuple[str, ...]] = [
                 (
                     str(one["code"]),
                     str(one["label"]),

@@ -542,7 +542,7 @@ class Frames:
             ratings, rated, active, skips, golds, missed, last = connection.execute(answers).one()
             by_group = {str(row[0]): int(row[1]) for row in connection.execute(groups)}
             both, alike = connection.execute(repeats).one()
-            median = self._median_time(connection, of, ratings)
+            median = self._median_time(connection, of)
             by_unit: Counter[tuple[str, ...]] = Counter()
             for *unit, n in connection.execute(units):  # A against B, whichever side they were on
                 by_unit[tuple(sorted(unit))] += n
@@ -572,18 +572,20 @@ class Frames:
         )
 
     @staticmethod
-    def _median_time(connection: sa.Connection, of: Study, ratings: int) -> float | None:
-        if not ratings:
+    def _median_time(connection: sa.Connection, of: Study) -> float | None:
+        told = (observer.c.study_id == of.id, rating.c.response_time_ms > 0)
+        n = connection.scalar(sa.select(sa.func.count()).select_from(_ANSWERS).where(*told)) or 0
+        if not n:
             return None
         middle = connection.scalars(
             sa.select(rating.c.response_time_ms)
             .select_from(_ANSWERS)
-            .where(observer.c.study_id == of.id)
+            .where(*told)
             .order_by(rating.c.response_time_ms)
-            .offset((ratings - 1) // 2)
-            .limit(2 - ratings % 2)
+            .offset((n - 1) // 2)
+            .limit(2 - n % 2)
         ).all()
-        return sum(middle) / len(middle)
+        return float(sum(middle) / len(middle))
 
     def looks(self, of: Study) -> pd.DataFrame:
         """Return the logged looks at results: ``what, looked_at``."""

@@ -772,12 +772,14 @@ class Store(Frames):
         for key, table in (("content", content), ("condition", condition)):
             query = sa.select(table.c.name, table.c.id).where(table.c.study_id == of.id)
             here[key] = _pairs(connection, query)
-        query = (
+        shown = (
             sa.select(content.c.name, condition.c.name, content.c.id, stimulus.c.id)
             .select_from(stimulus.join(content).join(condition))
             .where(content.c.study_id == of.id, stimulus.c.role == "test")
         )
-        images = {(row[0], row[1]): (row[2], row[3]) for row in connection.execute(query)}
+        images: dict[tuple[str, str], tuple[int, int]] = {
+            (row[0], row[1]): (row[2], row[3]) for row in connection.execute(shown)
+        }
         for vote in votes:
             for name in vote.shown.values():
                 if (vote.content, name) in images:
@@ -1047,7 +1049,7 @@ class Store(Frames):
         Raises
         ------
         NotFound
-            The trial or the attribute is not of this session.
+            The trial or the attribute is not of this session, or the observer has withdrawn.
         Conflict
             ``response_id`` was used for another answer (code ``response_id``), the revision is
             not the next one (``revision``), it may not be changed any more (``undo``), or the
@@ -1056,9 +1058,14 @@ class Store(Frames):
         now = now or datetime.now(UTC)
         with self._write() as connection:
             # Lock the session, so that two tabs take turns on PostgreSQL too.
-            finished_at = connection.scalar(
-                sa.select(session.c.finished_at).where(session.c.id == of.id).with_for_update()
-            )
+            sitting = connection.execute(
+                sa.select(session.c.finished_at)
+                .where(session.c.id == of.id, session.c.token_sha256.is_not(None))
+                .with_for_update()
+            ).first()
+            if sitting is None:
+                raise NotFound("this session was withdrawn")
+            finished_at = sitting.finished_at
             trial_id = connection.scalar(
                 sa.select(trial.c.id).where(
                     trial.c.session_id == of.id, trial.c.token == answer.trial
