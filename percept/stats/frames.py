@@ -77,16 +77,14 @@ def codes_of(values: object) -> tuple[IntArray, npt.NDArray[np.object_]]:
 
 def common_codes(
     *columns: pd.Series,
-) -> tuple[tuple[IntArray, ...], npt.NDArray[np.object_]]:
-    """Integer codes of several columns for the sorted labels of them all; missing is -1."""
+) -> tuple[tuple[IntArray, ...], tuple[IntArray, ...], npt.NDArray[np.object_]]:
+    """Codes (n,) of each column, where each code's label stands among the sorted labels of all
+    columns, and those labels (k,); a missing label is code -1.
+    """  # noqa: D205
     each = [pd.factorize(column) for column in columns]
     place, labels = codes_of(pd.concat([pd.Series(own) for _, own in each]))
-    found, start = [], 0
-    for codes, own in each:
-        table = np.append(place[start : start + len(own)], -1)  # -1 stays -1
-        found.append(table[codes])
-        start += len(own)
-    return tuple(found), labels
+    ends = np.cumsum([len(own) for _, own in each])
+    return tuple(codes for codes, _ in each), tuple(np.split(place, ends[:-1])), labels
 
 
 def distinct_codes(codes: IntArray, size: int) -> tuple[IntArray, IntArray]:
