@@ -353,20 +353,25 @@ def votes_of_frame(
             if outcome >= 0:
                 by_outcome[outcome] = np.zeros((k, k))
                 by_outcome[outcome][np.ix_(*places)] = table[:, :, code]
-        won, tied, lost = (np.zeros((1, 1)) if own is None else own for own in by_outcome)
+        won, tied, lost = by_outcome
         if not sides:
-            won = won + lost.T
-            tied, lost = tied + tied.T, won.T
-        total = won + lost + tied
-        cells = np.flatnonzero(total if sides else np.triu(total))
-        outcomes = [np.broadcast_to(own, (k, k)).reshape(-1)[cells] for own in (won, tied, lost)]
-        counts = np.stack(outcomes).T
+            won = _sum(won, None if lost is None else lost.T)
+            tied = _sum(tied, None if tied is None else tied.T)
+            lost = None if won is None else won.T
+        total = _sum(_sum(won, lost), tied)
+        cells = np.flatnonzero(0 if total is None else total if sides else np.triu(total))
+        first, second = np.divmod(cells, max(k, 1))
+        counts = np.zeros((3, cells.size))
+        for row, own in zip(counts, (won, tied, lost), strict=True):
+            if own is not None:
+                row[:] = own[first, second]
+        counts = counts.T
     else:
         pair, outcome = _pair_codes(codes, means, k, sides)
         cells, cell = np.unique(pair, return_inverse=True)
         tally = np.bincount(cell * 3 + outcome, weights, minlength=3 * cells.size)
         counts = tally.reshape(-1, 3).astype(float)
-    first, second = cells // max(k, 1), cells % max(k, 1)
+        first, second = np.divmod(cells, max(k, 1))
     if (first == second).any():
         raise InputError(
             "A condition is compared with itself",
@@ -382,11 +387,18 @@ def votes_of_frame(
     )  # fmt: skip
 
 
+def _sum(a: FloatArray | None, b: FloatArray | None) -> FloatArray | None:
+    """Sum of two tables, of which None is empty."""
+    return b if a is None else a if b is None else a + b
+
+
 def _answers(choice: pd.Series) -> tuple[IntArray, Any]:
     """Code of each answer (n,), -1 where it is missing, and the answers of the codes."""
     if isinstance(choice.dtype, pd.StringDtype):  # two comparisons cost less than hashing
+        compared = [choice == side for side in ("left", "right")]
         left, right = (
-            (choice == side).to_numpy(dtype=bool, na_value=False) for side in ("left", "right")
+            own.to_numpy() if own.dtype == bool else own.to_numpy(bool, na_value=False)
+            for own in compared
         )
         if (left | right).all():
             return right.astype(np.int64), ("left", "right")
@@ -573,6 +585,11 @@ class _Model:
         solve, strayed = self._solver(terms), 0.0
         for _ in range(_ITERATIONS):
             step = self._limited(solve(self.gradient(terms, beta)))
+            size = np.abs(step).max(axis=-1)
+            strayed = max(strayed, float(size.max()))
+            active = size * strayed > 1e-10  # of which order the next error is
+            if not active.any():
+                return beta + step, value, ~active
             length = np.ones(len(beta))
             for _ in range(40):
                 trial = beta + length[:, None] * step
@@ -582,11 +599,6 @@ class _Model:
                     break
                 length = np.where(worse, length / 2, length)
             beta, value, terms = trial, new, new_terms
-            size = np.abs(step).max(axis=-1)
-            strayed = max(strayed, float(size.max()))
-            active = size * strayed > 1e-11  # of which order the next error is
-            if not active.any():
-                break
             if strayed > 0.02 or len(beta) > 1:  # near the optimum the old curvature will do
                 solve, strayed = self._solver(terms), 0.0
         return beta, value, ~active
