@@ -67,6 +67,16 @@ def all_kinds(frame: pd.DataFrame, required: Sequence[str]) -> pd.DataFrame:
     return rows.assign(kind=rows["_kind"]).drop(columns="_kind")
 
 
+def weights_of(rows: pd.DataFrame, weights: pd.Series | None) -> npt.NDArray[np.float64]:
+    """Sampling weight of each row (n,), by its content; 1 where there is none."""
+    if weights is None or "content" not in rows.columns:
+        return np.ones(len(rows))
+    found = rows["content"].map(weights).to_numpy(dtype=float, na_value=np.nan)
+    if (found < 0).any() or np.isinf(found).any():
+        raise InputError("Weights must be finite and not negative", key="weights")
+    return np.where(np.isnan(found), 1.0, found)
+
+
 def codes_of(values: object) -> tuple[IntArray, npt.NDArray[np.object_]]:
     """Integer codes (n,) and their sorted labels (k,); a missing label is code -1."""
     # A Series stays one: factorising Arrow strings is ten times faster than objects.
