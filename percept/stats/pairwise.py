@@ -609,9 +609,7 @@ class _Model:
         if len(info) > 1:
             return lambda g: _solve(info, g)
         try:  # half the work of a general solution; LAPACK counts by columns
-            factor = linalg.cho_factor(
-                info[0].T, lower=True, overwrite_a=True, check_finite=False
-            )
+            factor = linalg.cho_factor(info[0].T, lower=True, overwrite_a=True, check_finite=False)
         except np.linalg.LinAlgError:
             info = self.information(terms)
             return lambda g: _solve(info, g)

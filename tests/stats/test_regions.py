@@ -14,7 +14,10 @@ COLUMNS = ["observer", "content", "condition", "trial", "x", "y", "width", "heig
 
 def marks(*rows):
     return pd.DataFrame(
-        [(person, content, "m", f"{person}-{content}", *box, mask) for person, content, box, mask in rows],
+        [
+            (person, content, "m", f"{person}-{content}", *box, mask)
+            for person, content, box, mask in rows
+        ],
         columns=COLUMNS,
     )
 
