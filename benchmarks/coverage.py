@@ -70,7 +70,7 @@ def scales_covered(
 ) -> float:  # fmt: skip
     """Share of Bradley–Terry intervals that hold 0: three conditions that nobody prefers at
     large; people (photographs) that are drawn anew have tastes (quirks) about them.
-    """  # noqa: D205
+    """
     observers, photos = size
     observer = np.repeat(np.arange(observers), 30)
     hits = 0

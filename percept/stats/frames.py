@@ -68,7 +68,7 @@ def all_kinds(frame: pd.DataFrame, required: Sequence[str]) -> pd.DataFrame:
 
 
 def weights_of(rows: pd.DataFrame, weights: pd.Series | None) -> npt.NDArray[np.float64]:
-    """Sampling weight of each row (n,), by its content; 1 where there is none."""
+    """Look up the sampling weight of each row (n,) by its content; 1 where there is none."""
     if weights is None or "content" not in rows.columns:
         return np.ones(len(rows))
     found = rows["content"].map(weights).to_numpy(dtype=float, na_value=np.nan)

@@ -265,8 +265,8 @@ class _Votes:
     left: IntArray  # (p,)
     right: IntArray  # (p,)
     counts: FloatArray  # (p, 3): left, tie, right
-    codes: tuple[IntArray, IntArray, IntArray]  # (n,) of each row: left, right, answer
-    means: tuple[IntArray, IntArray, IntArray]  # by code: item, item, outcome
+    codes: tuple[IntArray, ...]  # (n,) of each row: left, right, answer
+    means: tuple[IntArray, ...]  # by code: item, item, outcome
     sides: bool  # whether the order in a pair says the side
     weight: FloatArray  # (n,) votes that a row stands for
     clusters: Clusters
@@ -483,8 +483,13 @@ def _joined(parts: list[_Terms]) -> _Terms:
     """Terms of consecutive cells as one."""
     if len(parts) == 1:
         return parts[0]
-    columns = [[getattr(part, own.name) for part in parts] for own in fields(_Terms)]
-    return _Terms(*(None if own[0] is None else np.concatenate(own, axis=-1) for own in columns))
+    columns = {own.name: [getattr(part, own.name) for part in parts] for own in fields(_Terms)}
+    return _Terms(
+        **{
+            name: None if own[0] is None else np.concatenate(own, axis=-1)
+            for name, own in columns.items()
+        }
+    )
 
 
 # -- Newton -------------------------------------------------------------------------------------
@@ -604,7 +609,7 @@ class _Model:
         return beta, value, ~active
 
     def _solver(self, terms: _Terms) -> Callable[[FloatArray], FloatArray]:
-        """What takes gradients (b, size) to Newton's steps."""
+        """Return the function that takes gradients (b, size) to Newton's steps."""
         info = self.information(terms)
         if len(info) > 1:
             return lambda g: _solve(info, g)

@@ -127,7 +127,7 @@ def artifact_rates(
 def _bound_by_content(
     trials: pd.DataFrame, seen: npt.NDArray[np.bool_], weight: FloatArray, confidence: float
 ) -> tuple[int, float]:
-    """Number of photographs, and the bound on the share of them in which anyone saw it.
+    """Count the photographs, and bound the share of them in which anyone saw it.
 
     Trials stand in where content is unknown.
     """

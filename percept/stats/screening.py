@@ -202,10 +202,10 @@ def _verdicts(table: pd.DataFrame, frame: pd.DataFrame, limits: ScreeningRules) 
     table["run_p"] = _run_chance(table, tests)
     # With the majority of the others on the same stimulus.
     stimulus = ["content", "condition"]
-    counts = tests.groupby([*stimulus, "said"]).size().unstack("said", fill_value=0)
+    counts = pd.crosstab([tests[name] for name in stimulus], tests["said"])
     index = pd.MultiIndex.from_frame(tests[stimulus])
     others = counts.reindex(index).to_numpy(dtype=float, copy=True)
-    own = counts.columns.get_indexer(tests["said"])
+    own = counts.columns.get_indexer(pd.Index(tests["said"]))
     place = np.arange(len(tests))
     others[place, own] -= 1
     most = others.max(axis=1, initial=0)
@@ -216,7 +216,7 @@ def _verdicts(table: pd.DataFrame, frame: pd.DataFrame, limits: ScreeningRules) 
 
 def _run_chance(table: pd.DataFrame, tests: pd.DataFrame) -> pd.Series:
     """Bound the chance of as long a run of one answer somewhere, as often as others give it."""
-    counts = tests.groupby(["observer", "said"]).size().unstack(fill_value=0)
+    counts = pd.crosstab(tests["observer"], tests["said"])
     own = counts.reindex(table.index, fill_value=0)
     others = own.sum() - own
     share = (others + 1).div(others.sum(axis=1) + own.shape[1], axis=0)  # never 0 or 1
@@ -224,7 +224,7 @@ def _run_chance(table: pd.DataFrame, tests: pd.DataFrame) -> pd.Series:
         share.to_numpy()[np.arange(len(own)), own.to_numpy().argmax(axis=1)], index=own.index
     )  # fmt: skip
     run = table["longest_run"].astype(float)
-    return np.minimum(table["n"] * usual**run, 1.0)
+    return (table["n"] * usual**run).clip(upper=1.0)
 
 
 def _repeats(rows: pd.DataFrame, answer: str) -> pd.DataFrame:
