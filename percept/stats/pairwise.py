@@ -483,13 +483,11 @@ def _joined(parts: list[_Terms]) -> _Terms:
     """Terms of consecutive cells as one."""
     if len(parts) == 1:
         return parts[0]
-    columns = {own.name: [getattr(part, own.name) for part in parts] for own in fields(_Terms)}
-    return _Terms(
-        **{
-            name: None if own[0] is None else np.concatenate(own, axis=-1)
-            for name, own in columns.items()
-        }
-    )
+    joined: dict[str, Any] = {}
+    for own in fields(_Terms):
+        each = [getattr(part, own.name) for part in parts]
+        joined[own.name] = None if each[0] is None else np.concatenate(each, axis=-1)
+    return _Terms(**joined)
 
 
 # -- Newton -------------------------------------------------------------------------------------
