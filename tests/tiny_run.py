@@ -97,7 +97,7 @@ def _sha256(file: Path) -> str:
 
 
 def tiny_protocol(name: str = "pairwise", tables: str = "", **values: object) -> Protocol:
-    """A bundled protocol with more tables, some top-level keys changed, and without golds."""
+    """A bundled protocol with more tables, some top-level keys changed, golds only if asked."""
     text = load_protocol(name).text + tables
     for key, value in {"golds": 0, **values}.items():
         line = f"{key} = {_toml(value)}"
