@@ -144,6 +144,20 @@ export class Client extends EventTarget {
     this.flush();
   }
 
+  /** Keep a vote that may still get marks. Whatever happens next, it will be sent. */
+  hold(rating) {
+    this.cupboard.set("held", rating);
+  }
+
+  /** Send the vote that is held, if there is one, with what was marked. */
+  release(more = {}) {
+    const rating = this.cupboard.get("held");
+    if (!rating) return;
+    this.cupboard.set("outbox", [...this.outbox, { ...rating, ...more }]);
+    this.cupboard.remove("held");
+    this.flush();
+  }
+
   /** Send what is kept, in order, until nothing is left; resolves then. */
   flush() {
     this.sending ??= this.#send().finally(() => {
