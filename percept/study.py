@@ -30,6 +30,7 @@ from percept.errors import InputError, Interrupted
 from percept.inference.run import Run
 from percept.protocol import Protocol, parse_protocol
 from percept.stimuli import render_stimuli, select_stimuli
+from percept.store.masks import decode_mask
 from percept.store.store import (
     Answer,
     Conflict,
@@ -343,14 +344,56 @@ def check_answer(protocol: Protocol, answer: Answer) -> None:
             value=answer.reason,
             remedy=f"Use one of: {'; '.join(protocol.skip)}",
         )
+    _check_review(protocol, answer)
     if answer.value == "marks" and not answer.marks:
         raise InputError(
             "there are no marks", key="marks", remedy='Answer "none" where nothing is wrong'
         )
-    if answer.value != "marks" and answer.marks:
-        raise InputError("marks belong to the answer 'marks'", key="value", value=answer.value)
-    for index, mark in enumerate(answer.marks):
-        _check_mark(protocol, mark, f"marks.{index}")
+    if answer.marks:
+        roles = _marked_roles(protocol, answer)
+        if not roles:
+            raise InputError("this answer has no marks", key="value", value=answer.value)
+        for index, mark in enumerate(answer.marks):
+            if mark.role not in roles:
+                raise InputError(
+                    "marks are not of this image",
+                    key=f"marks.{index}.image",
+                    value=mark.role,
+                    remedy=f"Mark the image {roles[0]!r}",
+                )
+            _check_mark(protocol, mark, f"marks.{index}")
+
+
+def _marked_roles(protocol: Protocol, answer: Answer) -> tuple[str, ...]:
+    """Images that an answer may mark."""
+    if protocol.method == "artifact":
+        return ("stimulus",) if answer.value == "marks" else ()
+    if protocol.method == "review":
+        return ("stimulus",) if protocol.artifacts and answer.value != "skip" else ()
+    asked = protocol.why != "off" and answer.attribute == protocol.attributes[0].name
+    losing = {"left": ("right",), "right": ("left",)}
+    return losing.get(answer.value, ()) if asked else ()
+
+
+def _check_review(protocol: Protocol, answer: Answer) -> None:
+    known = [reason.name for reason in protocol.reasons]
+    if answer.value in ("fix", "reject"):
+        wrong = [name for name in answer.reasons if name not in known]
+        if wrong or not answer.reasons or len(set(answer.reasons)) < len(answer.reasons):
+            raise InputError(
+                f"{answer.value} needs one or more of the protocol's reasons, each once",
+                key="reasons",
+                value=list(answer.reasons),
+                remedy=f"Use some of: {', '.join(known)}",
+            )
+    elif answer.reasons:
+        raise InputError(
+            "reasons belong to the answers fix and reject",
+            key="reasons",
+            value=list(answer.reasons),
+        )
+    if answer.comment is not None and (protocol.method != "review" or answer.value == "skip"):
+        raise InputError("a comment belongs to a review", key="comment")
 
 
 def _check_mark(protocol: Protocol, mark: Mark, key: str) -> None:
@@ -370,6 +413,17 @@ def _check_mark(protocol: Protocol, mark: Mark, key: str) -> None:
             value=mark.severity,
             remedy=f"Use one of: {severities}",
         )
+    if mark.artifact == "other" and not (mark.note or "").strip():
+        raise InputError(
+            "says nothing of what it is", key=f"{key}.note", remedy="Write a few words"
+        )
+    if (mark.mask is not None) != (mark.shape == "mask"):
+        raise InputError(f"a {mark.shape} has {'no' if mark.mask else 'a'} mask", key=f"{key}.mask")
+    if mark.mask is not None:
+        try:
+            decode_mask(mark.mask)
+        except ValueError as error:
+            raise InputError(str(error), key=f"{key}.mask") from None
 
 
 # Simulated observers -------------------------------------------------------------------------
@@ -635,12 +689,14 @@ class _Person:
             y = float(np.clip(defect.y + self.rng.normal(0, 0.02), 0, 0.9))
             slip = int(self.rng.choice([-1, 0, 1], p=[0.15, 0.7, 0.15]))
             level = int(np.clip(levels.index(defect.severity) + slip, 0, len(levels) - 1))
+            artifact = defect.artifact
+            if self.rng.random() <= self.lapse + 0.05:
+                artifact = str(self.rng.choice([one.name for one in protocol.artifacts]))
             marks.append(
                 Mark(
-                    artifact=defect.artifact
-                    if self.rng.random() > self.lapse + 0.05
-                    else str(self.rng.choice([one.name for one in protocol.artifacts])),
+                    artifact=artifact,
                     severity=levels[level],
+                    note="simulated" if artifact == "other" else None,
                     x=x,
                     y=y,
                     width=min(defect.width, 1 - x),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from percept.store.schema import (
     study,
     trial,
 )
-from percept.types import METHOD_COLUMNS, RATING_COLUMNS
+from percept.types import MARK_COLUMNS, METHOD_COLUMNS, RATING_COLUMNS
 
 StudyState = Literal["open", "paused", "closed"]
 
@@ -236,7 +237,7 @@ class Frames:
         return self._frame(query.order_by(event.c.id))
 
     def notes(self, of: Study) -> pd.DataFrame:
-        """Free text and reasons: ``response_id, attribute, value, reason, artifact, note``."""
+        """Free text and reasons of skips: ``response_id, attribute, value, reason, comment, …``."""
         query = (
             sa.select(
                 rating.c.response_id,
@@ -244,62 +245,37 @@ class Frames:
                 rating.c.revision,
                 rating.c.value,
                 rating.c.reason,
+                rating.c.comment,
                 mark.c.artifact,
                 mark.c.note,
             )
             .select_from(rating.join(trial).join(session).join(observer).outerjoin(mark))
             .where(
                 observer.c.study_id == of.id,
-                rating.c.reason.is_not(None) | mark.c.note.is_not(None),
+                rating.c.reason.is_not(None)
+                | rating.c.comment.is_not(None)
+                | mark.c.note.is_not(None),
             )
         )
         return self._frame(query.order_by(rating.c.id, mark.c.id))
 
-    def ratings(self, of: Study | str) -> pd.DataFrame:
-        """Every rating as a tidy frame: ``RATING_COLUMNS``, then ``METHOD_COLUMNS[method]``.
+    def marks(self, of: Study | str) -> pd.DataFrame:
+        """Every mark: ``MARK_COLUMNS``; ``response_id`` leads to the rating that it is of.
 
-        All revisions are there (the last one counts), and all kinds of trials. For the artifact
-        method a rating has one row for each mark, and one with a null ``artifact`` where none
-        was seen; a trial whose last answer is a skip has no rows.
+        ``condition`` is that of the marked image, in a pair that of the losing one. ``mask`` is
+        text; :func:`percept.store.masks.decode_mask` reads it.
         """
         of = self.study(of) if isinstance(of, str) else of
-        columns = [*RATING_COLUMNS, *METHOD_COLUMNS[of.method]]
-        shown: dict[str, sa.Subquery] = {}
-        source: Any = rating.join(trial).join(session).join(observer)
-        source = source.join(content, trial.c.content_id == content.c.id)
-        pairs = "left" in columns
-        for role in ("left", "right") if pairs else ("stimulus",):
-            shown[role] = (
-                sa.select(presentation.c.trial_id, condition.c.name, stimulus.c.variant)
-                .select_from(presentation.join(stimulus).outerjoin(condition))
-                .where(presentation.c.role == role)
-                .subquery(role)
-            )
-            source = source.outerjoin(shown[role], shown[role].c.trial_id == trial.c.id)
-        selected: list[sa.ColumnElement[Any]] = [
-            observer.c.name.label("observer"),
-            observer.c.group.label("group"),
-            session.c.id.label("session"),
-            trial.c.id.label("trial"),
-            rating.c.attribute,
-            content.c.name.label("content"),
-            trial.c.kind,
-            trial.c.expected,
-            trial.c.repeat_of,
-            rating.c.response_id,
-            rating.c.revision,
-            rating.c.response_time_ms,
-            rating.c.presented_at,
-            rating.c.rated_at,
-            observer.c.simulated,
-            rating.c.value,
-        ]
-        order: list[sa.ColumnElement[Any]] = [rating.c.id]
-        if pairs:
-            selected += [shown["left"].c.name.label("left"), shown["right"].c.name.label("right")]
-        else:
-            selected += [
-                shown["stimulus"].c.name.label("condition"),
+        query = (
+            sa.select(
+                rating.c.response_id,
+                rating.c.revision,
+                observer.c.name.label("observer"),
+                trial.c.id.label("trial"),
+                trial.c.kind,
+                rating.c.attribute,
+                content.c.name.label("content"),
+                condition.c.name.label("condition"),
                 mark.c.artifact,
                 mark.c.severity,
                 mark.c.x,
@@ -307,23 +283,100 @@ class Frames:
                 mark.c.width,
                 mark.c.height,
                 mark.c.shape,
-            ]
+                mark.c.mask,
+                mark.c.note,
+            )
+            .select_from(
+                mark.join(rating)
+                .join(trial)
+                .join(session)
+                .join(observer)
+                .join(content, trial.c.content_id == content.c.id)
+                .join(
+                    presentation,
+                    (presentation.c.trial_id == trial.c.id) & (presentation.c.role == mark.c.role),
+                )
+                .join(stimulus, presentation.c.stimulus_id == stimulus.c.id)
+                .outerjoin(condition, stimulus.c.condition_id == condition.c.id)
+            )
+            .where(observer.c.study_id == of.id)
+        )
+        return self._frame(query.order_by(rating.c.id, mark.c.id))[list(MARK_COLUMNS)]
+
+    def ratings(self, of: Study | str) -> pd.DataFrame:
+        """Every rating as a tidy frame: ``RATING_COLUMNS``, then ``METHOD_COLUMNS[method]``.
+
+        All revisions are there (the last one counts), and all kinds of trials. For the artifact
+        method a rating has one row for each mark, and one with a null ``artifact`` where none
+        was seen. Where one image is judged at a time, a trial whose last answer is a skip has no
+        rows. Real or fake: ``choice`` (and ``expected``) is the side that was taken for real,
+        whichever side the protocol asks for.
+        """
+        of = self.study(of) if isinstance(of, str) else of
+        columns = [*RATING_COLUMNS, *METHOD_COLUMNS[of.method]]
+        pairs = "left" in columns
+        source: Any = rating.join(trial).join(session).join(observer)
+        source = source.join(content, trial.c.content_id == content.c.id)
+        names: list[sa.ColumnElement[Any]] = []
+        for role in ("left", "right") if pairs else ("stimulus",):
+            shown = (
+                sa.select(presentation.c.trial_id, condition.c.name)
+                .select_from(presentation.join(stimulus).outerjoin(condition))
+                .where(presentation.c.role == role)
+                .subquery(role)
+            )
+            source = source.outerjoin(shown, shown.c.trial_id == trial.c.id)
+            names.append(shown.c.name.label(role if pairs else "condition"))
+        order: list[sa.ColumnElement[Any]] = [rating.c.id]
+        if of.method == "artifact":
+            names += [mark.c[name] for name in METHOD_COLUMNS["artifact"][1:]]
             source = source.outerjoin(mark, mark.c.rating_id == rating.c.id)
             order.append(mark.c.id)
-        query = sa.select(*selected).select_from(source).where(observer.c.study_id == of.id)
+        query = (
+            sa.select(
+                observer.c.name.label("observer"),
+                observer.c.group.label("group"),
+                session.c.id.label("session"),
+                trial.c.id.label("trial"),
+                rating.c.attribute,
+                content.c.name.label("content"),
+                trial.c.kind,
+                trial.c.expected,
+                trial.c.repeat_of,
+                rating.c.response_id,
+                rating.c.revision,
+                rating.c.response_time_ms,
+                rating.c.presented_at,
+                rating.c.rated_at,
+                observer.c.simulated,
+                rating.c.value,
+                rating.c.reasons,
+                *names,
+            )
+            .select_from(source)
+            .where(observer.c.study_id == of.id)
+        )
         frame = self._frame(query.order_by(*order))
         frame["study"] = of.name
         frame["method"] = of.method
-        if pairs:
-            frame = frame.rename(columns={"value": "choice"})
-        else:
+        if not pairs:
             keys = ["trial", "attribute"]
             newest = frame.groupby(keys)["revision"].transform("max")
             skipped = frame.loc[(frame["revision"] == newest) & (frame["value"] == "skip"), keys]
             gone = pd.MultiIndex.from_frame(frame[keys]).isin(pd.MultiIndex.from_frame(skipped))
             frame = frame[~gone].reset_index(drop=True)
+        if of.method == "real_or_fake" and _asks(of) == "fake":
+            for column in ("value", "expected"):
+                frame[column] = frame[column].replace({"left": "right", "right": "left"})
+        if of.method == "artifact":
             frame = frame.astype({"severity": "float64"})
-        return frame[columns]
+        elif of.method == "rating":
+            # A skip that was taken back stays a row, without a score.
+            frame["score"] = pd.to_numeric(frame["value"].replace("skip", None)).astype("float64")
+        elif of.method == "review":
+            frame["reason"] = [";".join(one) if one else None for one in frame["reasons"]]
+        answer = {"review": "verdict"}.get(of.method, "choice")
+        return frame.rename(columns={"value": answer})[columns]
 
     def progress(self, of: Study) -> Progress:
         """How far a study is; nothing of it says which condition people prefer."""
@@ -377,6 +430,11 @@ class Frames:
         """Return the logged looks at results: ``what, looked_at``."""
         query = sa.select(look.c.what, look.c.looked_at).where(look.c.study_id == of.id)
         return self._frame(query.order_by(look.c.id))
+
+
+def _asks(of: Study) -> str:
+    """Which side a real-or-fake study asks for."""
+    return str(tomllib.loads(of.protocol).get("asks", "fake"))
 
 
 def _dtype(column: sa.ColumnElement[Any]) -> str | None:

@@ -120,6 +120,10 @@ class Answer:
     presented_at: datetime
     revision: int = 1
     reason: str | None = None
+    """Of a skip."""
+    reasons: tuple[str, ...] = ()
+    """Of a review."""
+    comment: str | None = None
     marks: tuple[Mark, ...] = ()
 
 
@@ -143,6 +147,8 @@ class Trial:
     height: int
     facts: Mapping[str, str | None]  # era, process
     answered: Mapping[str, Given]
+    expected: str | None = None
+    """The right answer, told of practice alone."""
 
 
 class PlannedTrial(Protocol):
@@ -536,6 +542,7 @@ class Store(Frames):
                     trial.c.token,
                     trial.c.position,
                     trial.c.kind,
+                    trial.c.expected,
                     content.c.width,
                     content.c.height,
                     content.c.era,
@@ -567,6 +574,7 @@ class Store(Frames):
                 height=row.height,
                 facts={"era": row.era, "process": row.process},
                 answered=answered[row.id],
+                expected=row.expected if row.kind == "practice" else None,
             )
             for row in rows
         ]
@@ -665,6 +673,8 @@ class Store(Frames):
                 response_id=answer.response_id,
                 value=answer.value,
                 reason=answer.reason,
+                reasons=list(answer.reasons) or None,
+                comment=answer.comment,
                 response_time_ms=answer.response_time_ms,
                 presented_at=answer.presented_at,
                 rated_at=now,
@@ -697,6 +707,8 @@ class Store(Frames):
             and saved.revision == answer.revision
             and saved.value == answer.value
             and saved.reason == answer.reason
+            and (saved.reasons or []) == list(answer.reasons)
+            and saved.comment == answer.comment
             and [dict(row._mapping) for row in marks] == [vars(one) for one in answer.marks]
         )
         if not same:
