@@ -32,7 +32,7 @@ export function arrangePair(area, aspect, original, tallest = Infinity) {
   const { width: W, height: H } = area;
   const r = original ? SMALLEST_ORIGINAL : 0;
   const heights = {
-    between: Math.min((W - 2 * GAP) / (2 + r) / aspect, H - CAPTION),
+    between: Math.min((W - (original ? 2 : 1) * GAP) / (2 + r) / aspect, H - CAPTION),
     below: Math.min((W - GAP) / 2 / aspect, (H - 2 * CAPTION - GAP) / (1 + r)),
     stacked: Math.min((W - GAP) / (1 + r) / aspect, (H - 2 * CAPTION - GAP) / 2),
   };

@@ -53,8 +53,10 @@ export class Marker {
     this.severityButtons = choice(severities, SEVERITY_KEYS, "severity", "value");
     this.hint = h("p.hint", { role: "status" });
     this.list = h("ol.marks");
-    this.toolButtons = { box: quiet("B", "Box", () => this.#use("box")) };
-    this.toolButtons.brush = quiet("B", "Brush", () => this.#use("brush"));
+    this.toolButtons = {
+      box: quiet("", "Box", () => this.#use("box")),
+      brush: quiet("", "Brush", () => this.#use("brush")),
+    };
     this.sizes = BRUSHES.map((_, index) =>
       h("button.size", {
         type: "button",
@@ -62,12 +64,13 @@ export class Marker {
         onclick: () => this.#size(index),
       }),
     );
-    this.whole = quiet("A", "Whole photograph", () => this.#add({ x: 0, y: 0, width: 1, height: 1 }));
+    this.whole = quiet("A", "Whole", () => this.#add({ x: 0, y: 0, width: 1, height: 1 }));
+    this.whole.title = "Mark the whole photograph";
     return [
       h(
         "div.row.tools",
         {},
-        h("div.segments", { role: "group", ariaLabel: "Tool" }, ...Object.values(this.toolButtons)),
+        h("div.segments", { role: "group", ariaLabel: "Tool" }, key("B"), ...Object.values(this.toolButtons)),
         h("div.sizes", { role: "group", ariaLabel: "Brush" }, ...this.sizes),
         this.whole,
       ),
@@ -290,7 +293,7 @@ export class Marker {
       button.parentElement?.classList.toggle("off", this.tool !== "brush");
     });
     this.list.replaceChildren(...this.marks.map((mark) => this.#item(mark)));
-    this.list.lastChild?.scrollIntoView({ block: "nearest" });
+    this.list.scrollTop = this.list.scrollHeight;
     this.#hint();
     this.#paint();
     this.changed();

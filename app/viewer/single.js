@@ -78,6 +78,7 @@ class PanelView extends View {
         !this.spaceHeld &&
         this.marker.draw(event, this.zoom),
     });
+    this.share = 0.3; // of the height, for the original in a column
     if (marks) {
       this.marker = new Marker(panes[0], {
         study: options.study,
@@ -129,7 +130,7 @@ class PanelView extends View {
       : { x: 0, y: below.height + PANEL.gap, width: W, height: H - below.height - PANEL.gap };
     if (reference) {
       const corner = column
-        ? { width: rest.width, height: Math.min(H * 0.3, fullHeight(rest.width, aspect)) }
+        ? { width: rest.width, height: Math.min(H * this.share, fullHeight(rest.width, aspect)) }
         : { width: W * 0.32, height: Math.min(rest.height, fullHeight(W * 0.32, aspect)) };
       const box = arrangeSingle(corner, aspect);
       const there = { ...box, x: box.x + rest.x, y: box.y + rest.y };
@@ -217,6 +218,7 @@ export class ReviewView extends PanelView {
   constructor(images, options) {
     const marks = options.study.artifacts.length > 0;
     super("review", images, options, { marks, keys: false });
+    this.share = 0.22;
     this.reasons = new Set();
     this.verdict = null;
     this.comment = h("textarea.comment", {
@@ -275,6 +277,7 @@ export class ReviewView extends PanelView {
   refresh() {
     if (!this.buttons) return;
     const { verdict, reasons, marks } = this;
+    this.panel.classList.toggle("unmarked", !marks.length);
     for (const [value, button] of Object.entries(this.buttons)) {
       button.ariaPressed = String(verdict === value);
     }

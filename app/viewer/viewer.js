@@ -268,6 +268,11 @@ export class Viewer {
     return { answer, from, presentedAt };
   }
 
+  /** Show that an answer would be taken now. */
+  #ready() {
+    if (this.open && !this.card.open) this.element.dataset.state = "ready";
+  }
+
   #undone() {
     this.cursor = this.back;
     this.undone = true;
