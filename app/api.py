@@ -2,13 +2,12 @@
 
 Every answer of the server is JSON, except the images. Errors are ``{"error": {"code": WORD,
 "message": TEXT}}`` with status 401 (no or unknown token), 404 (unknown, or of another session),
-405, 409 (contradicts what is saved; the code is one of ``consent paused closed revision
-response_id undo``), 413, 422 (the message names the field), 429 (too many requests of one
-token; ``Retry-After`` in seconds), 500 (a bug) or 503 (the database is busy, or an image cannot be
-read; send the same again).
-``Authorization: Bearer TOKEN`` is needed where *token* is written. Times are ISO 8601 with a time
-zone, between 1971 and 2199. No response names a condition, a photograph, or the kind of a trial
-beyond practice.
+405, 409 (contradicts what is saved; the code is one of ``consent paused closed invite crowd
+screened_out revision response_id undo``), 413, 422 (the message names the field), 429 (too many
+requests of one token; ``Retry-After`` in seconds), 500 (a bug) or 503 (the database is busy, or an
+image cannot be read; send the same again). ``Authorization: Bearer TOKEN`` is needed where *token*
+is written. Times are ISO 8601 with a time zone, between 1971 and 2199. No response names a
+condition, a photograph, or the kind of a trial beyond practice.
 
 ``GET /healthz`` → 200 ``{"status": "ok"}``, 503 if the database does not answer.
 
@@ -42,12 +41,25 @@ long; 0: never.
 ``POST /api/v1/sessions`` ``{"client_id", "study", "consent", "group"?, "invite"?, "crowd"?,
 "screening"?}`` → 201 ``{"session": TOKEN}``; the same client_id again → 200 and the same token.
 ``client_id``: 16 to 100 of ``A-Za-z0-9_-``, random, made and kept by the client. ``consent``: the
-version that was agreed to (another one is 409 ``consent``). ``group``: one of the study's.
-``crowd``: a flat object of strings such as ``{"platform": "prolific", "worker": "…"}``, stored as
-keyed hashes. ``screening``: any object, at most 8 KB.
+version that was agreed to (another one is 409 ``consent``). ``group``: one of the study's; an
+invitation that names a group decides. ``invite``: a code; one that is needed and missing, unknown,
+revoked or used up is 409 ``invite``. ``crowd``: a flat object of strings, stored as keyed hashes:
+``platform`` and ``worker``, and what else the platform passes (Prolific: ``{"platform":
+"prolific", "worker": PROLIFIC_PID, "study": STUDY_ID, "session": SESSION_ID}``; Mechanical Turk:
+``{"platform": "mturk", "worker": workerId, "assignment": assignmentId, "hit": hitId}``); a worker
+who joined as another client is 409 ``crowd``. ``screening``: an object, at most 8 KB:
+``{"questions": {NAME: ANSWER}, "color_vision": {"passed": true}, "display": {"passed": true, …},
+…}``; nothing but ``passed`` is taken of ``color_vision``. Checks are needed where a failed one
+turns away: 409 ``screened_out``, with ``"completion": {"code", "message"}`` in the error, and the
+same again for that client and that worker.
 
 ``GET /api/v1/session`` (token) → ``{"study": {as above}, "progress": {"answered": 12,
-"total": 36}, "finished": false}``.
+"total": 36}, "finished": false}``, and ``"seconds_left": 900`` where the study has
+``session_minutes``: at 0 offer to stop; the rest stays open. A pause of half an hour begins a new
+sitting.
+
+``POST /api/v1/session/withdraw`` (token) ``{"confirm": true}`` → ``{"withdrawn": true}``: answers
+and all that is personal are erased, and the token is unknown from then on.
 
 ``GET /api/v1/trials?after=K`` (token; K is the last position held, 0 at the start; without it,
 from the first unanswered trial)::
@@ -183,6 +195,10 @@ class _Join(_Body):
     screening: Annotated[dict[str, Any], AfterValidator(_small(8192))] | None = None
 
 
+class _Withdrawal(_Body):
+    confirm: Literal[True]
+
+
 class _Mark(_Body):
     artifact: _Word
     severity: Annotated[int, Field(ge=1, le=9)]
@@ -258,6 +274,7 @@ def api_routes(
             Route("/v1/studies/{study}", api.study, methods=["GET"]),
             Route("/v1/sessions", api.join, methods=["POST"]),
             Route("/v1/session", api.session, methods=["GET"]),
+            Route("/v1/session/withdraw", api.withdraw, methods=["POST"]),
             Route("/v1/trials", api.trials, methods=["GET"]),
             Route("/v1/ratings", api.rate, methods=["POST"]),
             Route("/v1/events", api.events, methods=["POST"]),
@@ -314,15 +331,23 @@ class _Api:
         return _json({"session": joined.token}, 201 if joined.created else 200)
 
     async def session(self, request: Request) -> Response:
-        session, study, _ = await self._authorized(request)
+        session, study, protocol = await self._authorized(request)
         answered = await to_thread.run_sync(self.store.answered_up_to, session)
+        left = await to_thread.run_sync(studies.seconds_left, self.store, session, protocol)
         return _json(
             {
                 "study": _public(study),
                 "progress": {"answered": answered, "total": session.trials},
                 "finished": session.finished_at is not None,
+                **({} if left is None else {"seconds_left": left}),
             }
         )
+
+    async def withdraw(self, request: Request) -> Response:
+        session, _, _ = await self._authorized(request)
+        _Withdrawal.model_validate_json(await _body(request))
+        await to_thread.run_sync(self.store.withdraw, session.observer_id)
+        return _json({"withdrawn": True})
 
     async def trials(self, request: Request) -> Response:
         session, _, protocol = await self._authorized(request)
@@ -538,7 +563,8 @@ def _not_found(request: Request, error: Exception) -> Response:
 
 def _conflict(request: Request, error: Exception) -> Response:
     assert isinstance(error, Conflict)  # noqa: S101
-    return _error(409, error.code, str(error))
+    details = {"code": error.code, "message": str(error), **error.details}
+    return _json({"error": details}, 409)
 
 
 def _busy(request: Request, error: Exception) -> Response:

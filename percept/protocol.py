@@ -375,16 +375,16 @@ class Rule:
 
 
 _MARKS = ("artifacts", "severities")
-_GOLDS = ("golds", "practice_feedback")
+_FEEDBACK = "practice_feedback"  # of a rating, no single grade is right
 #: Every key that is not for all methods, by method.
 RULES: dict[Method, Rule] = {
     "pairwise": Rule(
-        frozenset({"tie", "identical", "selection", "why", *_GOLDS, *_MARKS}), questions=8
+        frozenset({"tie", "identical", "selection", "why", _FEEDBACK, *_MARKS}), questions=8
     ),
-    "artifact": Rule(frozenset({*_GOLDS, *_MARKS}), needs=_MARKS),
+    "artifact": Rule(frozenset({_FEEDBACK, *_MARKS}), needs=_MARKS),
     "rating": Rule(frozenset({"scale", "scores"}), questions=8),
-    "real_or_fake": Rule(frozenset({"asks", "display_ms", *_GOLDS})),
-    "review": Rule(frozenset({"reasons", *_MARKS}), needs=("reasons",)),
+    "real_or_fake": Rule(frozenset({"asks", "display_ms", _FEEDBACK})),
+    "review": Rule(frozenset({"reasons", _FEEDBACK, *_MARKS}), needs=("reasons",)),
 }
 #: Grades of ITU-T P.910: absolute, and of the degradation.
 SCALES: dict[str, tuple[Score, ...]] = {

@@ -157,7 +157,7 @@ ONE_MORE = '[[attributes]]\nname = "b"\nquestion = "B?"\n'
         ("real-or-fake", lambda text: "tie = true\n" + text, "tie"),
         ("real-or-fake", lambda text: 'scale = "dcr"\n' + text, "scale"),
         ("review", lambda text: text + ONE_MORE, "attributes"),
-        ("review", lambda text: "golds = 1\n" + text, "golds"),
+        ("rating-acr", lambda text: "practice_feedback = true\n" + text, "practice_feedback"),
         ("review", lambda text: re.sub(r"\[\[reasons\]\]\n.*\n.*\n.*\n", "", text), "reasons"),
         ("review", lambda text: re.sub(r"\[\[severities\]\]\n.*\n.*\n", "", text), "severities"),
         ("review", lambda text: text + "[stopping]\nhalf_width = 0.2\n", "stopping.half_width"),
