@@ -118,9 +118,7 @@ def color_vision(facts: dict[str, Any]) -> None:
         state.seen = []
         state.plate_at = 0.0
     if len(state.seen) == len(state.plates):
-        facts["screening"]["color_vision"] = (
-            "pass" if checks.passed(state.plates, state.seen) else "fail"
-        )
+        facts["screening"]["color_vision"] = {"passed": checks.passed(state.plates, state.seen)}
         del state.plates, state.seen, state.plate_at
         st.rerun()
     index = len(state.seen)
@@ -175,8 +173,7 @@ def display(study: Study, facts: dict[str, Any]) -> None:
     st.title("A quick look at your screen")
     told = browser.act("display", study.name).display
     if told:
-        told["result"] = "pass" if checks.display_passed(told) else "fail"
-        facts["screening"]["display"] = told
+        facts["screening"]["display"] = {**told, "passed": checks.display_passed(told)}
         st.rerun()
 
 
