@@ -185,7 +185,8 @@ def begin(study: Study, facts: dict[str, Any]) -> None:
         if result.refused.get("completion"):
             st.session_state.turned_away = result.refused["completion"]
         else:
-            st.session_state.refused = result.refused["message"]
+            message = result.refused["message"]
+            st.session_state.refused = message[:1].upper() + message[1:].rstrip(".") + "."
         st.rerun()
     if result.go:
         del st.session_state.facts

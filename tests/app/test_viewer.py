@@ -101,11 +101,15 @@ def test_a_whole_session_by_keyboard_alone(arrive: Arrive, server: Server, study
 
 def to_first_question(observer: Observer) -> None:
     """Answer until the question that is followed by "why"."""
-    observer.ready()
-    if "real colour" not in observer.page.locator(".question").inner_text():
+    question = observer.page.locator(".question")
+    while True:
+        observer.trials.clear()
+        observer.ready()
+        if "real colour" in (asked := question.inner_text()):
+            break
         observer.page.keyboard.press("ArrowDown")
-        expect(observer.page.locator(".question")).to_contain_text("real colour")
-        observer.page.locator(".viewer[data-state=ready]").wait_for()
+        card = observer.page.locator(".viewer[data-state=card]")
+        card.or_(question.filter(has_not_text=asked)).wait_for()
 
 
 def test_why_keeps_the_vote_through_a_reload_and_takes_marks_on_the_loser(
@@ -130,13 +134,7 @@ def test_why_keeps_the_vote_through_a_reload_and_takes_marks_on_the_loser(
     assert votes().loc[0, ["left", "right", "choice"]].tolist() == [left, right, "left"]
     assert len(server.store.marks("why")) == before
 
-    observer.trials.clear()
-    while True:
-        to_first_question(observer)
-        if page.locator(".count").inner_text().startswith("2"):
-            break
-        page.keyboard.press("ArrowDown")
-        observer.trials.clear()
+    to_first_question(observer)
     loser = observer.shown("left")
     page.keyboard.press("ArrowRight")
     page.locator(".viewer[data-state=ready]:has(.current .panel)").wait_for()
@@ -372,7 +370,9 @@ def test_checks_by_keyboard_turn_away_who_fails_and_keep_no_answers(
     page.get_by_text("A member of the public").click()
     page.get_by_text("Every day").click()
     page.get_by_text("I have read this").click()
-    page.get_by_role("button", name="Begin").press("Enter")
+    begin = page.get_by_role("button", name="Begin")
+    expect(begin).to_be_enabled()
+    begin.press("Enter")
     for number in range(1, 8):
         plate = page.locator(f".percept-plate[alt^='Plate {number} of 7']")
         plate.wait_for()
@@ -380,7 +380,9 @@ def test_checks_by_keyboard_turn_away_who_fails_and_keep_no_answers(
         page.keyboard.press("n")
     for name, value in {"dark_steps": "5", "light_steps": "4", "night_mode": "off", "room": "even"}.items():
         page.locator(f"input[name={name}][value='{value}']").press("Space")
-    page.get_by_role("button", name="Continue").press("Enter")
+    go_on = page.get_by_role("button", name="Continue")
+    expect(go_on).to_be_enabled()
+    go_on.press("Enter")
     expect(page.get_by_test_id("stCode")).to_contain_text("SCREENED-OUT")
     observer = server.store.observers(server.study("checked")).iloc[-1]
     assert observer["screening"]["color_vision"] == {"passed": False}
