@@ -256,6 +256,7 @@ def api_routes(
 class _Api:
     def __init__(self, store: Store, buckets: _Buckets) -> None:
         self.store, self.buckets = store, buckets
+        self._protocols: dict[int, Protocol] = {}
 
     async def health(self, request: Request) -> Response:
         try:
@@ -286,7 +287,8 @@ class _Api:
         return _json({"session": joined.token}, 201 if joined.created else 200)
 
     async def session(self, request: Request) -> Response:
-        session, study, _ = await self._authorized(request)
+        session, _ = await self._authorized(request)
+        study = await to_thread.run_sync(self.store.study_by_id, session.study_id)
         answered = await to_thread.run_sync(self.store.answered_up_to, session)
         return _json(
             {
@@ -297,7 +299,7 @@ class _Api:
         )
 
     async def trials(self, request: Request) -> Response:
-        session, _, protocol = await self._authorized(request)
+        session, protocol = await self._authorized(request)
         after = request.query_params.get("after")
         if after is not None and not re.fullmatch(r"[0-9]{1,6}", after):
             return _error(422, "invalid", "after: a position, 0 at the start")
@@ -317,24 +319,29 @@ class _Api:
         )
 
     async def rate(self, request: Request) -> Response:
-        session, _, protocol = await self._authorized(request)
-        body = _Rating.model_validate_json(await _body(request))
-        answer = Answer(
-            response_id=body.response_id,
-            trial=body.trial,
-            attribute=body.attribute,
-            revision=body.revision,
-            value=body.value,
-            reason=body.reason,
-            response_time_ms=body.response_time_ms,
-            presented_at=body.presented_at,
-            marks=tuple(_inside(mark) for mark in body.marks),
-        )
-        created = await to_thread.run_sync(studies.rate, self.store, session, protocol, answer)
+        token, content = self._token(request), await _body(request)
+
+        def save() -> bool:  # in one go: changing threads costs more than what they do
+            session, protocol = self._session(token)
+            body = _Rating.model_validate_json(content)
+            answer = Answer(
+                response_id=body.response_id,
+                trial=body.trial,
+                attribute=body.attribute,
+                revision=body.revision,
+                value=body.value,
+                reason=body.reason,
+                response_time_ms=body.response_time_ms,
+                presented_at=body.presented_at,
+                marks=tuple(_inside(mark) for mark in body.marks),
+            )
+            return studies.rate(self.store, session, protocol, answer)
+
+        created = await to_thread.run_sync(save)
         return _json({"saved": True}, 201 if created else 200)
 
     async def events(self, request: Request) -> Response:
-        session, _, _ = await self._authorized(request)
+        session, _ = await self._authorized(request)
         body = _Events.model_validate_json(await _body(request))
         rows = [(event.name, event.at, event.trial, event.data) for event in body.events]
         await to_thread.run_sync(self.store.log, session, rows)
@@ -363,20 +370,29 @@ class _Api:
         except (InputError, ValueError):  # the message names the studies that there are
             raise NotFound("no such study") from None
 
-    async def _authorized(self, request: Request) -> tuple[Session, Study, Protocol]:
+    def _token(self, request: Request) -> str:
+        """Get the session token that a request carries, if it may ask now."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise HTTPException(401, "a session token is needed", {"WWW-Authenticate": "Bearer"})
+        if wait := self.buckets.take(token):
+            raise HTTPException(429, "too many requests", {"Retry-After": str(int(wait) + 1)})
+        return token
+
+    def _session(self, token: str) -> tuple[Session, Protocol]:
         try:
-            session = await to_thread.run_sync(self.store.session, token)
+            session = self.store.session(token)
         except NotFound:
             raise HTTPException(
                 401, "unknown session token", {"WWW-Authenticate": "Bearer"}
             ) from None
-        if wait := self.buckets.take(token):
-            raise HTTPException(429, "too many requests", {"Retry-After": str(int(wait) + 1)})
-        study = await to_thread.run_sync(self.store.study_by_id, session.study_id)
-        return session, study, studies.protocol_of(study)
+        if session.study_id not in self._protocols:  # frozen, so it can be kept
+            study = self.store.study_by_id(session.study_id)
+            self._protocols[session.study_id] = studies.protocol_of(study)
+        return session, self._protocols[session.study_id]
+
+    async def _authorized(self, request: Request) -> tuple[Session, Protocol]:
+        return await to_thread.run_sync(self._session, self._token(request))
 
 
 def _public(study: Study) -> dict[str, Any]:

@@ -367,7 +367,7 @@ def main() -> None:
             votes = tiny_protocol(trials=400, **free)
             create_study(make_run(home / "tiny", contents=134), votes, store, "votes")
             images = home / "images"
-            photographs(images, 14)
+            photographs(images, 2 if args.skip_browser else 14)
             if not args.skip_browser:
                 watched = {**free, "trials": args.presses + 1, "min_view_ms": 100}
                 study_of(home / "large", images, store, "watched", **watched)
