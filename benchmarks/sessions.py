@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -190,9 +190,7 @@ class Proxy:
         except OSError:
             writer.close()
             return
-        await asyncio.gather(
-            self._pipe(reader, back, "up"), self._pipe(there, writer, "down")
-        )
+        await asyncio.gather(self._pipe(reader, back, "up"), self._pipe(there, writer, "down"))
 
     async def _pipe(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str
@@ -335,16 +333,9 @@ async def plain_throughput(
 
 
 def rate_of(measure: Callable[..., Any], port: int, *words: Any, **settings: Any) -> dict[str, Any]:
-    begun = time.perf_counter()
     times = asyncio.run(measure(port, *words, **settings))
-    del begun
-    seconds = settings["seconds"]
-    return {"votes_per_second": round(len(times) / seconds, 1), **summary(1000 * times)}
-
-
-@contextlib.asynccontextmanager
-async def nothing() -> AsyncIterator[None]:
-    yield
+    rate = round(len(times) / settings["seconds"], 1)
+    return {"votes_per_second": rate, **summary(1000 * times)}
 
 
 def main() -> None:
@@ -375,13 +366,14 @@ def main() -> None:
                 large = [file.stat().st_size for file in files if file.stat().st_size > 100_000]
                 report["image_megabytes"] = round(float(np.mean(large)) / 1e6, 2)
 
-        def measure(kind: str, base: Callable[[int], Any], port: int, key: Callable[..., Any]) -> None:
+        def measure(kind: str, port: int, key: Callable[[str, float], list[float]]) -> None:
             if args.skip_browser:
                 return
-            report.setdefault("key_to_next_pair", {})[kind] = summary(key(base(port), args.pace))
+            local = f"http://127.0.0.1:{port}"
+            report.setdefault("key_to_next_pair", {})[kind] = summary(key(local, args.pace))
             with slow_line(port) as slow:
                 kept = report.setdefault("key_to_next_pair_50ms_20mbit", {})
-                kept[kind] = summary(key(base(slow), args.slow_pace))
+                kept[kind] = summary(key(f"http://127.0.0.1:{slow}", args.slow_pace))
 
         load = {"observers": args.observers, "seconds": args.seconds}
         replica = Replica(f"sqlite:///{db}", log=home / "server.log")
@@ -389,7 +381,6 @@ def main() -> None:
             asyncio.run(replica.ready())
             measure(
                 "percept",
-                lambda port: f"http://127.0.0.1:{port}",
                 replica.port,
                 lambda base, pace: press_percept(base, "watched", args.presses, pace),
             )
@@ -403,7 +394,6 @@ def main() -> None:
             with plain_page(images, home / "plain.db") as port:
                 measure(
                     "plain",
-                    lambda port: f"http://127.0.0.1:{port}",
                     port,
                     lambda base, pace: press_plain(base, args.presses, pace),
                 )

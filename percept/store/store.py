@@ -2,7 +2,8 @@
 
 Every public method is one short transaction. A rating is durable when :meth:`Store.rate`
 returns, and a resend of it changes nothing. On SQLite writers take turns (write-ahead log, one
-write lock taken at the start of the transaction), readers never wait.
+write lock taken at the start of the transaction), ratings that wait at the same time share one
+transaction, readers never wait.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from percept.errors import InputError, PerceptError
 from percept.store.connect import Database, connect
@@ -37,6 +39,7 @@ from percept.store.schema import (
     study,
     trial,
 )
+from percept.store.together import Together
 
 __all__ = [
     "Answer",
@@ -53,6 +56,8 @@ __all__ = [
     "Usage",
     "open_store",
 ]
+
+_T = TypeVar("_T")
 
 #: A trial counts as used when it is rated, or while its session is younger than this.
 RESERVATION = timedelta(hours=1)
@@ -243,7 +248,8 @@ class Store(Frames):
         super().__init__(database.engine)
         self._database = database
         # Waiting in line here is fairer and quicker than polling SQLite's lock.
-        self._turn = threading.RLock() if database.file is not None else nullcontext()
+        self._turn = threading.RLock() if database.file is not None else None
+        self._together = Together(database, self._turn) if self._turn is not None else None
 
     def __enter__(self) -> Store:
         return self
@@ -274,8 +280,15 @@ class Store(Frames):
         if (current := getattr(self._local, "connection", None)) is not None:
             yield current
             return
-        with self._turn, self._database.begin() as connection:
+        with self._turn or nullcontext(), self._database.begin() as connection:
             yield connection
+
+    def _write_together(self, work: Callable[[sa.Connection], _T]) -> _T:
+        """Write durably, in one transaction with what others write at this moment."""
+        if self._together is None or getattr(self._local, "connection", None) is not None:
+            with self._write() as connection:
+                return work(connection)
+        return self._together.run(work)
 
     def ping(self) -> None:
         """Raise if the database does not answer."""
@@ -660,7 +673,8 @@ class Store(Frames):
             study is closed (``closed``).
         """
         now = now or datetime.now(UTC)
-        with self._write() as connection:
+
+        def save(connection: sa.Connection) -> bool:
             # Lock the session, so that two tabs take turns on PostgreSQL too. What they saved is
             # visible to the next statement, not to this one.
             locked = connection.execute(_LOCK, {"session": of.id}).first()
@@ -722,7 +736,12 @@ class Store(Frames):
                     .where(session.c.id == of.id)
                     .values(finished_at=now, completion=code)
                 )
-        return True
+            return True
+
+        try:
+            return self._write_together(save)
+        except IntegrityError:  # another session took this response_id meanwhile: it is seen now
+            return self._write_together(save)
 
     @staticmethod
     def _is_resend(connection: sa.Connection, trial_id: int, answer: Answer) -> bool:

@@ -358,9 +358,7 @@ async def throughput(
                 times.append(clock() - sent)
 
     joined_all, begin, end = asyncio.Semaphore(0), asyncio.Event(), [float("inf")]
-    tasks = [
-        asyncio.create_task(observer((every or 0) * rng.random())) for _ in range(observers)
-    ]
+    tasks = [asyncio.create_task(observer((every or 0) * rng.random())) for _ in range(observers)]
     for _ in range(observers):
         await joined_all.acquire()
     end[0] = clock() + seconds
