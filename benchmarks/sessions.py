@@ -355,8 +355,8 @@ def main() -> None:
         db = home / "study.db"
         with open_store(db, create=True) as store:
             free = {"isi_ms": 0, "break_every": 0, "practice": 0, "repeats": 0}
-            votes = tiny_protocol(trials=400, **free)
-            create_study(make_run(home / "tiny", contents=134), votes, store, "votes")
+            votes = tiny_protocol(trials=180, **free)
+            create_study(make_run(home / "tiny", contents=60), votes, store, "votes")
             images = home / "images"
             photographs(images, 2 if args.skip_browser else 14)
             if not args.skip_browser:
