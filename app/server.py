@@ -17,7 +17,7 @@ from app import state
 from app.api import api_routes
 from app.shell import shell_routes
 
-PAGES = ("", "join", "instructions", "rate", "finish", "admin")
+PAGES = ("", "join", "instructions", "rate", "finish", "withdraw", "admin")
 
 SETTINGS: dict[str, Any] = {
     "server.headless": True,

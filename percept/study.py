@@ -25,14 +25,16 @@ import pandas as pd
 from sqlalchemy.exc import OperationalError
 
 from percept import __version__, stats
-from percept.design import SessionPlan, plan_session
+from percept.design import SessionPlan, plan_session, retire_golds
 from percept.errors import InputError, Interrupted
 from percept.inference.run import Run
 from percept.protocol import Protocol, parse_protocol
 from percept.stimuli import render_stimuli, select_stimuli
+from percept.store.masks import decode_mask
 from percept.store.store import (
     Answer,
     Conflict,
+    Invite,
     Joined,
     Mark,
     Session,
@@ -125,12 +127,21 @@ def create_study(
     selection = select_stimuli(
         run, max_side=protocol.display.max_side, conditions=conditions, contents=contents
     )
-    if protocol.method == "pairwise" and len(selection.conditions) < 2:
+    names = [one.name for one in selection.conditions]
+    if protocol.method == "pairwise" and len(names) < 2:
         raise InputError(
             "pairs need two conditions",
             file=run.root,
-            value=[one.name for one in selection.conditions],
+            value=names,
             remedy="Run inference with more --condition NAME=SPEC",
+        )
+    if protocol.needs_reference and (REFERENCE not in names or len(names) < 2):
+        raise InputError(
+            "this protocol compares with the true images: it needs the condition "
+            f"{REFERENCE!r} and another one",
+            file=run.root,
+            value=names,
+            remedy=f"Run inference with --condition {REFERENCE}={REFERENCE}",
         )
     folder = stimuli.resolve() if stimuli is not None else store.stimuli_folder()
     rendered = render_stimuli(selection, folder, progress=progress)
@@ -218,10 +229,11 @@ def join(
     Raises
     ------
     InputError
-        The protocol has no such group.
+        The protocol has no such group, or the screening facts are not what it asks for.
     Conflict
-        Another version of the consent text was agreed to (code ``consent``), or the study takes
-        nobody (``paused``, ``closed``).
+        Another version of the consent text was agreed to (code ``consent``), the checks turn
+        this person away (``screened_out``, with ``completion`` in its details), or see
+        :meth:`percept.store.store.Store.join`.
     """
     protocol = protocol_of(study)
     if consent_version != protocol.consent.version:
@@ -234,25 +246,123 @@ def join(
             value=group,
             remedy=f"Use one of: {', '.join(protocol.groups)}",
         )
+    failed = not simulated and not _check_screening(protocol, screening or {})
+    first = protocol.attributes[0].name
+    if protocol.golds:
+        store.retire(retire_golds(store.gold_answers(study, first)))
     stimuli = store.stimuli(study)
+    votes = store.votes(study, first) if protocol.selection == "adaptive" else None
 
     def assign(ordinal: int, usage: Usage) -> SessionPlan:
         rng = np.random.default_rng([study.seed, ordinal])
-        return plan_session(protocol, stimuli, usage, rng=rng)
+        return plan_session(protocol, stimuli, usage, rng=rng, votes=votes)
 
-    return store.join(
-        study,
-        client_id,
-        assign,
-        group=group,
-        consent_version=consent_version,
-        screening=screening,
-        invite=invite,
-        crowd=crowd,
-        simulated=simulated,
-        name=name,
-        now=now,
-    )
+    try:
+        return store.join(
+            study,
+            client_id,
+            assign,
+            group=group,
+            consent_version=consent_version,
+            screening=screening,
+            invite=invite,
+            invite_only=protocol.invite_only and not simulated,
+            crowd=crowd,
+            screened_out=failed,
+            simulated=simulated,
+            name=name,
+            now=now,
+        )
+    except Conflict as error:
+        if error.code != "screened_out":
+            raise
+        told = protocol.completion
+        completion = {"code": told.screen_out_code, "message": told.screen_out_message}
+        raise Conflict(error.code, told.screen_out_message, completion=completion) from None
+
+
+def _check_screening(protocol: Protocol, screening: Mapping[str, Any]) -> bool:
+    """Check the form of the screening facts; False if the observer is to be turned away."""
+    strict = protocol.checks.on_fail == "screen_out"
+    passed = True
+    for check in ("color_vision", "display"):
+        facts = screening.get(check)
+        if facts is None and not (strict and getattr(protocol.checks, check)):
+            continue
+        key = f"screening.{check}"
+        if not isinstance(facts, dict) or not isinstance(facts.get("passed"), bool):
+            raise InputError("must say whether it was passed", key=key,
+                             remedy='Send {"passed": true} or {"passed": false}')  # fmt: skip
+        if check == "color_vision" and len(facts) > 1:
+            raise InputError("nothing but passed is stored of this check", key=key)
+        passed &= facts["passed"] or not getattr(protocol.checks, check)
+    answers = screening.get("questions", {})
+    if not isinstance(answers, dict):
+        raise InputError("must be answers by name", key="screening.questions")
+    asked = {question.name: question for question in protocol.questions}
+    for name in answers:
+        if name not in asked:
+            raise InputError("is not asked", key=f"screening.questions.{name}")
+    for name, question in asked.items():
+        given = answers.get(name)
+        if given not in (*question.answers, *([None] if question.optional else [])):
+            raise InputError("is not one of the answers", key=f"screening.questions.{name}",
+                             remedy=f"Use one of: {'; '.join(question.answers)}")  # fmt: skip
+    return passed or not strict
+
+
+def invite_observers(
+    store: Store,
+    study: Study,
+    label: str,
+    *,
+    group: str | None = None,
+    max_uses: int | None = 1,
+) -> Invite:
+    """Make an invitation.
+
+    Parameters
+    ----------
+    label : str
+        Who it is for; stored, and exported with the observers who use it.
+    group : str, optional
+        Group of everyone who uses it; by default observers say.
+    max_uses : int, optional
+        How many may use it; None: any number.
+
+    Raises
+    ------
+    InputError
+        There is no such group, or the label or number is none.
+    """
+    groups = protocol_of(study).groups
+    if group is not None and group not in groups:
+        raise InputError("no such group", key="group", value=group,
+                         remedy=f"Use one of: {', '.join(groups)}")  # fmt: skip
+    if not 1 <= len(label.strip()) <= 200:
+        raise InputError("a label has 1 to 200 characters", key="label", value=label)
+    if max_uses is not None and max_uses < 1:
+        raise InputError("must be at least 1", key="uses", value=max_uses)
+    return store.add_invite(study, label.strip(), group=group, max_uses=max_uses)
+
+
+#: A pause of this length begins a new sitting.
+SITTING_GAP = timedelta(minutes=30)
+
+
+def seconds_left(
+    store: Store, session: Session, protocol: Protocol, *, now: datetime | None = None
+) -> int | None:
+    """Tell when a sitting should offer to stop: seconds, 0 if it should; None: no limit."""
+    if not protocol.session_minutes:
+        return None
+    now = now or datetime.now(UTC)
+    begun = now
+    for moment in reversed([session.started_at, *store.rated_at(session)]):
+        if begun - moment > SITTING_GAP:
+            break
+        begun = min(begun, moment)
+    return max(0, round(60 * protocol.session_minutes - (now - begun).total_seconds()))
 
 
 @dataclass(frozen=True)
@@ -343,14 +453,56 @@ def check_answer(protocol: Protocol, answer: Answer) -> None:
             value=answer.reason,
             remedy=f"Use one of: {'; '.join(protocol.skip)}",
         )
+    _check_review(protocol, answer)
     if answer.value == "marks" and not answer.marks:
         raise InputError(
             "there are no marks", key="marks", remedy='Answer "none" where nothing is wrong'
         )
-    if answer.value != "marks" and answer.marks:
-        raise InputError("marks belong to the answer 'marks'", key="value", value=answer.value)
-    for index, mark in enumerate(answer.marks):
-        _check_mark(protocol, mark, f"marks.{index}")
+    if answer.marks:
+        roles = _marked_roles(protocol, answer)
+        if not roles:
+            raise InputError("this answer has no marks", key="value", value=answer.value)
+        for index, mark in enumerate(answer.marks):
+            if mark.role not in roles:
+                raise InputError(
+                    "marks are not of this image",
+                    key=f"marks.{index}.image",
+                    value=mark.role,
+                    remedy=f"Mark the image {roles[0]!r}",
+                )
+            _check_mark(protocol, mark, f"marks.{index}")
+
+
+def _marked_roles(protocol: Protocol, answer: Answer) -> tuple[str, ...]:
+    """Images that an answer may mark."""
+    if protocol.method == "artifact":
+        return ("stimulus",) if answer.value == "marks" else ()
+    if protocol.method == "review":
+        return ("stimulus",) if protocol.artifacts and answer.value != "skip" else ()
+    asked = protocol.why != "off" and answer.attribute == protocol.attributes[0].name
+    losing = {"left": ("right",), "right": ("left",)}
+    return losing.get(answer.value, ()) if asked else ()
+
+
+def _check_review(protocol: Protocol, answer: Answer) -> None:
+    known = [reason.name for reason in protocol.reasons]
+    if answer.value in ("fix", "reject"):
+        wrong = [name for name in answer.reasons if name not in known]
+        if wrong or not answer.reasons or len(set(answer.reasons)) < len(answer.reasons):
+            raise InputError(
+                f"{answer.value} needs one or more of the protocol's reasons, each once",
+                key="reasons",
+                value=list(answer.reasons),
+                remedy=f"Use some of: {', '.join(known)}",
+            )
+    elif answer.reasons:
+        raise InputError(
+            "reasons belong to the answers fix and reject",
+            key="reasons",
+            value=list(answer.reasons),
+        )
+    if answer.comment is not None and (protocol.method != "review" or answer.value == "skip"):
+        raise InputError("a comment belongs to a review", key="comment")
 
 
 def _check_mark(protocol: Protocol, mark: Mark, key: str) -> None:
@@ -370,6 +522,17 @@ def _check_mark(protocol: Protocol, mark: Mark, key: str) -> None:
             value=mark.severity,
             remedy=f"Use one of: {severities}",
         )
+    if mark.artifact == "other" and not (mark.note or "").strip():
+        raise InputError(
+            "says nothing of what it is", key=f"{key}.note", remedy="Write a few words"
+        )
+    if (mark.mask is not None) != (mark.shape == "mask"):
+        raise InputError(f"a {mark.shape} has {'no' if mark.mask else 'a'} mask", key=f"{key}.mask")
+    if mark.mask is not None:
+        try:
+            decode_mask(mark.mask)
+        except ValueError as error:
+            raise InputError(str(error), key=f"{key}.mask") from None
 
 
 # Simulated observers -------------------------------------------------------------------------
@@ -635,12 +798,14 @@ class _Person:
             y = float(np.clip(defect.y + self.rng.normal(0, 0.02), 0, 0.9))
             slip = int(self.rng.choice([-1, 0, 1], p=[0.15, 0.7, 0.15]))
             level = int(np.clip(levels.index(defect.severity) + slip, 0, len(levels) - 1))
+            artifact = defect.artifact
+            if self.rng.random() <= self.lapse + 0.05:
+                artifact = str(self.rng.choice([one.name for one in protocol.artifacts]))
             marks.append(
                 Mark(
-                    artifact=defect.artifact
-                    if self.rng.random() > self.lapse + 0.05
-                    else str(self.rng.choice([one.name for one in protocol.artifacts])),
+                    artifact=artifact,
                     severity=levels[level],
+                    note="simulated" if artifact == "other" else None,
                     x=x,
                     y=y,
                     width=min(defect.width, 1 - x),

@@ -34,7 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     "inference.run": set(),
     "distributed": set(),
     "stimuli": {"manifest", "inference.run", "protocol"},
-    "design": {"protocol", "stimuli"},
+    "adaptive": set(),
+    "design": {"protocol", "stimuli", "adaptive"},
     "degrade": {"manifest", "color"},
     "inference": {"manifest", "distributed", "inference.run", "color"},
     "metrics": {"manifest", "inference.run", "distributed", "color"},
@@ -63,6 +64,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "bundle": set(),
     "files": {"pandas"},
     "color": {"numpy"},
+    "adaptive": {"numpy"},
     "stats": {"numpy", "scipy", "pandas"},
     "inference.run": {"pandas", "pyarrow"},
 }

@@ -142,6 +142,7 @@ def _sqlite_engine(file: Path) -> sa.Engine:
         connection.isolation_level = None  # begin() below says when a transaction starts
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA synchronous = FULL")  # a saved vote survives a power cut
+        connection.execute("PRAGMA secure_delete = ON")  # what a withdrawal erases is overwritten
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:

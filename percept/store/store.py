@@ -24,7 +24,7 @@ from sqlalchemy.exc import IntegrityError
 
 from percept.errors import InputError, PerceptError
 from percept.store.connect import Database, connect
-from percept.store.frames import Frames, Progress, Study, StudyState
+from percept.store.frames import Frames, Invite, Progress, Study, StudyState
 from percept.store.schema import (
     condition,
     content,
@@ -39,12 +39,14 @@ from percept.store.schema import (
     study,
     trial,
 )
+from percept.store.schema import invite as invitation
 from percept.store.together import Together
 
 __all__ = [
     "Answer",
     "Conflict",
     "Given",
+    "Invite",
     "Joined",
     "Mark",
     "NotFound",
@@ -58,8 +60,9 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
+_INVITE = [column for column in invitation.c if column.name not in ("id", "study_id")]
 
-#: A trial counts as used when it is rated, or while its session is younger than this.
+#: A trial counts as used when it is rated, or while its session began or answered this recently.
 RESERVATION = timedelta(hours=1)
 
 
@@ -68,10 +71,13 @@ class NotFound(PerceptError):
 
 
 class Conflict(PerceptError):
-    """The request contradicts what is already saved; ``code`` is a short machine-readable word."""
+    """The request contradicts what is already saved; ``code`` is a short machine-readable word.
 
-    def __init__(self, code: str, message: str) -> None:
-        self.code = code
+    ``details`` are further facts for the client.
+    """
+
+    def __init__(self, code: str, message: str, **details: Any) -> None:
+        self.code, self.details = code, details
         super().__init__(message)
 
 
@@ -81,12 +87,14 @@ class Session:
 
     id: int
     study_id: int
+    observer_id: int
     study_state: StudyState
     attributes: tuple[str, ...]
     finished_at: datetime | None
     completion: str | None
     trials: int
     group: str
+    started_at: datetime
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,10 @@ class Answer:
     presented_at: datetime
     revision: int = 1
     reason: str | None = None
+    """Of a skip."""
+    reasons: tuple[str, ...] = ()
+    """Of a review."""
+    comment: str | None = None
     marks: tuple[Mark, ...] = ()
 
 
@@ -148,6 +160,8 @@ class Trial:
     height: int
     facts: Mapping[str, str | None]  # era, process
     answered: Mapping[str, Given]
+    expected: str | None = None
+    """The right answer, told of practice alone."""
 
 
 class PlannedTrial(Protocol):
@@ -426,7 +440,9 @@ class Store(Frames):
         consent_version: str | None = None,
         screening: Mapping[str, Any] | None = None,
         invite: str | None = None,
+        invite_only: bool = False,
         crowd: Mapping[str, str] | None = None,
+        screened_out: bool = False,
         simulated: bool = False,
         name: str | None = None,
         now: datetime | None = None,
@@ -435,90 +451,286 @@ class Store(Frames):
 
         ``assign(ordinal, usage)`` is called inside the transaction and returns the session's
         trials; ``ordinal`` counts the study's sessions from 0, ``usage`` is what is rated or
-        reserved. Identifiers of a crowd platform are stored as keyed hashes alone.
+        reserved. Identifiers of a crowd platform are stored as keyed hashes alone. An invitation
+        that names a group decides on it. Whoever is ``screened_out`` is remembered, without a
+        session, and gets none later.
 
         Raises
         ------
         Conflict
-            The study is paused or closed (code ``paused``, ``closed``).
+            The study is paused or closed (code ``paused``, ``closed``), the invitation is missing,
+            unknown, revoked or used up (``invite``), the crowd worker has joined as another client
+            (``crowd``), or this person is or was screened out (``screened_out``).
         """
         token = _token(of, client_id)
         client_sha256 = _sha256(client_id)
         now = now or datetime.now(UTC)
+        hashed = {key: _keyed(of, value) for key, value in crowd.items()} if crowd else None
         with self._write() as connection:
             # The row's lock makes joins take turns on PostgreSQL too.
             state = connection.scalar(
                 sa.select(study.c.state).where(study.c.id == of.id).with_for_update()
             )
-            known = connection.scalar(
-                sa.select(observer.c.id).where(
+            turned_away = connection.scalar(
+                sa.select(observer.c.screened_out).where(
                     observer.c.study_id == of.id, observer.c.client_sha256 == client_sha256
                 )
             )
-            if known is not None:
+            if turned_away is False:
                 return Joined(token, created=False)
             if state != "open":
                 raise Conflict(state or "closed", f"this study is {state}")
-            ordinal = connection.scalar(
-                sa.select(sa.func.count())
-                .select_from(session.join(observer))
-                .where(observer.c.study_id == of.id)
-            )
-            plan = assign(ordinal or 0, self._usage(connection, of.id, now))
-            observer_id = _insert(
-                connection,
-                observer,
-                study_id=of.id,
-                name=name or f"o-{secrets.token_hex(4)}",
-                client_sha256=client_sha256,
-                group=group,
-                invite=invite,
-                crowd={key: _keyed(of, value) for key, value in crowd.items()} if crowd else None,
-                consent_version=consent_version,
-                consented_at=now if consent_version is not None else None,
-                screening=dict(screening) if screening is not None else None,
-                simulated=simulated,
-                joined_at=now,
-            )
-            session_id = _insert(
-                connection,
-                session,
-                observer_id=observer_id,
-                token_sha256=_sha256(token),
-                seed=ordinal or 0,
-                attributes=list(plan.attributes),
-                started_at=now,
-            )
-            trial_ids: dict[int, int] = {}
-            presentations = []
-            for position, planned in enumerate(plan.trials, start=1):
-                trial_ids[position] = _insert(
+            if turned_away is None and hashed and "worker" in hashed:
+                turned_away = self._knows_worker(connection, of.id, hashed)
+                if turned_away is False:
+                    raise Conflict("crowd", "this participant has joined before, elsewhere")
+            if not turned_away:
+                if invite is not None or invite_only:
+                    used = not screened_out
+                    group = self._redeem(connection, of.id, invite, used=used) or group
+                observer_id = _insert(
                     connection,
-                    trial,
-                    session_id=session_id,
-                    content_id=planned.content,
-                    token=secrets.token_urlsafe(16),
-                    position=position,
-                    kind=planned.kind,
-                    expected=planned.expected,
-                    repeat_of=trial_ids[planned.repeat_of] if planned.repeat_of else None,
+                    observer,
+                    study_id=of.id,
+                    name=name or f"o-{secrets.token_hex(4)}",
+                    client_sha256=client_sha256,
+                    group=group,
+                    invite=invite,
+                    crowd=hashed,
+                    consent_version=consent_version,
+                    consented_at=now if consent_version is not None else None,
+                    screening=dict(screening) if screening is not None else None,
+                    simulated=simulated,
+                    joined_at=now,
+                    screened_out=screened_out,
                 )
-                presentations += [
-                    {
-                        "trial_id": trial_ids[position],
-                        "stimulus_id": stimulus_id,
-                        "role": role,
-                        "token": secrets.token_urlsafe(16),
-                    }
-                    for role, stimulus_id in planned.images.items()
-                ]
-            connection.execute(sa.insert(presentation), presentations)
-        return Joined(token, created=True)
+                if not screened_out:
+                    self._begin(connection, of, observer_id, token, assign, now)
+                    return Joined(token, created=True)
+        raise Conflict("screened_out", "the checks turned this participant away")
+
+    @staticmethod
+    def _knows_worker(
+        connection: sa.Connection, study_id: int, hashed: Mapping[str, str]
+    ) -> bool | None:
+        """Whether the observer whom a platform knows by this name was screened out, if any."""
+        same = [
+            observer.c.crowd[key].as_string() == hashed[key]
+            for key in ("platform", "worker")
+            if key in hashed
+        ]
+        query = sa.select(observer.c.screened_out).where(observer.c.study_id == study_id, *same)
+        return connection.scalar(query)
+
+    @staticmethod
+    def _redeem(
+        connection: sa.Connection, study_id: int, code: str | None, *, used: bool
+    ) -> str | None:
+        """Check and use an invitation; the group that it names. The study is locked."""
+        if code is None:
+            raise Conflict("invite", "this study is by invitation: open the link that was sent")
+        mine = (invitation.c.study_id == study_id) & (invitation.c.code == code)
+        row = connection.execute(sa.select(invitation).where(mine)).first()
+        if row is None or row.revoked_at is not None:
+            raise Conflict("invite", "this invitation is not valid")
+        if row.max_uses is not None and row.uses >= row.max_uses:
+            raise Conflict("invite", "this invitation has been used already")
+        if used:
+            more = sa.update(invitation).where(mine).values(uses=invitation.c.uses + 1)
+            connection.execute(more)
+        return None if row.group is None else str(row.group)
+
+    def _begin(
+        self,
+        connection: sa.Connection,
+        of: Study,
+        observer_id: int,
+        token: str,
+        assign: Callable[[int, Usage], SessionPlan],
+        now: datetime,
+    ) -> None:
+        """Write a session and its trials."""
+        ordinal = connection.scalar(
+            sa.select(sa.func.count())
+            .select_from(session.join(observer))
+            .where(observer.c.study_id == of.id)
+        )
+        plan = assign(ordinal or 0, self._usage(connection, of.id, now))
+        session_id = _insert(
+            connection,
+            session,
+            observer_id=observer_id,
+            token_sha256=_sha256(token),
+            seed=ordinal or 0,
+            attributes=list(plan.attributes),
+            started_at=now,
+        )
+        self._add_trials(connection, session_id, plan.trials)
+
+    @staticmethod
+    def _add_trials(
+        connection: sa.Connection, session_id: int, planned: Sequence[PlannedTrial]
+    ) -> dict[int, int]:
+        """Write the trials of a session; the key of each position, from 1."""
+        rows = [
+            {
+                "session_id": session_id,
+                "content_id": one.content,
+                "token": secrets.token_urlsafe(16),
+                "position": position,
+                "kind": one.kind,
+                "expected": one.expected,
+            }
+            for position, one in enumerate(planned, start=1)
+        ]
+        connection.execute(sa.insert(trial), rows)
+        query = sa.select(trial.c.position, trial.c.id).where(trial.c.session_id == session_id)
+        ids = {int(row.position): int(row.id) for row in connection.execute(query)}
+        for position, one in enumerate(planned, start=1):
+            if one.repeat_of is not None:
+                connection.execute(
+                    sa.update(trial)
+                    .where(trial.c.id == ids[position])
+                    .values(repeat_of=ids[one.repeat_of])
+                )
+        presentations = [
+            {
+                "trial_id": ids[position],
+                "stimulus_id": stimulus_id,
+                "role": role,
+                "token": secrets.token_urlsafe(16),
+            }
+            for position, one in enumerate(planned, start=1)
+            for role, stimulus_id in one.images.items()
+        ]
+        connection.execute(sa.insert(presentation), presentations)
+        return ids
+
+    def withdraw(self, observer_id: int) -> None:
+        """Erase an observer's answers and all that is personal; a tombstone stays.
+
+        The observer's and the sessions' rows stay, without the client, invitation, crowd hashes,
+        screening, token and completion code, and what was shown. Copies made earlier (backups,
+        exports) are not reached.
+        """
+        with self._write() as connection:
+            mine = sa.select(session.c.id).where(session.c.observer_id == observer_id)
+            # Locked, so that no answer arrives meanwhile on PostgreSQL.
+            connection.execute(mine.with_for_update()).all()
+            trials = sa.select(trial.c.id).where(trial.c.session_id.in_(mine))
+            answers = sa.select(rating.c.id).where(rating.c.trial_id.in_(trials))
+            connection.execute(sa.delete(mark).where(mark.c.rating_id.in_(answers)))
+            connection.execute(sa.delete(rating).where(rating.c.trial_id.in_(trials)))
+            connection.execute(sa.delete(event).where(event.c.session_id.in_(mine)))
+            connection.execute(
+                sa.update(session)
+                .where(session.c.observer_id == observer_id)
+                .values(token_sha256=None, completion=None)
+            )
+            connection.execute(
+                sa.update(observer)
+                .where(observer.c.id == observer_id, observer.c.withdrawn_at.is_(None))
+                .values(
+                    client_sha256=None,
+                    invite=None,
+                    crowd=sa.null(),
+                    screening=sa.null(),
+                    withdrawn_at=datetime.now(UTC),
+                )
+            )
+        if self._database.file is not None:
+            with self.engine.connect() as connection:  # out of the log, too
+                connection.exec_driver_sql("ROLLBACK")
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def observer_id(self, of: Study, name: str) -> int:
+        """Get the key of an observer.
+
+        Raises
+        ------
+        InputError
+            The study has no such observer, or the observer has withdrawn.
+        """
+        query = sa.select(observer.c.id, observer.c.withdrawn_at).where(
+            observer.c.study_id == of.id, observer.c.name == name
+        )
+        with self._read() as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            raise InputError("no such observer in this study", key="observer", value=name,
+                             remedy="The exported table of observers lists the names")  # fmt: skip
+        if row.withdrawn_at is not None:
+            raise InputError("has withdrawn already", key="observer", value=name)
+        return int(row.id)
+
+    # Invitations -------------------------------------------------------------------------
+
+    def add_invite(
+        self, of: Study, label: str, *, group: str | None = None, max_uses: int | None = 1
+    ) -> Invite:
+        """Make an invitation; ``max_uses`` None: any number of people may use it."""
+        code = secrets.token_urlsafe(9)
+        with self._write() as connection:
+            _insert(
+                connection,
+                invitation,
+                study_id=of.id,
+                code=code,
+                label=label,
+                group=group,
+                uses=0,
+                max_uses=max_uses,
+                created_at=datetime.now(UTC),
+            )
+        found = self.invite(of, code)
+        assert found is not None  # noqa: S101 - it was just written
+        return found
+
+    def invite(self, of: Study, code: str) -> Invite | None:
+        """Find an invitation by its code."""
+        query = sa.select(*_INVITE).where(invitation.c.study_id == of.id, invitation.c.code == code)
+        with self._read() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else Invite(**row._mapping)
+
+    def revoke_invite(self, of: Study, code: str) -> None:
+        """Let nobody join by an invitation any more; who did stays.
+
+        Raises
+        ------
+        NotFound
+            There is none with this code.
+        """
+        with self._write() as connection:
+            done = connection.execute(
+                sa.update(invitation)
+                .where(invitation.c.study_id == of.id, invitation.c.code == code)
+                .values(revoked_at=sa.func.coalesce(invitation.c.revoked_at, datetime.now(UTC)))
+            )
+        if not done.rowcount:
+            raise NotFound("no such invitation")
+
+    def retire(self, golds: Mapping[int, str]) -> None:
+        """Show golds (stimulus: reason) no more in sessions to come."""
+        with self._write() as connection:
+            for stimulus_id, reason in golds.items():
+                connection.execute(
+                    sa.update(stimulus)
+                    .where(stimulus.c.id == stimulus_id, stimulus.c.retired_at.is_(None))
+                    .values(retired_at=datetime.now(UTC), retired_reason=reason)
+                )
 
     def _usage(self, connection: sa.Connection, study_id: int, now: datetime) -> Usage:
+        """Count what is rated, or reserved by sessions that were active within RESERVATION."""
         first = presentation.alias("first")
         second = presentation.alias("second")
         rated = sa.exists().where(rating.c.trial_id == trial.c.id)
+        own = trial.alias("own")
+        active = (
+            sa.select(own.c.session_id)
+            .select_from(own.join(rating, rating.c.trial_id == own.c.id))
+            .where(rating.c.rated_at > now - RESERVATION)
+        )
         query = (
             sa.select(first.c.stimulus_id, second.c.stimulus_id, sa.func.count())
             .select_from(
@@ -532,8 +744,9 @@ class Store(Frames):
             )
             .where(
                 observer.c.study_id == study_id,
+                observer.c.withdrawn_at.is_(None),
                 trial.c.kind == "test",
-                rated | (session.c.started_at > now - RESERVATION),
+                rated | (session.c.started_at > now - RESERVATION) | session.c.id.in_(active),
             )
             .group_by(first.c.stimulus_id, second.c.stimulus_id)
         )
@@ -557,13 +770,25 @@ class Store(Frames):
         return Session(
             id=row.id,
             study_id=row.study_id,
+            observer_id=row.observer_id,
             study_state=row.state,
             attributes=tuple(row.attributes),
             finished_at=row.finished_at,
             completion=row.completion,
             trials=row.trials,
             group=row.group,
+            started_at=row.started_at,
         )
+
+    def rated_at(self, of: Session) -> list[datetime]:
+        """List when the answers of a session were saved, in order."""
+        query = (
+            sa.select(rating.c.rated_at)
+            .select_from(rating.join(trial))
+            .where(trial.c.session_id == of.id)
+        )
+        with self._read() as connection:
+            return list(connection.scalars(query.order_by(rating.c.rated_at)))
 
     def answered_up_to(self, of: Session) -> int:
         """Position of the last trial before the first unanswered one; 0 at the start."""
@@ -589,6 +814,7 @@ class Store(Frames):
                     trial.c.token,
                     trial.c.position,
                     trial.c.kind,
+                    trial.c.expected,
                     content.c.width,
                     content.c.height,
                     content.c.era,
@@ -620,6 +846,7 @@ class Store(Frames):
                 height=row.height,
                 facts={"era": row.era, "process": row.process},
                 answered=answered[row.id],
+                expected=row.expected if row.kind == "practice" else None,
             )
             for row in rows
         ]
@@ -720,6 +947,8 @@ class Store(Frames):
                 response_id=answer.response_id,
                 value=answer.value,
                 reason=answer.reason,
+                reasons=list(answer.reasons) or None,
+                comment=answer.comment,
                 response_time_ms=answer.response_time_ms,
                 presented_at=answer.presented_at,
                 rated_at=now,
@@ -760,6 +989,8 @@ class Store(Frames):
             and saved.revision == answer.revision
             and saved.value == answer.value
             and saved.reason == answer.reason
+            and (saved.reasons or []) == list(answer.reasons)
+            and saved.comment == answer.comment
             and [dict(row._mapping) for row in marks] == [vars(one) for one in answer.marks]
         )
         if not same:

@@ -85,7 +85,7 @@ class Observer:
         return code.count() == 1
 
     def image(self, role: str) -> Any:
-        return self.page.locator(f".frame[data-role={role}] img")
+        return self.page.locator(f".current .frame[data-role={role}] img:not(.original)")
 
     def shown(self, role: str) -> str:
         return str(self.image(role).evaluate(TINT))

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import HealthCheck, given, settings
@@ -18,15 +19,28 @@ from sqlalchemy.exc import OperationalError
 from starlette.applications import Starlette
 
 from app.api import MAX_BODY, api_routes
+from percept.protocol import load_protocol
 from percept.store import Store, open_store
+from percept.store.masks import encode_mask
 from percept.study import create_study
-from tests.tiny_run import make_run, tiny_protocol
+from percept.types import MARK_COLUMNS
+from tests.tiny_run import CONDITIONS, make_run, tiny_protocol
 
+TAXONOMY = load_protocol("artifact").text
+TAXONOMY = TAXONOMY[TAXONOMY.index("[[artifacts]]") : TAXONOMY.index("[display]")]
+SECOND = '[[attributes]]\nname = "period"\nquestion = "Which fits its time better?"\n'
 STUDIES = {
     "pairs": tiny_protocol(
         trials=10, practice=2, repeats=2, identical=1, break_every=6, context=["era"]
     ),
     "marks": tiny_protocol("artifact", trials=5, practice=1, repeats=1),
+    "why": tiny_protocol(tables=TAXONOMY + SECOND, trials=4, practice=0, repeats=0, why="required"),
+    "grades": tiny_protocol("rating-acr", trials=4, practice=1, repeats=1),
+    "review": tiny_protocol("review", trials=4, practice=1, repeats=1, session_minutes=20),
+}
+TRUE = {
+    "differences": tiny_protocol("rating-dcr", trials=4, practice=1, repeats=1),
+    "glance": tiny_protocol("real-or-fake", trials=4, practice=1, repeats=1),
 }
 
 
@@ -66,13 +80,13 @@ class Client:
 
 
 def vote(trial: dict, n: int = 0, /, **changes: object) -> dict:
-    pair = "left" in trial["images"]
+    question = trial["attributes"][0]
     return {
         "response_id": f"response-{trial['trial']}-{n}",
         "trial": trial["trial"],
-        "attribute": "realism" if pair else "artifacts",
+        "attribute": question["name"],
         "revision": 1,
-        "value": "left" if pair else "none",
+        "value": question["answers"][0]["value"],
         "response_time_ms": 1500.25,
         "presented_at": "2030-01-01T12:00:00.000+02:00",
         **changes,
@@ -100,9 +114,13 @@ def portal() -> Iterator[BlockingPortal]:
 def template(tmp_path_factory) -> Path:
     """A database with the studies, to be copied."""
     home = tmp_path_factory.mktemp("template")
-    run = make_run(home)
+    run = make_run(home, conditions=(*CONDITIONS, "reference"))
     with open_store(home / "study.db", create=True) as store:
         for name, protocol in STUDIES.items():
+            create_study(
+                run, protocol, store, name, stimuli=home / "stimuli", conditions=CONDITIONS
+            )
+        for name, protocol in TRUE.items():
             create_study(run, protocol, store, name, stimuli=home / "stimuli")
     return home / "study.db"
 
@@ -163,16 +181,26 @@ def test_what_does_not_exist_is_json(client, method: str, path: str, expected) -
     assert error(client(method, path)) == expected
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", [*STUDIES, *TRUE])
 def test_a_study_tells_what_its_page_needs(client, name: str) -> None:
     study = client("GET", f"/api/v1/studies/{name}").json()
-    protocol = STUDIES[name]
+    protocol = {**STUDIES, **TRUE}[name]
     assert (study["study"], study["method"], study["state"]) == (name, protocol.method, "open")
     assert study["consent"] == {"version": "1", "text": protocol.consent.text}
-    assert study["trials"] == (15 if name == "pairs" else 7)
+    assert study["trials"] == protocol.length
     assert [one["name"] for one in study["artifacts"]] == [a.name for a in protocol.artifacts]
     answers = [one["value"] for one in study["attributes"][0]["answers"]]
     assert answers == [value for value, _ in protocol.answers]
+    assert [one["name"] for one in study["reasons"]] == [one.name for one in protocol.reasons]
+    assert [one["value"] for one in study["scores"]] == [one.value for one in protocol.scores]
+    assert study["display_ms"] == (1000 if name == "glance" else 0)
+    assert study["why"] == ("required" if name == "why" else "off")
+    labels = {"differences": "True colours", "glance": None}
+    assert study["reference_label"] == labels.get(name, "Original")
+    assert study["original"] == (name not in labels)
+    assert study["checks"] == {"color_vision": False, "display": False, "on_fail": "note"}
+    assert study["session_minutes"] == (20 if name == "review" else 0)
+    assert (study["fit"], study["invite_only"], study["questions"]) == ("fit", False, [])
 
 
 def test_joining_twice_gives_the_same_token(client) -> None:
@@ -280,6 +308,132 @@ def test_marks_arrive_as_they_were_drawn(client, store) -> None:
     assert frame["artifact"].tolist() == ["bleeding", "other"]
     assert frame.loc[0, ["x", "y", "width", "height"]].tolist() == [0.25, 0.5, 0.5, 0.25]
     assert frame.loc[1, "x"] + frame.loc[1, "width"] <= 1
+
+
+def painted(artifact: str = "blotches", **changes: object) -> dict:
+    cells = np.zeros((3, 4), bool)
+    cells[1, 1:3] = True
+    mask = MARK | {"artifact": artifact, "shape": "mask", "mask": encode_mask(cells)}
+    return mask | changes
+
+
+def test_a_painted_mark_arrives_as_it_was_painted(client, store) -> None:
+    client.join("marks")
+    trial = client.trials()["trials"][0]
+    assert painted()["mask"] == "4x3:5,2,5"
+    assert client.rate(vote(trial, value="marks", marks=[painted(), MARK])).status_code == 201
+    assert client.rate(vote(trial, value="marks", marks=[painted(), MARK])).status_code == 200
+    changed = painted(mask="4x3:5,3,4")
+    assert error(client.rate(vote(trial, value="marks", marks=[changed, MARK])))[0] == 409
+    marks = store.marks("marks")
+    assert list(marks.columns) == list(MARK_COLUMNS)
+    assert marks["shape"].tolist() == ["mask", "rectangle"]
+    assert marks["mask"].fillna("").tolist() == ["4x3:5,2,5", ""]
+    assert marks["condition"].isin(CONDITIONS).all()
+    assert set(marks["response_id"]) == set(store.ratings("marks")["response_id"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mask": None},
+        {"mask": "4x3:5,2,6"},
+        {"mask": "4x3:12"},
+        {"mask": "4x3:5,2"},
+        {"mask": "4x3:5,0,7"},
+        {"mask": "4x3:5,2,5,0"},
+        {"mask": "300x3:0,900"},
+        {"mask": "0x3:0"},
+        {"mask": "4x3:-5,12,5"},
+        {"mask": "٤x3:5,2,5"},
+        {"mask": "4x3:5,2,5", "shape": "rectangle"},
+        {"artifact": "other"},
+        {"artifact": "other", "note": "  "},
+        {"image": "left"},
+        {"severity": None},
+        {"severity": 2**70},
+    ],
+)
+def test_marks_that_are_none(client, store, change) -> None:
+    client.join("marks")
+    trial = client.trials()["trials"][0]
+    body = vote(trial, value="marks", marks=[painted(**change)])
+    assert error(client.rate(body)) == (422, "invalid")
+    assert store.ratings("marks").empty
+
+
+def test_why_marks_come_with_the_vote_on_the_losing_side(client, store) -> None:
+    client.join("why")
+    one, two, three, _ = client.trials()["trials"]
+    first = dict.fromkeys(["attribute"], "realism")
+    lost = MARK | {"image": "right"}
+    for wrong in (
+        vote(one, **first, value="right", marks=[lost]),  # the winner's side
+        vote(one, **first, value="tie", marks=[lost]),
+        vote(one, **first, marks=[MARK]),  # no side
+        vote(one, attribute="period", value="left", marks=[lost]),  # only the first asks why
+    ):
+        assert error(client.rate(wrong)) == (422, "invalid")
+    assert client.rate(vote(one, **first, value="left", marks=[lost])).status_code == 201
+    assert client.rate(vote(one, 1, attribute="period", value="tie")).status_code == 201
+    painted_left = painted(image="left")
+    assert client.rate(vote(two, **first, value="right", marks=[painted_left])).status_code == 201
+    # Whoever leaves before marking keeps the vote.
+    assert client.rate(vote(three, **first, value="left")).status_code == 201
+    votes, marks = store.ratings("why"), store.marks("why")
+    votes = votes[votes["attribute"] == "realism"]
+    assert len(votes) == 3
+    assert marks["condition"].tolist() == [votes["right"].iloc[0], votes["left"].iloc[1]]
+    assert list(votes.columns)[-3:] == ["left", "right", "choice"]
+
+
+def test_a_rating_session_gives_scores(client, store) -> None:
+    client.join("grades")
+    trials = client.trials()["trials"]
+    assert set(trials[0]["images"]) == {"stimulus", "reference"}
+    for trial, value in zip(trials, ["1", "5", "3", "skip", "2", "4"], strict=True):
+        reason = {"reason": "I cannot judge this one"} if value == "skip" else {}
+        assert client.rate(vote(trial, value=value, **reason)).status_code == 201
+    for value in ("0", "6", "10", "left", "5.0"):
+        assert error(client.rate(vote(trials[0], 9, value=value))) == (422, "invalid")
+    frame = store.ratings("grades")
+    assert frame["score"].tolist() == [1, 5, 3, 2, 4]
+    assert list(frame.columns)[-2:] == ["condition", "score"]
+    assert client.trials(None)["completion"]["code"].startswith("RATE-")
+    assert store.marks("grades").empty
+
+
+def test_a_review_has_verdicts_with_reasons(client, store) -> None:
+    client.join("review")
+    trials = client.trials()["trials"]
+    given = [
+        {"value": "accept", "comment": "lovely"},
+        {"value": "fix", "reasons": ["people", "history"], "comment": "=the flag"},
+        {"value": "reject", "reasons": ["damaged"], "marks": [painted()]},
+    ]
+    for trial, answer in zip(trials, given, strict=False):
+        assert client.rate(vote(trial, **answer)).status_code == 201
+        assert client.rate(vote(trial, **answer)).status_code == 200
+        assert error(client.rate(vote(trial, **answer | {"comment": "else"}))) == (
+            409,
+            "response_id",
+        )
+    for wrong in (
+        {"value": "fix"},
+        {"value": "reject", "reasons": []},
+        {"value": "fix", "reasons": ["taste"]},
+        {"value": "fix", "reasons": ["people", "people"]},
+        {"value": "accept", "reasons": ["people"]},
+        {"value": "fix", "reasons": ["people"], "comment": "x" * 501},
+        {"value": "skip", "reason": "I cannot judge this one", "comment": "why"},
+        {"value": "skip", "reason": "I cannot judge this one", "marks": [MARK]},
+    ):
+        assert error(client.rate(vote(trials[3], 5, **wrong))) == (422, "invalid"), wrong
+    frame = store.ratings("review")
+    assert frame["verdict"].tolist() == ["accept", "fix", "reject"]
+    assert frame["reason"].fillna("").tolist() == ["", "people;history", "damaged"]
+    assert store.marks("review")["artifact"].tolist() == ["blotches"]
+    assert store.notes(store.study("review"))["comment"].tolist()[:2] == ["lovely", "=the flag"]
 
 
 def test_events_are_logged(client, store) -> None:
@@ -477,7 +631,12 @@ JSON_VALUES = st.recursive(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
-    field=st.sampled_from([*vote({"images": {"stimulus": 0}, "trial": "x"}), "marks", "reason"]),
+    field=st.sampled_from(
+        [
+            *vote({"trial": "", "attributes": [{"name": "", "answers": [{"value": ""}]}]}),
+            *("marks", "reason", "reasons", "comment"),
+        ]
+    ),
     value=JSON_VALUES,
 )
 def test_no_field_of_a_rating_breaks_the_server(client, field: str, value: object) -> None:
@@ -502,8 +661,10 @@ def full_session(client: Client, study: str, client_id: str) -> None:
         for trial in answer["trials"]:
             for image in trial["images"].values():
                 assert client("GET", f"/api/v1/stimuli/{image}").status_code == 200
-            client.rate(vote(trial))
-            client.rate(vote(trial, value="right" if study == "pairs" else "nonsense"))
+            for index, attribute in enumerate(trial["attributes"]):
+                given = vote(trial, index, attribute=attribute["name"])
+                client.rate(given)
+                client.rate(given | {"value": "right" if study == "pairs" else "nonsense"})
         after = answer["trials"][-1]["position"]
 
 

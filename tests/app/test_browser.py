@@ -105,7 +105,7 @@ def test_a_pairwise_session_from_joining_to_the_completion_code(
     pressed = []
     while not observer.done():
         observer.ready()
-        left, right = (observer.box(f".frame[data-role={role}]") for role in ("left", "right"))
+        left, right = (observer.box(f".current .frame[data-role={role}]") for role in ("left", "right"))
         assert left | {"x": 0} == right | {"x": 0}
         shown = observer.shown("left"), observer.shown("right")
         key = list(KEYS)[len(pressed) % 3]
@@ -161,7 +161,7 @@ def test_an_artifact_session_from_joining_to_the_completion_code(
     drawn.append(draw(observer, 0.05, 0.1, 0.25, 0.9))
     draw(observer, 0.6, 0.6, 0.7, 0.7)
     page.keyboard.press("u")
-    frame = observer.box(".frame[data-role=stimulus]")
+    frame = observer.box(".current .frame[data-role=stimulus]")
     page.mouse.move(frame["x"] + 0.8 * frame["width"], frame["y"] + 0.5 * frame["height"])
     page.mouse.wheel(0, -300)
     expect(page.get_by_role("button", name="Zoom out")).to_be_visible()
@@ -344,7 +344,7 @@ def test_zoom_is_shared_and_a_click_then_does_not_vote(arrive: Arrive, server: S
     observer = arrive("quick")
     page = observer.page
     trial = observer.ready()
-    frame = observer.box(".frame[data-role=right]")
+    frame = observer.box(".current .frame[data-role=right]")
     x, y = frame["x"] + 0.25 * frame["width"], frame["y"] + 0.75 * frame["height"]
     page.mouse.move(x, y)
     page.mouse.wheel(0, -400)
@@ -381,10 +381,10 @@ def test_everything_is_in_the_window_and_large(arrive: Arrive, study: str) -> No
             "[document.documentElement.scrollHeight, document.documentElement.scrollWidth]"
         ) == [height, width]
         roles = ["left", "right"] if study == "quick" else ["stimulus"]
-        boxes = {role: observer.box(f".frame[data-role={role}]") for role in [*roles, "reference"]}
+        boxes = {role: observer.box(f".current .frame[data-role={role}]") for role in [*roles, "reference"]}
         parts = [*boxes.values(), observer.box(".question")]
         parts += [
-            dict(box) for each in page.locator(".answer").all() if (box := each.bounding_box())
+            dict(box) for each in page.locator(".current .answer").all() if (box := each.bounding_box())
         ]
         for part in parts:
             assert part["x"] >= 0

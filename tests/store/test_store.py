@@ -304,7 +304,11 @@ def test_a_closed_study_takes_no_answers_but_still_acknowledges_saved_ones(store
         ("marks", {"value": "marks"}, "marks"),
         ("marks", {"value": "none", "marks": (Mark("bleeding", 1, 0, 0, 1, 1),)}, "value"),
         ("marks", {"value": "marks", "marks": (Mark("ghost", 1, 0, 0, 1, 1),)}, "marks.0.artifact"),
-        ("marks", {"value": "marks", "marks": (Mark("other", 7, 0, 0, 1, 1),)}, "marks.0.severity"),
+        (
+            "marks",
+            {"value": "marks", "marks": (Mark("blotches", 7, 0, 0, 1, 1),)},
+            "marks.0.severity",
+        ),
     ],
 )
 def test_answers_that_the_protocol_does_not_know(store, study, change, key: str) -> None:
@@ -353,7 +357,7 @@ def test_answers_from_many_threads_are_all_saved_once(store) -> None:
 def test_the_database_itself_refuses_what_must_not_be(store) -> None:
     session = begin(store, "marks")
     trial = trials(store, session)[0]
-    vote(store, session, answer(trial, value="marks", marks=(Mark("other", 1, 0, 0, 1, 1),)))
+    vote(store, session, answer(trial, value="marks", marks=(Mark("blotches", 1, 0, 0, 1, 1),)))
     with store.engine.connect() as connection:
         saved = connection.execute(sa.select(schema.rating)).one()._asdict()
         marked = connection.execute(sa.select(schema.mark)).one()._asdict()
