@@ -154,6 +154,12 @@ def _printable(text: str) -> str:
     return text
 
 
+def _true(value: bool) -> bool:
+    if not value:
+        raise ValueError("must be true")
+    return value
+
+
 def _small(size: int) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
         if len(json.dumps(value, allow_nan=False)) > size:
@@ -196,7 +202,7 @@ class _Join(_Body):
 
 
 class _Withdrawal(_Body):
-    confirm: Literal[True]
+    confirm: Annotated[bool, AfterValidator(_true)]
 
 
 class _Mark(_Body):

@@ -1,38 +1,26 @@
 from __future__ import annotations
 
-import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from percept.inference.run import Run
 from percept.store import Store, open_store
 from percept.study import create_study
+from tests import postgresql
 from tests.tiny_run import make_run, tiny_protocol
 
-# URL of a PostgreSQL server for throw-away databases; without it, SQLite alone is tested.
-SERVER = os.environ.get("PERCEPT_TEST_POSTGRESQL")
 
-
-@pytest.fixture(params=["sqlite", "postgresql"] if SERVER else ["sqlite"])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def database(request, tmp_path: Path) -> Iterator[str]:
     """URL of a database that does not exist yet (SQLite) or is empty (PostgreSQL)."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/study.db"
-        return
-    name = f"percept_{uuid.uuid4().hex[:12]}"
-    url = sa.make_url(SERVER).set(drivername="postgresql+psycopg")
-    server = sa.create_engine(url, isolation_level="AUTOCOMMIT")
-    with server.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    yield url.set(database=name).render_as_string(hide_password=False)
-    with server.connect() as connection:
-        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
-    server.dispose()
+    else:
+        with postgresql.database(request.getfixturevalue("postgresql_server")) as url:
+            yield url
 
 
 @pytest.fixture(scope="session")
