@@ -25,7 +25,7 @@ import pandas as pd
 from sqlalchemy.exc import OperationalError
 
 from percept import __version__, stats
-from percept.design import SessionPlan, plan_session, retire_golds
+from percept.design import SessionPlan, golds_needed, plan_session, retire_golds
 from percept.errors import InputError, Interrupted
 from percept.inference.run import Run
 from percept.protocol import Protocol, parse_protocol
@@ -144,7 +144,7 @@ def create_study(
             remedy=f"Run inference with --condition {REFERENCE}={REFERENCE}",
         )
     folder = stimuli.resolve() if stimuli is not None else store.stimuli_folder()
-    rendered = render_stimuli(selection, folder, progress=progress)
+    rendered = render_stimuli(selection, folder, golds=golds_needed(protocol), progress=progress)
     try:
         return store.add_study(
             name=name,

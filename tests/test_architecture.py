@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "stats": set(),
     "inference.run": set(),
     "distributed": set(),
-    "stimuli": {"manifest", "inference.run", "protocol"},
+    "stimuli": {"manifest", "inference.run", "protocol", "color"},
     "adaptive": set(),
     "design": {"protocol", "stimuli", "adaptive"},
     "degrade": {"manifest", "color"},
