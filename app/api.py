@@ -4,10 +4,10 @@ Every answer of the server is JSON, except the images. Errors are ``{"error": {"
 "message": TEXT}}`` with status 401 (no or unknown token), 404 (unknown, or of another session),
 405, 409 (contradicts what is saved; the code is one of ``consent paused closed invite crowd
 screened_out revision response_id undo``), 413, 422 (the message names the field), 429 (too many
-requests of one token; ``Retry-After`` in seconds), 500 (a bug) or 503 (the database is busy, or an
-image cannot be read; send the same again). ``Authorization: Bearer TOKEN`` is needed where *token*
-is written. Times are ISO 8601 with a time zone, between 1971 and 2199. No response names a
-condition, a photograph, or the kind of a trial beyond practice.
+requests of one token, or joins of one study; ``Retry-After`` in seconds), 500 (a bug) or 503 (the
+database is busy, or an image cannot be read; send the same again). ``Authorization: Bearer TOKEN``
+is needed where *token* is written. Times are ISO 8601 with a time zone, between 1971 and 2199. No
+response names a condition, a photograph, or the kind of a trial beyond practice.
 
 ``GET /healthz`` → 200 ``{"status": "ok"}``, 503 if the database does not answer.
 
@@ -244,7 +244,7 @@ class _Events(_Body):
 
 
 class _Buckets:
-    """A token bucket for each session token: ``burst`` at once, ``rate`` a second after that."""
+    """A token bucket for each key: ``burst`` at once, ``rate`` a second after that."""
 
     def __init__(self, rate: float, burst: int) -> None:
         self.rate, self.burst = rate, burst
@@ -263,7 +263,12 @@ class _Buckets:
 
 
 def api_routes(
-    store: Store, *, requests_per_second: float = 20, burst: int = 100
+    store: Store,
+    *,
+    requests_per_second: float = 20,
+    burst: int = 100,
+    joins_per_second: float = 5,
+    joins_burst: int = 300,
 ) -> list[BaseRoute]:
     """Routes of the rating API on an open store, for a Starlette or Streamlit application.
 
@@ -273,8 +278,11 @@ def api_routes(
         Shared by all requests; the caller closes it.
     requests_per_second, burst : float, int
         What one session token may ask for; more is 429.
+    joins_per_second, joins_burst : float, int
+        How often a study may be joined, by everyone together: who joins has no token yet, and
+        a whole class may share one address. It bounds what a flood of joins can store.
     """
-    api = _Api(store, _Buckets(requests_per_second, burst))
+    api = _Api(store, _Buckets(requests_per_second, burst), _Buckets(joins_per_second, joins_burst))
     inner = Starlette(
         routes=[
             Route("/v1/studies/{study}", api.study, methods=["GET"]),
@@ -306,8 +314,8 @@ def api_routes(
 
 
 class _Api:
-    def __init__(self, store: Store, buckets: _Buckets) -> None:
-        self.store, self.buckets = store, buckets
+    def __init__(self, store: Store, buckets: _Buckets, joins: _Buckets) -> None:
+        self.store, self.buckets, self.joins = store, buckets, joins
         self._protocols: dict[int, Protocol] = {}
 
     async def health(self, request: Request) -> Response:
@@ -324,6 +332,12 @@ class _Api:
     async def join(self, request: Request) -> Response:
         body = _Join.model_validate_json(await _body(request))
         study = await self._study(body.study)
+        if wait := self.joins.take(study.name):
+            raise HTTPException(
+                429,
+                "many people are joining; please try again in a moment",
+                {"Retry-After": str(int(wait) + 1)},
+            )
         joined = await to_thread.run_sync(
             lambda: studies.join(
                 self.store,

@@ -82,7 +82,9 @@ def passed(plates: Sequence[Plate], answers: Sequence[int | None]) -> bool:
 
     The plate for everyone must be read, and all others but ``ALLOWED_MISTAKES``.
     """
-    wrong = [plate.axis for plate, answer in zip(plates, answers, strict=True) if plate.digit != answer]
+    wrong = [
+        plate.axis for plate, answer in zip(plates, answers, strict=True) if plate.digit != answer
+    ]
     return "everyone" not in wrong and len(wrong) <= ALLOWED_MISTAKES
 
 
@@ -143,9 +145,7 @@ def _distances(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.flo
     return np.hypot(a[:, None, 0] - b[None, :, 0], a[:, None, 1] - b[None, :, 1])
 
 
-def _colours(
-    axis: Axis, figure: NDArray[np.bool_], rng: np.random.Generator
-) -> NDArray[np.int64]:
+def _colours(axis: Axis, figure: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
     """Colours (n, 3) of the dots, 0 to 255."""
     luminance = rng.uniform(*_LUMINANCE, figure.size)
     line = "deutan" if axis == "everyone" else axis

@@ -378,7 +378,7 @@ def main() -> None:
         load = {"observers": args.observers, "seconds": args.seconds}
         replica = Replica(f"sqlite:///{db}", log=home / "server.log")
         try:
-            asyncio.run(replica.ready())
+            replica.wait()
             measure(
                 "percept",
                 replica.port,

@@ -36,7 +36,9 @@ HASTE_S = 0.35  # a second press this soon after the last plate belongs to no pl
 def crowd_of(parameters: Mapping[str, str]) -> dict[str, str] | None:
     """Get what a crowd platform's link tells; it is stored as keyed hashes."""
     for platform, names in CROWDS.items():
-        found = {ours: parameters[theirs] for theirs, ours in names.items() if parameters.get(theirs)}
+        found = {
+            ours: parameters[theirs] for theirs, ours in names.items() if parameters.get(theirs)
+        }
         if "worker" in found:
             return {"platform": platform, **found}
     return None

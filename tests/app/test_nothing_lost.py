@@ -1,4 +1,4 @@
-"""Servers are killed under voters with bad lines; ``benchmarks/no_vote_lost.py`` is the long run."""
+"""Servers are killed under voters with bad lines; the long run is `benchmarks/no_vote_lost.py`."""
 
 from __future__ import annotations
 
