@@ -10,6 +10,7 @@ import csv
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -363,6 +364,37 @@ def seconds_left(
             break
         begun = min(begun, moment)
     return max(0, round(60 * protocol.session_minutes - (now - begun).total_seconds()))
+
+
+def stopping_rule(store: Store, study: Study) -> tuple[bool, str]:
+    """Tell whether the protocol's stopping rule is met, and how far it is, in words.
+
+    Without a rule it is never met, and there are no words.
+    """
+    rule = protocol_of(study).stopping
+    if not rule.votes and not rule.half_width:
+        return False, ""
+    names = store.stimuli(study).query("role == 'test'")["condition"].unique()
+    units = {
+        "pairwise": math.comb(len(names), 2),
+        "real_or_fake": len(set(names) - {REFERENCE}),
+    }.get(study.method, len(names))
+    counts = store.progress(study).by_unit["trials"]
+    fewest = int(counts.min()) if len(counts) >= units else 0
+    met, words = fewest >= rule.votes, []
+    if rule.votes:
+        words.append(f"every comparison has {rule.votes} votes (the fewest now: {fewest})")
+    if rule.half_width:
+        widest = float("inf")
+        if met and fewest:
+            ratings = store.ratings(study)
+            first = protocol_of(study).attributes[0].name
+            scale = stats.bradley_terry(ratings[ratings["attribute"] == first])
+            widest = float(np.max((scale.high - scale.low) / (2 * scale.jod_unit)))
+            widest = widest if np.isfinite(widest) else float("inf")
+        met = met and widest <= rule.half_width
+        words.append(f"no interval is wider than ±{rule.half_width:g} JOD (now: ±{widest:.2f})")
+    return met, " and ".join(words) + "."
 
 
 @dataclass(frozen=True)
