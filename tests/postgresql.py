@@ -64,13 +64,13 @@ def server() -> Iterator[str]:
 
 
 @contextmanager
-def database(server_url: str) -> Iterator[str]:
-    """URL of an empty database on a server; it is dropped with the block."""
+def database(server_url: str, template: str = "template0") -> Iterator[str]:
+    """URL of an empty database on a server, or of a copy; it is dropped with the block."""
     name = f"percept_{uuid.uuid4().hex[:12]}"
     url = sa.make_url(server_url).set(drivername="postgresql+psycopg")
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template}"))
     try:
         url = url.set(drivername="postgresql", database=name)
         yield url.render_as_string(hide_password=False)

@@ -22,9 +22,9 @@ from percept.store import Study
 from percept.study import (
     export_study,
     invite_observers,
+    may_look,
     protocol_of,
     session_length,
-    stopping_rule,
 )
 
 Format = Literal["csv", "parquet", "json"]
@@ -313,17 +313,18 @@ def archive(study: Study, kind: Format) -> bytes:
 def results(study: Study) -> None:
     """Agreement and ranking: once closed, or under the stopping rule; every look is logged."""
     st.header("Results")
-    if study.state != "closed":
-        reached, rule = stopping_rule(state.store(), study)
-        if rule:
-            st.write(f"The protocol's stopping rule: {rule}")
-        if not reached:
-            st.write(
-                "Agreement and ranking are shown once the study is closed"
-                + (", or the rule is met" if rule else "")
-                + ": who watches a live ranking is tempted to stop when it pleases."
-            )
-            return
+    if not may_look(state.store(), study):
+        rule = protocol_of(study).stopping
+        early = [
+            *([f"every comparison has {rule.votes} votes"] if rule.votes else []),
+            *([f"no interval is wider than ±{rule.half_width:g} JOD"] if rule.half_width else []),
+        ]
+        st.write(
+            "Agreement and ranking are shown once the study is closed"
+            + (f", or, by its protocol, once {' and '.join(early)}" if early else "")
+            + ": who watches a live ranking is tempted to stop when it pleases."
+        )
+        return
     logged = f"logged-{study.name}"
     if not st.toggle("Show the results (this is logged)", key=f"results-{study.name}"):
         st.session_state.pop(logged, None)

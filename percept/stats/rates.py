@@ -242,7 +242,7 @@ def review_rates(
     ----------
     frame : DataFrame
         Tidy frame of the review method: ``condition, verdict`` (accept, fix or reject) and, where
-        present, ``reason``.
+        present, ``reason`` (several joined by ``;``).
     weights : Series, optional
         Sampling weights by content, so that shares are of the archive; 1 where missing.
     cluster, confidence
@@ -268,7 +268,8 @@ def review_rates(
         reasons: dict[str, int] = {}
         if "reason" in rows.columns:
             given = rows.loc[(rows["condition"] == condition).to_numpy(), "reason"].dropna()
-            reasons = {str(k): int(v) for k, v in given.value_counts().items()}
+            each = given.astype(str).str.split(";").explode()
+            reasons = {str(k): int(v) for k, v in each.value_counts().items()}
         result.append(ReviewRate(condition, own["accept"], own["fix"], own["reject"], reasons))
     return tuple(result)
 

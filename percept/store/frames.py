@@ -54,6 +54,11 @@ class Study:
     stimuli_path: str | None
     secret: str = field(repr=False)
 
+    @property
+    def imported(self) -> bool:
+        """Whether its votes were made elsewhere: there is nothing to show."""
+        return "imported" in self.info
+
 
 @dataclass(frozen=True)
 class Invite:
@@ -412,6 +417,8 @@ class Frames:
             frame["score"] = pd.to_numeric(frame["value"].replace("skip", None)).astype("float64")
         elif of.method == "review":
             frame["reason"] = [";".join(one) if one else None for one in frame["reasons"]]
+        if of.imported:  # 0 stands for a time that was not told
+            frame["response_time_ms"] = frame["response_time_ms"].replace(0.0, float("nan"))
         answer = {"review": "verdict"}.get(of.method, "choice")
         return frame.rename(columns={"value": answer})[columns]
 
@@ -535,7 +542,7 @@ class Frames:
             ratings, rated, active, skips, golds, missed, last = connection.execute(answers).one()
             by_group = {str(row[0]): int(row[1]) for row in connection.execute(groups)}
             both, alike = connection.execute(repeats).one()
-            median = self._median_time(connection, of, ratings)
+            median = self._median_time(connection, of)
             by_unit: Counter[tuple[str, ...]] = Counter()
             for *unit, n in connection.execute(units):  # A against B, whichever side they were on
                 by_unit[tuple(sorted(unit))] += n
@@ -565,18 +572,20 @@ class Frames:
         )
 
     @staticmethod
-    def _median_time(connection: sa.Connection, of: Study, ratings: int) -> float | None:
-        if not ratings:
+    def _median_time(connection: sa.Connection, of: Study) -> float | None:
+        told = (observer.c.study_id == of.id, rating.c.response_time_ms > 0)
+        n = connection.scalar(sa.select(sa.func.count()).select_from(_ANSWERS).where(*told)) or 0
+        if not n:
             return None
         middle = connection.scalars(
             sa.select(rating.c.response_time_ms)
             .select_from(_ANSWERS)
-            .where(observer.c.study_id == of.id)
+            .where(*told)
             .order_by(rating.c.response_time_ms)
-            .offset((ratings - 1) // 2)
-            .limit(2 - ratings % 2)
+            .offset((n - 1) // 2)
+            .limit(2 - n % 2)
         ).all()
-        return sum(middle) / len(middle)
+        return float(sum(middle) / len(middle))
 
     def looks(self, of: Study) -> pd.DataFrame:
         """Return the logged looks at results: ``what, looked_at``."""
@@ -598,7 +607,7 @@ _ANSWERS = rating.join(trial).join(session).join(observer)
 _COUNTS = _counts(rating)
 
 
-def _shown(source: Any, **conditions: sa.Alias) -> Any:
+def _shown(source: Any, **conditions: sa.FromClause) -> Any:
     """Join the conditions that a trial shows, by role."""
     for role, named in conditions.items():
         seen, image = presentation.alias(), stimulus.alias()

@@ -8,12 +8,15 @@ transaction, readers never wait.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
+import os
 import secrets
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +25,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from percept.errors import InputError, PerceptError
+from percept.errors import InputError, Interrupted, PerceptError
 from percept.store.connect import Database, connect
 from percept.store.frames import Frames, Invite, Progress, Study, StudyState
 from percept.store.schema import (
@@ -56,6 +59,7 @@ __all__ = [
     "Study",
     "Trial",
     "Usage",
+    "Vote",
     "open_store",
 ]
 
@@ -200,6 +204,26 @@ class SessionPlan(Protocol):
         """Names of the questions, in the order they are asked."""
 
 
+@dataclass(frozen=True)
+class Vote:
+    """One answer that was given elsewhere; see :meth:`Store.add_votes`."""
+
+    response_id: str
+    observer: str
+    group: str
+    session: str
+    trial: str
+    kind: str
+    content: str
+    shown: Mapping[str, str]
+    """Condition by role: left and right, or stimulus."""
+    attribute: str
+    value: str
+    reasons: tuple[str, ...] = ()
+    response_time_ms: float | None = None
+    presented_at: datetime | None = None
+
+
 Usage = Mapping[tuple[int, ...], int]
 """How often each (left, right) or (stimulus,) is in use, by stimulus id, as shown."""
 
@@ -276,8 +300,52 @@ class Store(Frames):
         self.engine.dispose()
 
     def discard(self) -> None:
-        """Close, and remove the database again if opening created it."""
-        self._database.discard()
+        """Close, and remove the database again if opening created it and it holds no study."""
+        if self._database.created:
+            with self._write():  # nobody else writes now
+                if not self.studies():
+                    self._database.remove()
+        self.close()
+
+    def backup(self, file: Path) -> None:
+        """Copy an SQLite database while it is in use; the copy is whole or not there.
+
+        The display images are not in it: copy :meth:`stimuli_folder` too.
+
+        Raises
+        ------
+        InputError
+            The database is on a PostgreSQL server, the file exists, or cannot be written.
+        Interrupted
+            The disk is full.
+        """
+        if self._database.file is None:
+            raise InputError(
+                "PostgreSQL makes its own backups",
+                key="db",
+                remedy="Use pg_dump --format=custom --file=FILE DATABASE",
+            )
+        if file.exists():
+            raise InputError("is there already", file=file, remedy="Name a new file")
+        part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
+        try:
+            with closing(sqlite3.connect(part)) as copy, self.engine.connect() as connection:
+                source = connection.connection.driver_connection
+                assert source is not None  # noqa: S101 - just connected
+                source.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
+                (verdict,) = copy.execute("PRAGMA quick_check").fetchone()
+                if verdict != "ok":
+                    raise Interrupted(f"the copy is damaged: {verdict}")
+            with part.open("rb") as stream:
+                os.fsync(stream.fileno())
+            part.rename(file)
+        except (sqlite3.Error, OSError) as error:
+            if "full" in str(error) or getattr(error, "errno", None) == errno.ENOSPC:
+                raise Interrupted(f"the disk is full: {file}; nothing was kept") from error
+            raise InputError(f"cannot be written: {error}", file=file) from error
+        finally:
+            part.unlink(missing_ok=True)
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -325,6 +393,8 @@ class Store(Frames):
         conditions: Sequence[Mapping[str, Any]],
         contents: Sequence[Mapping[str, Any]],
         stimuli: Sequence[Mapping[str, Any]],
+        state: StudyState = "open",
+        place: Callable[[], None] | None = None,
     ) -> Study:
         """Write a study with all that can be shown in it, in one transaction.
 
@@ -337,12 +407,17 @@ class Store(Frames):
         stimuli : sequence of mappings
             ``content`` and ``condition`` (names; condition None for the grey original),
             ``role, variant, sha256``.
+        place : callable, optional
+            Puts the images in place; called last in the transaction.
 
         Raises
         ------
         InputError
             A study of that name exists.
+        Interrupted
+            The database was removed while the study was written.
         """
+        self._database.revive()
         with self._write() as connection:
             taken = connection.scalar(sa.select(study.c.id).where(study.c.name == name))
             if taken is not None:
@@ -361,7 +436,7 @@ class Store(Frames):
                 protocol_sha256=protocol_sha256,
                 run_path=run_path,
                 stimuli_path=stimuli_path,
-                state="open",
+                state=state,
                 seed=seed,
                 secret=secrets.token_hex(32),
                 info=dict(info),
@@ -386,6 +461,10 @@ class Store(Frames):
                     variant=row["variant"],
                     sha256=row["sha256"],
                 )
+            if place is not None:
+                place()
+        if self._database.file is not None and not self._database.file.exists():
+            raise Interrupted(f"the database was removed: {self._database.file}")
         return self.study(name)
 
     def study_by_id(self, study_id: int) -> Study:
@@ -397,7 +476,19 @@ class Store(Frames):
         return Study(**row._mapping)
 
     def set_state(self, study_name: str, state: StudyState) -> Study:
-        """Open, pause (nobody joins) or close (nobody joins or answers) a study."""
+        """Open, pause (nobody joins) or close (nobody joins or answers) a study.
+
+        Raises
+        ------
+        InputError
+            There is no such study, or its votes were made elsewhere: it has nothing to show.
+        """
+        if self.study(study_name).imported:
+            raise InputError(
+                "the votes of this study were made elsewhere; it cannot be answered here",
+                key="study",
+                value=study_name,
+            )
         closed_at = datetime.now(UTC) if state == "closed" else None
         with self._write() as connection:
             connection.execute(
@@ -585,7 +676,7 @@ class Store(Frames):
         ]
         connection.execute(sa.insert(trial), rows)
         query = sa.select(trial.c.position, trial.c.id).where(trial.c.session_id == session_id)
-        ids = {int(row.position): int(row.id) for row in connection.execute(query)}
+        ids: dict[int, int] = _pairs(connection, query)
         for position, one in enumerate(planned, start=1):
             if one.repeat_of is not None:
                 connection.execute(
@@ -640,8 +731,9 @@ class Store(Frames):
             )
         if self._database.file is not None:
             with self.engine.connect() as connection:  # out of the log, too
-                connection.exec_driver_sql("ROLLBACK")
-                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+                raw = connection.connection.driver_connection
+                assert raw is not None  # noqa: S101 - just connected
+                raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def observer_id(self, of: Study, name: str) -> int:
         """Get the key of an observer.
@@ -662,6 +754,122 @@ class Store(Frames):
         if row.withdrawn_at is not None:
             raise InputError("has withdrawn already", key="observer", value=name)
         return int(row.id)
+
+    # Votes made elsewhere ----------------------------------------------------------------
+
+    def add_votes(self, of: Study, votes: Sequence[Vote]) -> int:
+        """Save answers that were given elsewhere; how many were new, all of them or none.
+
+        Observers are stored under keyed hashes of their names. Conditions and photographs that
+        an imported study does not have yet are added; any other study must have them.
+        """
+        now = datetime.now(UTC)
+        with self._write() as connection:
+            connection.execute(sa.select(study.c.id).where(study.c.id == of.id).with_for_update())
+            first = sa.select(rating.c.id).where(rating.c.response_id == votes[0].response_id)
+            if connection.scalar(first) is not None:
+                return 0
+            images = self._images(connection, of, votes)
+            named = sa.select(observer.c.name, observer.c.id).where(observer.c.study_id == of.id)
+            observers: dict[str, int] = _pairs(connection, named)
+            attributes = list(dict.fromkeys(vote.attribute for vote in votes))
+            sittings: dict[tuple[str, str], dict[str, list[Vote]]] = {}
+            for vote in votes:
+                trials = sittings.setdefault((vote.observer, vote.session), {})
+                trials.setdefault(vote.trial, []).append(vote)
+            for (person, _), trials in sittings.items():
+                name = f"i-{_keyed(of, person)[:12]}"
+                if name not in observers:
+                    observers[name] = _insert(
+                        connection,
+                        observer,
+                        study_id=of.id,
+                        name=name,
+                        group=next(iter(trials.values()))[0].group,
+                        simulated=False,
+                        joined_at=now,
+                        screened_out=False,
+                    )
+                session_id = _insert(
+                    connection,
+                    session,
+                    observer_id=observers[name],
+                    seed=0,
+                    attributes=attributes,
+                    started_at=now,
+                    finished_at=now,
+                )
+                planned = []
+                for one, *_rest in trials.values():
+                    keys = {role: images[one.content, name] for role, name in one.shown.items()}
+                    content_id = next(iter(keys.values()))[0]
+                    shown = {role: stimulus_id for role, (_, stimulus_id) in keys.items()}
+                    planned.append(_Shown(one.kind, content_id, shown))
+                ids = self._add_trials(connection, session_id, planned)
+                connection.execute(
+                    sa.insert(rating),
+                    [
+                        {
+                            "trial_id": ids[position],
+                            "attribute": vote.attribute,
+                            "revision": 1,
+                            "response_id": vote.response_id,
+                            "value": vote.value,
+                            "reasons": list(vote.reasons) or None,
+                            "response_time_ms": vote.response_time_ms or 0.0,
+                            "presented_at": vote.presented_at or now,
+                            "rated_at": now,
+                        }
+                        for position, answers in enumerate(trials.values(), start=1)
+                        for vote in answers
+                    ],
+                )
+        return len(votes)
+
+    @staticmethod
+    def _images(
+        connection: sa.Connection, of: Study, votes: Sequence[Vote]
+    ) -> dict[tuple[str, str], tuple[int, int]]:
+        """(content, stimulus) keys by names of content and condition, made where missing."""
+        here: dict[str, dict[str, int]] = {}
+        for key, table in (("content", content), ("condition", condition)):
+            query = sa.select(table.c.name, table.c.id).where(table.c.study_id == of.id)
+            here[key] = _pairs(connection, query)
+        shown = (
+            sa.select(content.c.name, condition.c.name, content.c.id, stimulus.c.id)
+            .select_from(stimulus.join(content).join(condition))
+            .where(content.c.study_id == of.id, stimulus.c.role == "test")
+        )
+        images: dict[tuple[str, str], tuple[int, int]] = {
+            (row[0], row[1]): (row[2], row[3]) for row in connection.execute(shown)
+        }
+        for vote in votes:
+            for name in vote.shown.values():
+                if (vote.content, name) in images:
+                    continue
+                if vote.content not in here["content"]:
+                    here["content"][vote.content] = _insert(
+                        connection, content, study_id=of.id, name=vote.content, sha256="",
+                        width=0, height=0,
+                    )  # fmt: skip
+                if name not in here["condition"]:
+                    here["condition"][name] = _insert(
+                        connection, condition, study_id=of.id, name=name, spec="elsewhere"
+                    )
+                content_id = here["content"][vote.content]
+                images[vote.content, name] = (
+                    content_id,
+                    _insert(
+                        connection,
+                        stimulus,
+                        content_id=content_id,
+                        condition_id=here["condition"][name],
+                        role="test",
+                        variant="",
+                        sha256="",
+                    ),
+                )
+        return images
 
     # Invitations -------------------------------------------------------------------------
 
@@ -851,10 +1059,10 @@ class Store(Frames):
             for row in rows
         ]
 
-    def shown(self, of: Session) -> dict[str, tuple[str, str | None]]:
-        """Tell (content_id, condition) of each image token of a session; never for clients."""
+    def shown(self, of: Session) -> dict[str, tuple[str, str | None, str]]:
+        """Tell (content_id, condition, variant) of each image of a session; never for clients."""
         query = (
-            sa.select(presentation.c.token, content.c.name, condition.c.name)
+            sa.select(presentation.c.token, content.c.name, condition.c.name, stimulus.c.variant)
             .select_from(
                 presentation.join(trial)
                 .join(stimulus, presentation.c.stimulus_id == stimulus.c.id)
@@ -865,7 +1073,7 @@ class Store(Frames):
         )
         with self._read() as connection:
             rows = connection.execute(query).all()
-        return {row[0]: (row[1], row[2]) for row in rows}
+        return {row[0]: (row[1], row[2], row[3]) for row in rows}
 
     def rate(
         self,
@@ -893,7 +1101,7 @@ class Store(Frames):
         Raises
         ------
         NotFound
-            The trial or the attribute is not of this session.
+            The trial or the attribute is not of this session, or the observer has withdrawn.
         Conflict
             ``response_id`` was used for another answer (code ``response_id``), the revision is
             not the next one (``revision``), it may not be changed any more (``undo``), or the
@@ -906,7 +1114,7 @@ class Store(Frames):
             # visible to the next statement, not to this one.
             locked = connection.execute(_LOCK, {"session": of.id}).first()
             if locked is None or locked.token_sha256 is None:
-                raise NotFound("no such session")
+                raise NotFound("this session was withdrawn")
             now_there = connection.execute(
                 _ANSWERED,
                 {
@@ -1075,9 +1283,24 @@ def open_store(url: str | Path, *, create: bool = False) -> Store:
     return Store(connect(url, create=create))
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """A trial that was shown elsewhere, as :class:`PlannedTrial`."""
+
+    kind: str
+    content: int
+    images: Mapping[str, int]
+    expected: str | None = None
+    repeat_of: int | None = None
+
+
 def _insert(connection: sa.Connection, table: sa.Table, **values: Any) -> int:
     key = connection.execute(sa.insert(table), values).inserted_primary_key
     return int(key[0])  # type: ignore[index]  # one row in, one key out
+
+
+def _pairs(connection: sa.Connection, query: sa.Select[tuple[Any, int]]) -> dict[Any, int]:
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def _sha256(text: str) -> str:

@@ -45,12 +45,30 @@ def template(run: Run) -> Path:
     return file
 
 
-@pytest.fixture
-def store(database: str, run: Run, template: Path) -> Iterator[Store]:
-    """A store with a small pairwise study ``pairs`` and an artifact study ``marks``."""
-    if database.startswith("sqlite"):
-        shutil.copy(template, database.removeprefix("sqlite:///"))
-    with open_store(database, create=True) as store:
-        if not store.studies():
+@pytest.fixture(scope="session")
+def server_template(postgresql_server: str, run: Run) -> Iterator[str]:
+    """The same on PostgreSQL: the name of a database to be copied."""
+    with postgresql.database(postgresql_server) as url:
+        with open_store(url, create=True) as store:
             fill(store, run)
+        yield url.rpartition("/")[2].partition("?")[0]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def filled(request, tmp_path: Path) -> Iterator[str]:
+    """URL of a database with the two studies."""
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("template"), tmp_path / "study.db")
+        yield f"sqlite:///{tmp_path}/study.db"
+        return
+    server = request.getfixturevalue("postgresql_server")
+    name = request.getfixturevalue("server_template")
+    with postgresql.database(server, template=name) as url:
+        yield url
+
+
+@pytest.fixture
+def store(filled: str) -> Iterator[Store]:
+    """A store with a small pairwise study ``pairs`` and an artifact study ``marks``."""
+    with open_store(filled) as store:
         yield store
