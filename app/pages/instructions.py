@@ -26,9 +26,7 @@ def answers(protocol: Protocol) -> Rows:
         return [([str(score.value)], score.label) for score in protocol.scores]
     if protocol.method == "review":
         return [
-            (["1"], "accept"),
-            (["2"], "fix"),
-            (["3"], "reject"),
+            (["1", "2", "3"], "accept, fix, reject"),
             (["Q", "W", "…"], "reasons, for fix and reject"),
             (["⏎"], "save"),
         ]
@@ -37,7 +35,7 @@ def answers(protocol: Protocol) -> Rows:
 
 def marks(protocol: Protocol) -> Rows:
     """List the keys that mark places."""
-    rows = [(["Drag"], "draw a box, or paint with the brush"), (["B"], "box or brush")]
+    rows = [(["Drag", "B"], "draw a box, or paint; box or brush")]
     if protocol.method != "review":
         rows += [(["1", "2", "…"], "what is wrong"), (["Q", "W", "…"], "how bad it is")]
     return [*rows, (["A"], "mark the whole photograph; arrows move it, Shift and arrows resize")]
@@ -89,5 +87,5 @@ using.html(
     '<p class="percept-note">Make the window as large as you can, and avoid strong light on the '
     "screen. You can stop at any time and come back with this browser.</p>"
 )
-if st.button("Start with the practice" if protocol.practice else "Start", type="primary"):
+if reading.button("Start with the practice" if protocol.practice else "Start", type="primary"):
     common.go("rate", study)

@@ -120,9 +120,7 @@ def color_vision(facts: dict[str, Any]) -> None:
         state.seen = []
         state.plate_at = 0.0
     if len(state.seen) == len(state.plates):
-        facts["screening"]["color_vision"] = (
-            "pass" if checks.passed(state.plates, state.seen) else "fail"
-        )
+        facts["screening"]["color_vision"] = {"passed": checks.passed(state.plates, state.seen)}
         del state.plates, state.seen, state.plate_at
         st.rerun()
     index = len(state.seen)
@@ -177,8 +175,7 @@ def display(study: Study, facts: dict[str, Any]) -> None:
     st.title("A quick look at your screen")
     told = browser.act("display", study.name).display
     if told:
-        told["result"] = "pass" if checks.display_passed(told) else "fail"
-        facts["screening"]["display"] = told
+        facts["screening"]["display"] = {**told, "passed": checks.display_passed(told)}
         st.rerun()
 
 
@@ -190,7 +187,8 @@ def begin(study: Study, facts: dict[str, Any]) -> None:
         if result.refused.get("completion"):
             st.session_state.turned_away = result.refused["completion"]
         else:
-            st.session_state.refused = result.refused["message"]
+            message = result.refused["message"]
+            st.session_state.refused = message[:1].upper() + message[1:].rstrip(".") + "."
         st.rerun()
     if result.go:
         del st.session_state.facts

@@ -33,7 +33,7 @@ else:
     )
     if message := st.session_state.pop("refused", None):
         st.error(message)
-    with st.container(horizontal=True):
+    with st.container(key="percept-choice", horizontal=True):
         if st.button("Erase my answers"):
             st.session_state.withdrawing = study.name
             st.rerun()

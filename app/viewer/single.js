@@ -69,7 +69,7 @@ export class RatingView extends View {
 
 /** The photograph large, the original and a panel beside it. */
 class PanelView extends View {
-  constructor(name, images, options, { caption = "Coloured", marks = true, keys = true } = {}) {
+  constructor(name, images, options, { caption = "Coloured", marks = true, keys = true, needed = 540 } = {}) {
     const panes = panesOf(images, options.study, caption);
     super(`panelled.${name}`, images, panes, ["stimulus", "reference"], options, {
       onDrag: (target, event) =>
@@ -78,7 +78,7 @@ class PanelView extends View {
         !this.spaceHeld &&
         this.marker.draw(event, this.zoom),
     });
-    this.share = 0.3; // of the height, for the original in a column
+    this.needed = needed; // CSS pixels, height of the panel
     if (marks) {
       this.marker = new Marker(panes[0], {
         study: options.study,
@@ -92,6 +92,11 @@ class PanelView extends View {
     }
     this.panel = h("div.panel");
     this.element.append(this.panel);
+  }
+
+  /** Height for the original in a column: what the panel can spare. */
+  #share(height) {
+    return Math.min(0.3 * height, Math.max(0.15 * height, height - this.needed));
   }
 
   get marks() {
@@ -130,7 +135,7 @@ class PanelView extends View {
       : { x: 0, y: below.height + PANEL.gap, width: W, height: H - below.height - PANEL.gap };
     if (reference) {
       const corner = column
-        ? { width: rest.width, height: Math.min(H * this.share, fullHeight(rest.width, aspect)) }
+        ? { width: rest.width, height: Math.min(this.#share(H), fullHeight(rest.width, aspect)) }
         : { width: W * 0.32, height: Math.min(rest.height, fullHeight(W * 0.32, aspect)) };
       const box = arrangeSingle(corner, aspect);
       const there = { ...box, x: box.x + rest.x, y: box.y + rest.y };
@@ -217,8 +222,7 @@ export class WhyView extends PanelView {
 export class ReviewView extends PanelView {
   constructor(images, options) {
     const marks = options.study.artifacts.length > 0;
-    super("review", images, options, { marks, keys: false });
-    this.share = 0.22;
+    super("review", images, options, { marks, keys: false, needed: marks ? 640 : 400 });
     this.reasons = new Set();
     this.verdict = null;
     this.comment = h("textarea.comment", {
@@ -265,6 +269,7 @@ export class ReviewView extends PanelView {
   #judge(value, event) {
     this.verdict = value;
     this.refresh();
+    this.panel.scrollTop = 0; // the reasons are there
     if (value === "accept" && !this.save.disabled) this.answer(this.#reviewed(), event);
   }
 

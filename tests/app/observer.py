@@ -70,8 +70,10 @@ class Observer:
         card = self.page.locator(".viewer[data-state=card]")
         waiting.or_(card).wait_for()
         while card.count():
+            title = card.locator("h2").inner_text()
             self.page.keyboard.press("Enter")
-            self.page.locator(".viewer:not([data-state=card])").wait_for()
+            gone = self.page.locator(".viewer:not([data-state=card])")
+            gone.or_(card.filter(has_not_text=title)).wait_for()
             waiting.or_(card).wait_for()
         trial = self.viewer.get_attribute("data-trial")
         assert trial

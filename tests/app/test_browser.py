@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import pandas as pd
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, WebSocket, expect
+from playwright.sync_api import BrowserContext, Page, Route, WebSocket, expect
 
-from tests.app.conftest import TOKEN, Server
+from tests.app.conftest import (
+    OPEN,
+    SIZES,
+    TOKEN,
+    Arrive,
+    Server,
+    events_of,
+    eventually,
+    ratings_of,
+)
 from tests.app.observer import Observer
 
-Arrive = Callable[[str], Observer]
-
-SIZES = [(1400, 900), (1024, 768), (768, 1024)]
 KEYS = {"ArrowLeft": "left", "ArrowRight": "right", "ArrowDown": "tie"}
 DOM = "document.querySelector('#percept-viewer').shadowRoot.innerHTML + document.body.outerHTML"
 NEXT_FRAME = "() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))"
@@ -50,48 +54,6 @@ class Tape:
 
         page.on("response", response)
         page.on("websocket", socket)
-
-
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    width, height = SIZES[0]
-    context = browser.new_context(viewport={"width": width, "height": height})
-    context.set_default_timeout(20_000)
-    yield context
-    context.close()
-
-
-@pytest.fixture
-def arrive(context: BrowserContext, server: Server) -> Arrive:
-    def arrive(study: str) -> Observer:
-        observer = Observer(context.new_page(), server.base, study)
-        observer.arrive()
-        return observer
-
-    return arrive
-
-
-def ratings_of(server: Server, study: str) -> pd.DataFrame:
-    """The newest session's answers, oldest first, as the database has them."""
-    frame = server.store.ratings(study)
-    return frame[frame["session"] == frame["session"].max()].reset_index(drop=True)
-
-
-def events_of(server: Server, observer: Observer) -> set[str]:
-    """Names of what was logged in the newest session."""
-    with observer.page.expect_response("**/api/v1/events"):
-        observer.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
-    frame = server.store.events(server.study(observer.study))
-    return set(frame.loc[frame["session"] == frame["session"].max(), "name"])
-
-
-def eventually(page: Page, check: Callable[[], bool]) -> None:
-    """Wait for something that happens on the server."""
-    for _ in range(200):
-        if check():
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError("it did not happen")
 
 
 def test_a_pairwise_session_from_joining_to_the_completion_code(
@@ -411,8 +373,8 @@ def test_simulated_observers_are_named_and_their_study_offered_to_nobody(
     page = context.new_page()
     page.goto(server.base)
     choices = page.get_by_test_id("stMain").get_by_role("button")
-    expect(choices).to_have_count(3)
-    choices.last.click()
+    expect(choices).to_have_count(OPEN)
+    choices.filter(has_text="What gives the colouring away?").first.click()
     expect(page.get_by_text("I have read this")).to_be_visible()
     assert page.url == f"{server.base}/?study=marks"
     page.goto(f"{server.base}/admin?token={TOKEN}")
