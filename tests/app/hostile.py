@@ -93,27 +93,32 @@ def attack(client: Any, studies: list[str], requests: int, *, start: int = 0) ->
     for number, study in enumerate(studies):
         joined = client.join(study, f"fuzz-{start:06d}-{number:010d}")
         assert joined.status_code in (200, 201), joined.text
-        valid = requests_of(client, study)
-        token = client.token
+        statuses += _attack(client, study, -(-requests // len(studies)), start)
+    return statuses
 
-        @seed(start)
-        @settings(
-            max_examples=-(-requests // len(studies)),
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(request=nearly(valid))
-        def send(request: tuple[str, str, bytes], token: str = token) -> None:
-            method, path, content = request
-            client.token = token
-            answer = client(method, path, content=content)
-            statuses[answer.status_code] += 1
-            assert answer.status_code < 500, (request, answer.text)
-            if answer.status_code >= 400 and method != "HEAD":
-                assert set(answer.json()) == {"error"}, (request, answer.text)
 
-        send()
+def _attack(client: Any, study: str, requests: int, start: int) -> Counter[int]:
+    statuses: Counter[int] = Counter()
+    token = client.token
+
+    @seed(start)
+    @settings(
+        max_examples=requests,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(request=nearly(requests_of(client, study)))
+    def send(request: tuple[str, str, bytes]) -> None:
+        method, path, content = request
+        client.token = token
+        answer = client(method, path, content=content)
+        statuses[answer.status_code] += 1
+        assert answer.status_code < 500, (request, answer.text)
+        if answer.status_code >= 400 and method != "HEAD":
+            assert set(answer.json()) == {"error"}, (request, answer.text)
+
+    send()
     return statuses
 
 
