@@ -11,11 +11,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import streamlit as st
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from app import state
 from app.api import api_routes
@@ -61,10 +63,11 @@ POLICY = (
 )
 
 
-class SecurityHeaders:
-    """Adds to every answer what browsers need to be told; the API's own headers win.
+class Guard:
+    """Tells browsers with every answer what to refuse, and lets no other site open a WebSocket.
 
-    ``frames`` names the sites that may show the pages in a frame, as some crowd platforms do.
+    The API's own headers win. ``frames`` names the sites that may show the pages in a frame, as
+    some crowd platforms do.
     """
 
     def __init__(self, app: ASGIApp, frames: str = "'none'") -> None:
@@ -80,6 +83,16 @@ class SecurityHeaders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and the answer back with more headers."""
+        if scope["type"] == "websocket":
+            headers = Headers(scope=scope)
+            origin = headers.get("origin")
+            # Streamlit would look up the machine's public address before it refuses.
+            if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+                await WebSocketClose()(scope, receive, send)
+                return
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -88,14 +101,14 @@ class SecurityHeaders:
                     headers.setdefault(name, value)
             await send(message)
 
-        await self.app(scope, receive, answer if scope["type"] == "http" else send)
+        await self.app(scope, receive, answer)
 
 
 def create_app() -> st.App:
     """Make the ASGI application on the database that ``PERCEPT_DB`` names."""
     routes = [*api_routes(state.store()), *shell_routes(PAGES)]
     frames = os.environ.get("PERCEPT_FRAMES", "'none'")
-    guard = Middleware(SecurityHeaders, frames=frames)
+    guard = Middleware(Guard, frames=frames)
     return st.App(Path(__file__).with_name("main.py"), routes=routes, middleware=[guard])
 
 

@@ -190,7 +190,7 @@ def median_times(study: Study) -> dict[int, float]:
     """Seconds that each session takes for an answer, by its key."""
     ratings = answers_of(study.name).drop_duplicates("response_id")
     medians = ratings.groupby("session")["response_time_ms"].median() / 1000
-    return {int(key): float(value) for key, value in medians.items()}
+    return dict(zip(medians.index.tolist(), medians.tolist(), strict=True))
 
 
 def flagged(study: Study) -> pd.DataFrame | None:
@@ -260,9 +260,8 @@ def invitations(study: Study, base: str) -> None:
     valid = shown[shown["state"] == "valid"]
     if not valid.empty:
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            code = st.selectbox(
-                "Revoke", valid["code"], format_func=dict(valid[["code", "label"]].values).get
-            )
+            labels = dict(zip(valid["code"].tolist(), valid["label"].tolist(), strict=True))
+            code: str = st.selectbox("Revoke", list(labels), format_func=lambda one: labels[one])
             if st.button("Revoke it", key=f"revoke-{study.name}"):
                 state.store().revoke_invite(study, code)
                 st.rerun()

@@ -18,6 +18,7 @@ from anyio.from_thread import start_blocking_portal
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from app.api import MAX_BODY
 from percept.store import Store, open_store
@@ -270,6 +271,22 @@ def test_pages_and_images_tell_browsers_what_to_refuse(browser_of: Browser) -> N
         assert "access-control-allow-origin" not in headers
 
 
+def test_no_other_site_opens_a_websocket(site: tuple[Store, Replica]) -> None:
+    async def knock(origin: str) -> None:
+        address = f"ws://127.0.0.1:{site[1].port}/_stcore/stream"
+        async with connect(address, subprotocols=["streamlit"], origin=origin):  # type: ignore[list-item,arg-type]
+            pass
+
+    def from_site(origin: str) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(asyncio.run, knock(origin)).result()
+
+    from_site(site[1].base)
+    for origin in ("https://evil.example", "http://127.0.0.1", "null", ""):
+        with pytest.raises(InvalidStatus, match="403"):
+            from_site(origin)
+
+
 # The administrator's page ----------------------------------------------------------------------
 
 
@@ -319,7 +336,8 @@ def test_nothing_of_the_admin_page_answers_without_the_token(site: tuple[Store, 
     inside = in_a_thread(rerun(f"token={TOKEN}&study=pairs"))
     assert {b"Sessions complete", b"secret invitation"} <= told(inside)
     # What an administrator's page is made of does not open another visitor's.
-    fragments = {a.metadata.delta_path and a.delta.fragment_id for a in inside} - {"", None}
+    fragments = {a.delta.fragment_id for a in inside if a.WhichOneof("type") == "delta"} - {""}
+    assert fragments
     ids = [
         a.delta.new_element.button.id
         for a in inside
