@@ -8,6 +8,11 @@ the same estimator, the posterior mean of ``percept.adaptive``. Printed are the 
 of estimated with true scores over the simulated studies (Spearman, Kendall), the mean of the
 paired differences with a 95 % interval (Spearman), and the votes that adaptive needs for the
 accuracy that balanced has with all of its own.
+
+What came out, with 200 seeds and up to 16 votes for each condition: little, and only where there
+are many conditions. With 20 and with 40, adaptive needed 85 to 90 % of the votes (Spearman
++0.010 to +0.018 at the end, intervals above 0). With 5 and with 10 no difference could be told
+from none at any number of votes. Balanced is the default for that reason.
 """
 
 from __future__ import annotations

@@ -269,9 +269,13 @@ def join(
         )
     failed = not simulated and not _check_screening(protocol, screening or {})
     first = protocol.attributes[0].name
-    if protocol.golds:
-        store.retire(retire_golds(store.gold_answers(study, first)))
     stimuli = store.stimuli(study)
+    if protocol.golds:
+        shown = set(stimuli.loc[~stimuli["retired"], "id"])
+        missed = retire_golds(store.gold_answers(study, first))
+        if missed := {gold: reason for gold, reason in missed.items() if gold in shown}:
+            store.retire(missed)
+            stimuli = store.stimuli(study)
     votes = store.votes(study, first) if protocol.selection == "adaptive" else None
 
     def assign(ordinal: int, usage: Usage) -> SessionPlan:

@@ -423,7 +423,7 @@ def test_the_commands_from_creation_to_export(run, tmp_path, capsys) -> None:
     assert main([*create, "--name", "one", "--condition", "warm", "cold"]) == 0
     out = capsys.readouterr().out
     assert "4 photographs, 2 conditions (warm, cold)" in out
-    assert "(36 asked for; there are no more different ones)" in out
+    assert "(38 asked for; there are no more different ones)" in out
     assert main(["study", "simulate", "--db", db, "--study", "one", "--observers", "2"]) == 0
     assert "2 simulated observers joined one" in capsys.readouterr().out
     assert main(["study", "list", "--db", db]) == 0

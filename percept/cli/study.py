@@ -385,6 +385,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
+    from percept.design import passes
     from percept.store import open_store
 
     with open_store(args.db) as store:
@@ -403,8 +404,9 @@ def _status(args: argparse.Namespace) -> int:
                 "repeats": f"{progress.repeats_alike} of {progress.repeats} answered alike",
             }
             if progress.golds:
-                passed = progress.golds - progress.golds_missed
-                lines["golds"] = f"{passed} of {progress.golds} answered as expected"
+                passed = sum(n for told, n in progress.golds.items() if passes(*told))
+                total = sum(progress.golds.values())
+                lines["golds"] = f"{passed} of {total} answered as expected"
             if progress.median_response_time_ms is not None:
                 lines["median time"] = f"{progress.median_response_time_ms / 1000:.1f} s"
             if progress.last_rating_at is not None:

@@ -94,9 +94,8 @@ class Progress:
     repeats: int
     repeats_alike: int
     """Questions of repeated trials that were judged both times, and those judged alike."""
-    golds: int
-    golds_missed: int
-    """Questions of golds that were judged, and those not judged as expected."""
+    golds: Mapping[tuple[str, str], int]
+    """Judged answers to golds by (expected, given); ``percept.design.passes`` compares."""
     last_rating_at: datetime | None
     median_response_time_ms: float | None
     by_group: Mapping[str, int]
@@ -500,12 +499,16 @@ class Frames:
                 sa.func.count(sa.distinct(rating.c.trial_id)),
                 sa.func.count(sa.distinct(sa.case((recent, session.c.id)))),
                 total(~judged, _COUNTS),
-                total(judged, _COUNTS, trial.c.kind == "gold"),
-                total(judged, _COUNTS, trial.c.kind == "gold", rating.c.value != trial.c.expected),
                 sa.func.max(rating.c.rated_at),
             )
             .select_from(_ANSWERS)
             .where(here)
+        )
+        controls = (
+            sa.select(trial.c.expected, rating.c.value, count)
+            .select_from(_ANSWERS)
+            .where(here, trial.c.kind == "gold", judged, _COUNTS)
+            .group_by(trial.c.expected, rating.c.value)
         )
         groups = sa.select(observer.c.group, count).where(here, joined).group_by(observer.c.group)
         # A repeat is alike where it was answered as the first time, by image, not by side.
@@ -539,8 +542,9 @@ class Frames:
             observers, simulated, screened_out, withdrawn = connection.execute(people).one()
             sessions, finished = connection.execute(sittings).one()
             trials = connection.scalar(assigned)
-            ratings, rated, active, skips, golds, missed, last = connection.execute(answers).one()
+            ratings, rated, active, skips, last = connection.execute(answers).one()
             by_group = {str(row[0]): int(row[1]) for row in connection.execute(groups)}
+            golds = {(row[0], row[1]): int(row[2]) for row in connection.execute(controls)}
             both, alike = connection.execute(repeats).one()
             median = self._median_time(connection, of)
             by_unit: Counter[tuple[str, ...]] = Counter()
@@ -561,8 +565,7 @@ class Frames:
             skips=int(skips),
             repeats=both,
             repeats_alike=int(alike),
-            golds=int(golds),
-            golds_missed=int(missed),
+            golds=golds,
             last_rating_at=last,
             median_response_time_ms=median,
             by_group=by_group,

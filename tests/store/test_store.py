@@ -543,6 +543,26 @@ def test_a_session_that_goes_on_keeps_its_reservation(store) -> None:
     assert not cells_of(store, first.token) & cells_of(store, second.token)
 
 
+def test_crowd_workers_and_invitations_on_every_database(store) -> None:
+    study = store.study("pairs")
+    code = store.add_invite(study, "two people", group="expert", max_uses=2).code
+
+    def enter(n: int, **more: object) -> str:
+        try:
+            return str(join(store, study, f"client-{n:010d}", consent_version="1", **more).created)
+        except Conflict as error:
+            return error.code
+
+    worker = {"platform": "prolific", "worker": "W1"}
+    assert [enter(1, crowd=worker), enter(1, crowd=worker)] == ["True", "False"]
+    assert [enter(2, crowd=worker), enter(3)] == ["crowd", "True"]
+    with ThreadPoolExecutor(4) as pool:
+        entered = list(pool.map(lambda n: enter(n, invite=code), range(4, 10)))
+    assert sorted(entered) == ["True"] * 2 + ["invite"] * 4
+    assert store.invite(study, code).uses == 2
+    assert store.observers(study)["group"].value_counts()["expert"] == 2
+
+
 def test_what_a_withdrawal_erases_is_in_no_table_and_no_file(store, filled: str) -> None:
     study = store.study("marks")
     session = begin(store, "marks")
@@ -641,26 +661,34 @@ def test_progress_is_what_counting_the_frames_gives(store, run) -> None:
     assert votes.set_index(["left", "right", "choice"])["count"].to_dict() == counted.to_dict()
 
 
-def test_golds_that_sound_observers_miss_retire(store, run) -> None:
-    study = store.study("pairs")
-    images = store.stimuli(study)
-    with store.engine.begin() as connection:
-        spoilt = images[images["role"] == "test"].iloc[0]
-        key = connection.execute(
-            sa.insert(schema.stimulus).values(
-                content_id=int(spoilt["content"]), condition_id=1, role="gold", variant="hue",
-                sha256="0" * 64,
-            )
-        ).inserted_primary_key[0]  # fmt: skip
-    store.retire({key: "missed by 2 of 2"})
-    store.retire({key: "another reason"})
-    frame = store.stimuli(study).set_index("id")
-    assert frame["retired"].sum() == 1
-    assert frame.loc[key, "retired"]
+def test_a_gold_that_everyone_sound_misses_is_shown_no_more(store, run) -> None:
+    protocol = tiny_protocol(trials=2, practice=0, repeats=0, golds=6)
+    study = create_study(run, protocol, store, "golds", stimuli=run.root.parent / "stimuli")
+    bad = int(store.stimuli(study).query("role == 'gold'")["id"].iloc[0])
+    for n in range(12):
+        session = begin(store, "golds", f"client-{n:010d}")
+        with store.engine.connect() as connection:
+            rows = connection.execute(
+                sa.select(schema.trial.c.token, schema.trial.c.expected, schema.stimulus.c.id)
+                .select_from(schema.trial.join(schema.presentation).join(schema.stimulus))
+                .where(schema.trial.c.session_id == session.id, schema.stimulus.c.role == "gold")
+            ).all()
+        golds = {row.token: (row.expected, row.id) for row in rows}
+        other = {"left": "right", "right": "left"}
+        for trial in trials(store, session):
+            expected, gold = golds.get(trial.token, ("left", None))
+            value = other[expected] if gold == bad else expected
+            vote(store, session, answer(trial, value=value))
+    assert store.stimuli(study).query("retired")["id"].tolist() == [bad]
+    told = store.progress(study).golds
+    assert sum(n for (expected, given), n in told.items() if expected != given) >= 2
+    begin(store, "golds", "client-of-a-late-one")
+    last = store.gold_answers(study, "realism")
+    assert bad in set(last["stimulus"])  # what was answered stays
+    store.retire({bad: "for another reason"})
     with store.engine.connect() as connection:
-        query = sa.select(schema.stimulus.c.retired_reason).where(schema.stimulus.c.id == key)
-        assert connection.scalar(query) == "missed by 2 of 2"
-    assert store.gold_answers(study, "realism").empty
+        query = sa.select(schema.stimulus.c.retired_reason).where(schema.stimulus.c.id == bad)
+        assert "who passed all their other golds" in connection.scalar(query)
 
 
 def test_results_wait_for_the_end_or_for_the_rule(store, run) -> None:
