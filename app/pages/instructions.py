@@ -10,7 +10,6 @@ from app import common
 from percept.protocol import Protocol
 from percept.study import protocol_of
 
-
 Rows = list[tuple[list[str], str]]
 
 

@@ -15,6 +15,7 @@ import { PairView } from "./pairwise.js";
 import { ArtifactView, RatingView, ReviewView, WhyView } from "./single.js";
 
 const AHEAD = 4; // trials whose photographs are ready beforehand
+const AFTER_PAINT_MS = 40; // until then the frame with the new photographs is certainly out
 const ANTICIPATION_MS = 100; // nobody has judged anything sooner; the second half of a double tap
 const VIEWS = {
   pairwise: PairView,
@@ -50,6 +51,11 @@ async function persist(client, attempt, onWait) {
       await client.patience(ms);
     }
   }
+}
+
+/** Change a text only where it changes: the browser lays out again whatever is touched. */
+function write(element, text) {
+  if (element.textContent !== text) element.textContent = text;
 }
 
 export class Viewer {
@@ -114,7 +120,7 @@ export class Viewer {
       await this.#fetch();
     }
     const step = this.steps[this.cursor];
-    this.#lookAhead();
+    if (!step.entry.view) this.#lookAhead();
     if (step.rest) {
       step.rest = false;
       await this.#rest(step);
@@ -260,12 +266,21 @@ export class Viewer {
       this.element.dataset.state = "open";
       this.opening = setTimeout(() => this.#ready(), viewMs);
       this.view.shown?.(from, (ms) => this.#log("hidden", { ms: Math.round(ms) }));
-      this.#sweep();
+      this.#afterwards(() => {
+        this.#sweep();
+        this.#lookAhead();
+      });
     });
     clearTimeout(this.opening);
     this.open = null;
     this.element.dataset.state = "closed";
     return { answer, from, presentedAt };
+  }
+
+  /** What can wait for the screen: loading and decoding compete with it for the processor. */
+  #afterwards(work) {
+    clearTimeout(this.later);
+    this.later = setTimeout(() => this.client.closed || work(), AFTER_PAINT_MS);
   }
 
   /** Show that an answer would be taken now. */
@@ -324,7 +339,8 @@ export class Viewer {
     view.element.inert = true;
     view.element.ariaHidden = "true";
     this.stage.append(view.element);
-    view.ask(this.#questionOf(entry));
+    view.asked = this.#questionOf(entry);
+    view.ask(view.asked);
     view.arrange();
     return view;
   }
@@ -342,10 +358,14 @@ export class Viewer {
     if (this.shown === entry) {
       this.view.ask(attribute);
       this.view.arrange();
+      this.view.asked = attribute;
       return;
     }
     this.#prepare(entry);
-    entry.view.ask(attribute);
+    if (entry.view.asked !== attribute) {
+      entry.view.ask(attribute);
+      entry.view.asked = attribute;
+    }
     this.shown = entry;
     this.#display(entry.view);
   }
@@ -566,10 +586,8 @@ export class Viewer {
   }
 
   #head({ entry: { trial }, attribute }) {
-    this.question.textContent = attribute.question;
-    this.context.textContent = Object.values(trial.context ?? {})
-      .filter(Boolean)
-      .join(" · ");
+    write(this.question, attribute.question);
+    write(this.context, Object.values(trial.context ?? {}).filter(Boolean).join(" · "));
     this.practice.hidden = !trial.practice;
     this.skip.hidden = !this.study.skip_reasons.length;
     this.#buttons();

@@ -9,10 +9,12 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import pandas as pd
 import pytest
+from playwright.sync_api import Browser, BrowserContext, Page
 
-from percept.store import Store, Study, open_store
 from percept.protocol import load_protocol
+from percept.store import Store, Study, open_store
 from percept.study import create_study, simulate
 from tests.app.observer import Observer
 from tests.tiny_run import CONDITIONS, make_run, tiny_protocol
@@ -27,9 +29,10 @@ TIMING = {"isi_ms": 300, "min_view_ms": 200}
 AT_ONCE = {"isi_ms": 0, "min_view_ms": 0}
 FEW = {"trials": 2, "practice": 1, "repeats": 0, "break_every": 0, **AT_ONCE}
 AIDS = ["zoom", "flicker", "slider", "original"]
-TAXONOMY = "[[artifacts]]" + load_protocol("artifact").text.partition("[[artifacts]]")[2].partition(
-    "[display]"
-)[0]
+TAXONOMY = (
+    "[[artifacts]]"
+    + load_protocol("artifact").text.partition("[[artifacts]]")[2].partition("[display]")[0]
+)
 SECOND_QUESTION = """
 [[attributes]]
 name = "period"

@@ -85,7 +85,9 @@ def test_a_whole_session_by_keyboard_alone(arrive: Arrive, server: Server, study
             observer.trials.clear()  # the second question is about the same pair
     expect(code).to_contain_text(CODE)
     ratings = ratings_of(server, study)
-    assert len(ratings.drop_duplicates("response_id")) == (6 if study == "why" else 3 - (study == "brush"))
+    assert len(ratings.drop_duplicates("response_id")) == (
+        6 if study == "why" else 3 - (study == "brush")
+    )
     if study == "grades":
         assert set(ratings["score"]) == {4}
     if study == "verdict":
@@ -212,9 +214,12 @@ def test_viewing_aids_keep_both_sides_equal_and_are_logged(arrive: Arrive, serve
     equal()
     page.keyboard.down("o")
     expect(page.locator(".current .frame.held .original")).to_have_count(2)
-    assert observer.page.locator(".current .frame.held[data-role=left] .original").evaluate(
-        "image => getComputedStyle(image).visibility"
-    ) == "visible"
+    assert (
+        observer.page.locator(".current .frame.held[data-role=left] .original").evaluate(
+            "image => getComputedStyle(image).visibility"
+        )
+        == "visible"
+    )
     equal()
     page.keyboard.up("o")
     expect(page.locator(".current .frame.held")).to_have_count(0)
@@ -233,13 +238,15 @@ def test_viewing_aids_keep_both_sides_equal_and_are_logged(arrive: Arrive, serve
     page.mouse.up()
     press(page, "z", "p")
     equal()
-    scale = float(
-        re.search(r"scale\(([\d.]+)\)", observer.image("left").evaluate("i => i.style.transform") or "scale(1)")[1]  # type: ignore[index]
+    # 480 pixels are 480 pixels of the screen, if the frame is smaller than that.
+    frame, image = (
+        observer.page.locator(f".current .frame[data-role=left]{part}").bounding_box()
+        for part in ("", " img:not(.original)")
     )
-    shown = observer.box(".current .frame[data-role=left]")["width"] * scale
-    assert shown == pytest.approx(480, abs=1) or scale == 1
+    assert frame is not None
+    assert image is not None
+    assert image["width"] == pytest.approx(max(480, frame["width"]), abs=1)
     assert {"original", "flicker", "slider", "zoom"} <= events_of(server, observer)
-    assert ratings_of(server, "why").empty or len(ratings_of(server, "why")) >= 0
 
 
 def test_a_timed_pair_is_hidden_and_answered_later(arrive: Arrive, server: Server) -> None:
@@ -247,9 +254,12 @@ def test_a_timed_pair_is_hidden_and_answered_later(arrive: Arrive, server: Serve
     page = observer.page
     observer.ready()
     page.locator(".current.over").wait_for()
-    assert observer.page.locator(".current .frame[data-role=left]").evaluate(
-        "frame => getComputedStyle(frame).visibility"
-    ) == "hidden"
+    assert (
+        observer.page.locator(".current .frame[data-role=left]").evaluate(
+            "frame => getComputedStyle(frame).visibility"
+        )
+        == "hidden"
+    )
     page.keyboard.press("ArrowLeft")
     eventually(page, lambda: len(ratings_of(server, "guess")) == 1)
     events_of(server, observer)
@@ -349,7 +359,7 @@ def test_touch_votes_zooms_and_offers_large_targets(browser: Any, server: Server
         }
         assert len(transforms) == 1
         assert "scale" in transforms.pop()
-        assert ratings_of(server, "quick").empty or page.locator(".current").count() == 1
+        assert observer.viewer.get_attribute("data-trial") == observer.trials[-1]  # no vote
         page.get_by_role("button", name="Zoom out").tap()
         for button in page.locator(".viewer button:visible").all():
             target = button.bounding_box()
@@ -378,7 +388,12 @@ def test_checks_by_keyboard_turn_away_who_fails_and_keep_no_answers(
         plate.wait_for()
         page.wait_for_timeout(400)  # a second press sooner belongs to no plate
         page.keyboard.press("n")
-    for name, value in {"dark_steps": "5", "light_steps": "4", "night_mode": "off", "room": "even"}.items():
+    for name, value in {
+        "dark_steps": "5",
+        "light_steps": "4",
+        "night_mode": "off",
+        "room": "even",
+    }.items():
         page.locator(f"input[name={name}][value='{value}']").press("Space")
     go_on = page.get_by_role("button", name="Continue")
     expect(go_on).to_be_enabled()
