@@ -33,6 +33,7 @@ STATES = {
     "paused": "Paused: nobody can join; observers who began can finish.",
     "closed": "Closed: nobody can join or answer.",
 }
+TIME = "D MMM YYYY, HH:mm"
 STEPS = {"open": ("pause", "close"), "paused": ("open", "close"), "closed": ("reopen",)}
 LEADS_TO: dict[str, Literal["open", "paused", "closed"]] = {
     "open": "open",
@@ -106,6 +107,7 @@ def progress(study: Study) -> None:
         "Skipped": str(now.skips),
         "Golds answered as expected": golds,
         "Repeats answered alike": f"{now.repeats_alike} of {now.repeats}" if now.repeats else "",
+        **identical_pairs(study),
         "Last answer": latest,
     }
     table("".join(row(label, text or "–") for label, text in rows.items()))
@@ -163,7 +165,9 @@ def people(study: Study) -> None:
             shown[[*columns, "started_at", "finished_at"]],
             hide_index=True,
             column_config={
-                "seconds": st.column_config.NumberColumn("median time (s)", format="%.1f")
+                "seconds": st.column_config.NumberColumn("median time (s)", format="%.1f"),
+                "started_at": st.column_config.DatetimeColumn("began", format=TIME),
+                "finished_at": st.column_config.DatetimeColumn("finished", format=TIME),
             },
         )
     with st.expander("Observers to look at"):
@@ -184,6 +188,23 @@ def people(study: Study) -> None:
 def answers_of(study_name: str) -> pd.DataFrame:
     """All answers of a study, read at most every 20 seconds for all administrators together."""
     return state.store().ratings(study_name)
+
+
+def identical_pairs(study: Study) -> dict[str, str]:
+    """How often an image beside itself was told to be no better and no worse."""
+    ratings = answers_of(study.name)
+    if "choice" not in ratings or not protocol_of(study).tie:
+        return {}
+    asked = last_answers(ratings, "identical")
+    asked = asked[asked["choice"] != "skip"]
+    told = f"{int((asked['choice'] == 'tie').sum())} of {len(asked)}" if len(asked) else ""
+    return {"Identical pairs called equal": told}
+
+
+def last_answers(ratings: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Get the answers that count of one kind of trials."""
+    of_kind = ratings[ratings["kind"] == kind].sort_values("revision")
+    return of_kind.drop_duplicates(["trial", "attribute"], keep="last")
 
 
 def median_times(study: Study) -> dict[int, float]:
@@ -348,15 +369,9 @@ def results(study: Study) -> None:
             st.write(f"Not estimable: {error}")
     looks = state.store().looks(study)
     st.html(
-        f'<p class="percept-note">Looked at {len(looks)} times so far, exports before closing '
+        f'<p class="percept-note">Looks so far: {len(looks)}, exports before closing '
         "included. The full analysis is <code>percept report</code>.</p>"
     )
-
-
-def counted(frame: pd.DataFrame) -> pd.DataFrame:
-    """Test trials alone, and of each the last answer."""
-    tests = frame[frame["kind"] == "test"].sort_values("revision")
-    return tests.drop_duplicates(["trial", "attribute"], keep="last")
 
 
 def shares(frame: pd.DataFrame, hit: pd.Series[bool], label: str) -> None:
@@ -377,7 +392,7 @@ def shares(frame: pd.DataFrame, hit: pd.Series[bool], label: str) -> None:
 
 def taken_for_real(frame: pd.DataFrame) -> None:
     """How often a colouring was taken for the true photograph."""
-    frame = counted(frame)
+    frame = last_answers(frame, "test")
     frame = frame[frame["choice"].isin(["left", "right"])]
     on_left = frame["left"] != "reference"
     frame = frame.assign(condition=frame["left"].where(on_left, frame["right"]))
@@ -386,14 +401,14 @@ def taken_for_real(frame: pd.DataFrame) -> None:
 
 def verdicts(frame: pd.DataFrame) -> None:
     """How often a colouring was accepted as it is."""
-    frame = counted(frame)
+    frame = last_answers(frame, "test")
     frame = frame[frame["verdict"].isin(["accept", "fix", "reject"])]
     shares(frame, frame["verdict"] == "accept", "accepted")
 
 
 def opinions(frame: pd.DataFrame) -> None:
     """Mean opinion score of each condition, and how far observers agree."""
-    frame = counted(frame)
+    frame = last_answers(frame, "test")
     frame = frame[frame["score"].notna()].astype({"score": float})
     table = frame.pivot_table(index="observer", columns="condition", values="score")
     scores = stats.mos(table.to_numpy())
