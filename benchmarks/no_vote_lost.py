@@ -56,7 +56,7 @@ def main() -> None:
             ]
             begun = time.monotonic()
             try:
-                crowd = asyncio.run(
+                crowd, kills = asyncio.run(
                     survive(
                         replicas,
                         "pairs",
@@ -73,7 +73,7 @@ def main() -> None:
                 "database": store.engine.dialect.name,
                 "servers": len(replicas),
                 "voters": args.voters,
-                "kills": args.kills,
+                "kills": kills,
                 "seconds": round(time.monotonic() - begun, 1),
             }
             logs = "".join(log.read_text() for log in home.glob("server*.log"))

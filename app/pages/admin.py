@@ -17,6 +17,7 @@ import streamlit as st
 
 from app import common, state
 from percept import stats
+from percept.design import passes
 from percept.errors import PerceptError
 from percept.store import Study
 from percept.study import (
@@ -99,7 +100,8 @@ def progress(study: Study) -> None:
         column.metric(label, value)
     groups = ", ".join(f"{group} {count}" for group, count in now.by_group.items())
     latest = "" if now.last_rating_at is None else f"{now.last_rating_at:%d %B %Y, %H:%M:%S} UTC"
-    golds = f"{now.golds - now.golds_missed} of {now.golds}" if now.golds else ""
+    right = sum(n for answer, n in now.golds.items() if passes(*answer))
+    golds = f"{right} of {sum(now.golds.values())}" if now.golds else ""
     rows = {
         "Groups": groups,
         "Screened out": str(now.screened_out),

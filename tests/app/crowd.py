@@ -254,14 +254,20 @@ class Voter:
 
 async def survive(
     replicas: Sequence[Replica], study: str, *, voters: int, trials: int, kills: int, seed: int
-) -> list[Voter]:
-    """Let voters answer whole sessions while a server is killed, again and again."""
+) -> tuple[list[Voter], int]:
+    """Let voters answer whole sessions while a server is killed, again and again.
+
+    Returns
+    -------
+    The voters, and how often a server was killed before the last of them had finished.
+    """
     rng = random.Random(seed)
     ports = [replica.port for replica in replicas]
     for replica in replicas:
         replica.wait()
     crowd = [Voter(study, ports, random.Random(rng.random())) for _ in range(voters)]
     sessions = asyncio.gather(*(voter.session() for voter in crowd))
+    done = 0
     for kill in range(1, kills + 1):
         due = kill * voters * trials // (kills + 1)
         while not sessions.done() and sum(len(voter.told) for voter in crowd) < due:
@@ -271,10 +277,11 @@ async def survive(
             break
         victim = replicas[kill % len(replicas)]
         victim.kill()
+        done += 1
         victim.start()
         await asyncio.to_thread(victim.wait)
     await sessions
-    return crowd
+    return crowd, done
 
 
 def judge(store: Store, study: str, crowd: Sequence[Voter]) -> dict[str, int]:

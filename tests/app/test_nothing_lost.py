@@ -38,7 +38,7 @@ def test_a_killed_server_loses_and_doubles_nothing(
         replicas = [Replica(url, log=tmp_path / f"log{n}") for n in range(servers)]
         try:
             length = session_length(store, study)
-            crowd = asyncio.run(
+            crowd, kills = asyncio.run(
                 survive(replicas, "pairs", voters=VOTERS, trials=length, kills=KILLS, seed=1)
             )
         finally:
@@ -46,6 +46,7 @@ def test_a_killed_server_loses_and_doubles_nothing(
                 replica.stop()
         found = judge(store, "pairs", crowd)
         assert found["answers"] == VOTERS * length
+        assert kills == KILLS
         assert found["no answer"] > 0, "the kills were not noticed: this test tests nothing"
         assert found["sent again"] > 0
         for log in tmp_path.glob("log*"):

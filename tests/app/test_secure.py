@@ -299,7 +299,8 @@ def ask_page(port: int, *messages: BackMsg) -> list[ForwardMsg]:
         async with connect(address, subprotocols=["streamlit"], max_size=None) as line:  # type: ignore[list-item]
             for message in messages:
                 await line.send(message.SerializeToString())
-                while True:
+                # A fragment that this session has not is not answered.
+                while not message.rerun_script.fragment_id:
                     answer = ForwardMsg.FromString(await asyncio.wait_for(line.recv(), 20))  # type: ignore[arg-type]
                     received.append(answer)
                     if answer.WhichOneof("type") == "script_finished":
