@@ -2,6 +2,7 @@
 // acknowledged yet, and a short queue of decoded photographs. No page is involved.
 
 const API = new URL("api/v1/", document.baseURI);
+const SEND_AFTER_MS = 30;
 const RETRY_MS = [500, 1000, 2000, 4000, 8000, 15000];
 
 /** An answer of the server that is not 2xx; `status` 0 means that no answer came. */
@@ -146,10 +147,13 @@ export class Client extends EventTarget {
     return this.cupboard.get("outbox", []);
   }
 
-  /** Keep an answer until the server says that it is durable, and start to send it. */
+  /**
+   * Keep an answer until the server says that it is durable. It is sent in a moment, when the
+   * next photographs are on the screen; whatever happens in between, it is kept.
+   */
   submit(rating) {
     this.cupboard.set("outbox", [...this.outbox, rating]);
-    this.flush();
+    setTimeout(() => this.closed || this.flush(), SEND_AFTER_MS);
   }
 
   /** Keep a vote that may still get marks. Whatever happens next, it will be sent. */

@@ -15,6 +15,7 @@ import { PairView } from "./pairwise.js";
 import { ArtifactView, RatingView, ReviewView, WhyView } from "./single.js";
 
 const AHEAD = 4; // trials whose photographs are ready beforehand
+const NOTICED_MS = 250; // a shorter minimum viewing time needs no sign
 const AFTER_PAINT_MS = 40; // until then the frame with the new photographs is certainly out
 const ANTICIPATION_MS = 100; // nobody has judged anything sooner; the second half of a double tap
 const VIEWS = {
@@ -85,6 +86,7 @@ export class Viewer {
     this.listeners.abort();
     this.resizing.disconnect();
     this.client.release();
+    this.client.flush();
     this.client.sendEvents();
     this.client.close();
     this.view?.destroy();
@@ -451,7 +453,10 @@ export class Viewer {
       this.#log("window_blur");
     });
     on(window, "focus", () => this.#log("window_focus"));
-    on(window, "pagehide", () => this.client.release());
+    on(window, "pagehide", () => {
+      this.client.release();
+      this.client.flush();
+    });
     on(window, "storage", ({ key: name, newValue }) => {
       const active = this.client.cupboard.prefix + "active";
       if (name === active && newValue && newValue !== JSON.stringify(this.tab)) this.#elsewhere();
@@ -588,6 +593,7 @@ export class Viewer {
   #head({ entry: { trial }, attribute }) {
     write(this.question, attribute.question);
     write(this.context, Object.values(trial.context ?? {}).filter(Boolean).join(" · "));
+    this.element.classList.toggle("patient", trial.min_view_ms > NOTICED_MS);
     this.practice.hidden = !trial.practice;
     this.skip.hidden = !this.study.skip_reasons.length;
     this.#buttons();
