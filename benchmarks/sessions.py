@@ -46,32 +46,33 @@ from tests.tiny_run import make_run, tiny_protocol  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 
-# Runs in every page. The pair on view is the addresses of its images once both are complete; the
-# frame in which another pair than at the key press is there has been handed over when a message
-# posted from that frame arrives.
+# Runs in every page. What is on view is the addresses of the images once all have loaded; the time
+# is that of its last change after a key press (pages may change one image after the other), taken
+# when a message posted from that frame arrives: the frame has been handed over then.
 STOPWATCH = """
 window.stopwatch = [];
-const pair = () => {
-  const root = document.querySelector("#percept-viewer")?.shadowRoot;
-  const images = root
-    ? [...root.querySelectorAll(".frame[data-role=left] img, .frame[data-role=right] img")]
+window.onView = () => {
+  const viewer = document.querySelector("#percept-viewer")?.shadowRoot;
+  const images = viewer
+    ? [...viewer.querySelectorAll(".stage.current .frame img")]
     : [...document.querySelectorAll("[data-testid=stImage] img")];
-  const ready = images.length >= 2 && images.every((image) => image.complete && image.naturalWidth);
-  return ready ? images.map((image) => image.src).join() : null;
+  const loaded = images.length >= 2 && images.every((one) => one.complete && one.naturalWidth);
+  return loaded ? images.map((image) => image.src).join() : null;
 };
-window.pairOnView = pair;
-let before = null, pressed = 0;
+let pressed = 0, last = null, changed = 0;
 addEventListener("keydown", (event) => {
-  if (event.key.startsWith("Arrow")) [before, pressed] = [pair(), event.timeStamp];
+  if (event.key.startsWith("Arrow")) [pressed, last, changed] = [event.timeStamp, onView(), 0];
 }, true);
 const look = () => {
-  const now = before && pair();
-  if (now && now.split(",").every((src) => !before.includes(src) || now.split(",").length > 2)
-      && now !== before) {
-    before = null;
+  const now = pressed && onView();
+  if (now && now !== last) {
+    last = now;
     const { port1, port2 } = new MessageChannel();
-    port1.onmessage = () => window.stopwatch.push(performance.now() - pressed);
+    port1.onmessage = () => (changed = performance.now());
     port2.postMessage(0);
+  } else if (changed && performance.now() - changed > 300) {
+    window.stopwatch.push(changed - pressed);
+    pressed = changed = 0;
   }
   requestAnimationFrame(look);
 };
@@ -158,7 +159,7 @@ def press_percept(base: str, study: str, presses: int, pace: float) -> list[floa
 def press_plain(base: str, presses: int, pace: float) -> list[float]:
     with browser_page() as page:
         page.goto(base)
-        return press(page, presses, pace, lambda: page.wait_for_function("window.pairOnView()"))
+        return press(page, presses, pace, lambda: page.wait_for_function("window.onView()"))
 
 
 def summary(times_ms: Any) -> dict[str, float]:
@@ -360,7 +361,7 @@ def main() -> None:
             images = home / "images"
             photographs(images, 2 if args.skip_browser else 14)
             if not args.skip_browser:
-                watched = {**free, "trials": args.presses + 1, "min_view_ms": 100}
+                watched = {**free, "trials": args.presses + 2, "min_view_ms": 100}
                 study_of(home / "large", images, store, "watched", **watched)
                 files = list(store.stimuli_folder().glob("*.png"))
                 large = [file.stat().st_size for file in files if file.stat().st_size > 100_000]
