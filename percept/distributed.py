@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 # Deaths are noticed by whoever started the workers; a long item must not look like one.
 TIMEOUT = timedelta(hours=24)
+# How long workers may take to find each other; they are started together.
+MEETING = timedelta(minutes=15)
 # How long the others may take to end by themselves after one worker ended with an error.
 GRACE_SECONDS = 10.0
 
@@ -245,8 +248,16 @@ def process_group(device: torch.device | str = "cpu") -> Iterator[None]:
     elif in_world():
         if "RANK" not in os.environ:
             os.environ.update(_slurm_environment())
-        meeting = dist.rendezvous("env://", timeout=TIMEOUT)  # type: ignore[attr-defined]
-        store, rank, world = next(iter(meeting))
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        try:
+            meeting = dist.rendezvous("env://", timeout=MEETING)  # type: ignore[attr-defined]
+            store, rank, world = next(iter(meeting))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise Interrupted(
+                f"worker {os.environ['RANK']} did not meet the others at {where}: {reason}; "
+                "MASTER_ADDR and MASTER_PORT choose another place"
+            ) from error
         if "TORCHELASTIC_RUN_ID" in os.environ:
             store = _of_this_attempt(store, rank, world)
     else:
@@ -509,14 +520,34 @@ def _in_slurm_step() -> bool:
 
 
 def _slurm_environment() -> dict[str, str]:
-    nodes = os.environ.get("SLURM_STEP_NODELIST", "localhost")
-    first = re.match(r"([^\[,]*)(?:\[(\w+)[^\]]*\]([^,]*))?", nodes)
-    host = "".join(part or "" for part in first.groups()) if first else "localhost"
     job = int(os.environ.get("SLURM_JOB_ID", "0")) + int(os.environ.get("SLURM_STEP_ID", "0"))
     return {
-        "MASTER_ADDR": os.environ.get("MASTER_ADDR", host),
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR") or _first_slurm_node(),
         "MASTER_PORT": os.environ.get("MASTER_PORT", str(20000 + job % 20000)),
         "RANK": os.environ["SLURM_PROCID"],
         "LOCAL_RANK": os.environ.get("SLURM_LOCALID", "0"),
         "WORLD_SIZE": os.environ["SLURM_STEP_NUM_TASKS"],
     }
+
+
+def _first_slurm_node() -> str:
+    if os.environ.get("SLURM_STEP_NUM_NODES", "1") == "1":
+        return "localhost"
+    nodes = os.environ.get("SLURM_STEP_NODELIST", "localhost")
+    host = _first_name(nodes)
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:  # Slurm's names are its own; torch would try this one until it times out
+        raise InputError(
+            "Slurm's name of the first node leads to no address",
+            key="SLURM_STEP_NODELIST",
+            value=nodes,
+            remedy="Set MASTER_ADDR to an address of that node.",
+        ) from None
+    return host
+
+
+def _first_name(nodes: str) -> str:
+    """``n03`` of ``n[03-05,9]``."""
+    first = re.match(r"([^\[,]*)(?:\[(\w+)[^\]]*\]([^,]*))?", nodes)
+    return "".join(part or "" for part in first.groups()) if first else nodes

@@ -331,13 +331,13 @@ def _work(pipeline: _Pipeline, prior: list[Item]) -> tuple[list[Item], int, list
     pipeline.report()
     with writing(directory.root), directory.journal(distributed.rank()) as journal:
         items = prior + pipeline.run(plan, sizes, done, journal)
-    finished = distributed.SharedCounter("finished")
-    finished.add(1)
-    with pipeline.timed("wait_world"):
-        while main and finished.value() < distributed.world_size():
-            time.sleep(0.05)
+    with pipeline.timed("wait_world"), ThreadPoolExecutor(1, "percept-wait") as waiter:
+        # Meeting, unlike counting who has finished, fails where a worker has died.
+        meeting = waiter.submit(distributed.barrier)
+        while not wait([meeting], timeout=0.05 if main else None).done:
             pipeline.report()
-        distributed.barrier()
+        meeting.result()
+    pipeline.report()
     with pipeline.timed("gather"):
         gathered = _gather(items)
     mine = torch.tensor([[pipeline.seconds[name] for name in TIMES]], dtype=torch.float64)
@@ -418,8 +418,13 @@ def _versions(device: torch.device) -> dict[str, str]:
 
 
 def _share_of_cores() -> int:
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", "1")))
-    return max(1, min(8, distributed.cores() // local))
+    share = distributed.cores()
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        share //= int(os.environ["LOCAL_WORLD_SIZE"])
+    elif distributed.in_world():
+        # Slurm may have bound this task to cores of its own, or may not.
+        share = min(share, int(os.environ.get("SLURM_CPUS_PER_TASK", "1")))
+    return max(1, min(8, share))
 
 
 @dataclass

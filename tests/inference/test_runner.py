@@ -177,34 +177,59 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def slurm_task(rank: int, world: int, port: str, *words: str) -> subprocess.Popen[str]:
+    """Start a task as srun does, which watches over nobody."""
+    step = {
+        "SLURM_PROCID": str(rank),
+        "SLURM_LOCALID": str(rank),
+        "SLURM_STEP_NUM_TASKS": str(world),
+        "SLURM_STEP_NODELIST": "localhost",
+        "MASTER_PORT": port,
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "percept", "infer", *words],
+        env=bundle.child_environment(step),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 def test_more_processes_than_items_under_slurm_give_the_same_bytes(tmp_path, checkpoint):
     manifest = write_manifest(tmp_path / "photos", SIZES[:1])
     words = [str(manifest), "--condition", f"net={checkpoint}", "gray=gray"]
     infer(manifest, words[2:], tmp_path / "alone")
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-m", "percept", "infer", *words, "--out", str(tmp_path / "run")],
-            env=bundle.child_environment(
-                {
-                    "SLURM_PROCID": str(rank),
-                    "SLURM_LOCALID": str(rank),
-                    "SLURM_STEP_NUM_TASKS": "3",
-                    "SLURM_STEP_NODELIST": "localhost",
-                    "MASTER_PORT": port,
-                }
-            ),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for port in [str(free_port())]
-        for rank in range(3)
-    ]
+    port = str(free_port())
+    workers = [slurm_task(i, 3, port, *words, "--out", str(tmp_path / "run")) for i in range(3)]
     output = [worker.communicate(timeout=120)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0, 0], output
     assert "2 of 2 images" in output[0]
     assert output[1:] == ["", ""]
     assert contents(tmp_path / "run") == contents(tmp_path / "alone")
+
+
+LEAVING = """
+import os
+
+def make(device):
+    def colorize(luminance):
+        if os.environ["SLURM_PROCID"] == "1":
+            os.kill(os.getpid(), 9)
+        return 20 * luminance.expand(-1, 2, -1, -1)
+    return colorize
+"""
+
+
+def test_a_worker_that_nobody_watches_over_is_missed_at_the_end(tmp_path, monkeypatch):
+    manifest = write_manifest(tmp_path / "photos", SIZES[:4])
+    (tmp_path / "leaving_percept_plugin.py").write_text(LEAVING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    words = [str(manifest), "--condition", "x=plugin:leaving_percept_plugin:make"]
+    port = str(free_port())
+    workers = [slurm_task(rank, 2, port, *words, "--out", str(tmp_path / "run")) for rank in (0, 1)]
+    output = [worker.communicate(timeout=120)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [3, -9], output
+    assert "worker 0 lost another worker; the same command resumes" in output[0]
 
 
 # -- stopped and started again ------------------------------------------------------------------
