@@ -221,6 +221,7 @@ def main() -> None:
     add("--side", type=int, default=512, help="largest side that the network sees")
     add("--width", type=int, default=32, help="of the network")
     add("--largest", type=float, default=50.0, help="megapixels of the largest mixed photograph")
+    add("--sets", nargs="+", choices=("equal", "mixed"), default=["equal", "mixed"], help="(both)")
     add("--peers", nargs="+", choices=list(PEERS), default=list(PEERS), help="which (all)")
     add("--json")
     args = parser.parse_args()
@@ -246,8 +247,9 @@ def main() -> None:
         network = {"name": "unet", "arguments": arguments}
         config = {"network": network, "input": {"max_side": args.side}}
         save_checkpoint(checkpoint, build_network("unet", arguments), config)
-        for kind in ("equal", "mixed"):
+        for kind in args.sets:
             manifest = make_set(home / kind, kind, args.photos, args.largest)
+            table = pd.read_csv(manifest)
             ratios: dict[str, list[float]] = {peer: [] for peer in present}
             percept_times, overheads = [], []
             for turn in range(args.rounds):
@@ -263,6 +265,7 @@ def main() -> None:
                 overheads.append(work / bare - 1)
             results[kind] = {
                 "photos": args.photos,
+                "megapixels": round(float((table["width"] * table["height"]).sum() / 1e6), 1),
                 "percept_seconds": round(float(np.median(percept_times)), 2),
                 "percept_is_faster_by": {
                     peer: round(float(np.median(values)), 2) for peer, values in ratios.items()
