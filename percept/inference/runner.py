@@ -42,6 +42,7 @@ from percept.inference.directory import (
     now,
     writing,
 )
+from percept.inference.heap import keep_memory
 from percept.inference.images import PNG_LEVEL, QUALITY, Encoding, Picture, bands, new_picture
 from percept.inference.plan import (
     FULL_PIXELS,
@@ -206,6 +207,8 @@ def infer(
     if io_threads < 1:
         raise InputError("at least one thread is needed", key="io-threads", value=io_threads)
     torch.set_num_threads(threads)
+    if target.type == "cpu":
+        keep_memory()
     if target.type == "cuda":
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
