@@ -1,7 +1,7 @@
 """percept infer beside what one would use instead, on the same model and photographs.
 
     python -m venv peers && peers/bin/pip install . accelerate lightning "ray[data]"
-    peers/bin/python benchmarks/inference.py --photos 24 --rounds 5 --json out.json
+    peers/bin/python benchmarks/inference.py --photos 12 --rounds 3 --sets equal --json out.json
 
 Peers that are not installed are left out, and named. Each peer does the same work in the same
 number of processes with one compute thread each: read a photograph, colour it at the network's
