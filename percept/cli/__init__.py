@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "train": "train a colorizer from a TOML config with DistributedDataParallel",
     "infer": "colorize a manifest with every competing condition",
     "metrics": "compute metrics of a run",
+    "palette": "make palettes of reference photographs",
     "weights": "fetch or check the weights that LPIPS needs",
     "study": "create, inspect, simulate and export studies",
     "app": "serve the rating app",

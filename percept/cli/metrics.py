@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="NAME",
-        help="metrics to compute: psnr, psnr_ab, ssim, ciede2000, ciede2000_p95, lpips_alex, "
-        "colorfulness, luminance_fidelity (default: all)",
+        help="metrics to compute, of those that docs/metrics.md lists, or calibrated:FILE, a model "
+        "of percept calibrate (default: all, without a model)",
     )
     what.add_argument(
         "--import",
@@ -42,6 +42,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --import: small values of these metrics are the good ones",
     )
+    parser.add_argument(
+        "--palette",
+        metavar="FILE",
+        help="palettes of percept palette for palette_distance; the run keeps them",
+    )
+    parser.add_argument(
+        "--marks",
+        metavar="STUDY",
+        help="artifact study whose regions, drawn by observers, are the masks of artifact_chroma, "
+        "in place of the manifest's; the run keeps them",
+    )
+    parser.add_argument("--db", metavar="URL", help="with --marks: database that holds the study")
     parser.add_argument(
         "--nproc", type=int, default=1, metavar="N", help="processes (default: %(default)s)"
     )
@@ -67,15 +79,47 @@ def run(args: argparse.Namespace) -> int:
     if args.lower_is_better:
         raise InputError("--lower-is-better goes with --import; percept knows its own metrics")
     if args.nproc > 1 and not in_world():
+        _keep(opened, args)
         return relaunch(args, args.nproc, positional=("run_dir",))
     from percept.metrics.evaluate import evaluate_run
 
+    if is_main():
+        _keep(opened, args)
     with _progress_bar(shown=is_main()) as progress:
         done = evaluate_run(opened, args.metric, fresh=args.fresh, progress=progress)
     if not is_main():
         return 0
     _tell(opened, done, as_json=args.json)
     return 1 if done.failed and not args.allow_failures else 0
+
+
+def _keep(opened: Run, args: argparse.Namespace) -> None:
+    """Give the run its palettes and the regions that observers drew."""
+    import sys
+
+    from percept.errors import InputError
+    from percept.metrics.evaluate import keep_marks, keep_palettes
+
+    if (args.marks is None) != (args.db is None):
+        raise InputError("--marks STUDY and --db URL go together")
+    if args.palette is not None:
+        keep_palettes(opened, args.palette)
+    if args.marks is not None:
+        from percept.store import open_store
+
+        with open_store(args.db) as store:
+            study = store.study(args.marks)
+            if study.method != "artifact":
+                raise InputError(
+                    "observers draw regions in artifact studies only",
+                    key="--marks",
+                    value=args.marks,
+                )
+            marks = store.ratings(study)
+        newest = marks.groupby(["trial", "attribute"])["revision"].transform("max")
+        marks = marks[(marks["kind"] == "test") & (marks["revision"] == newest)]
+        n = keep_marks(opened, marks)
+        print(f"masks of {n} photographs from {args.marks}", file=sys.stderr)
 
 
 def _import(opened: Run, args: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from percept.metrics import structure
 from percept.metrics.color import Images, Picture
 from percept.metrics.weights import BACKBONES, load_backbone, weights_file
 
@@ -60,24 +61,40 @@ def ssim(images: Images) -> float:
     whose window lies inside the image. At most 1 (identical), higher is better; smaller than
     11×11 pixels is not computed.
 
-    Source: Wang, Bovik, Sheikh and Simoncelli 2004, doi:10.1109/TIP.2003.819861, by
-    ``skimage.metrics.structural_similarity``.
+    Source: Wang, Bovik, Sheikh and Simoncelli 2004, doi:10.1109/TIP.2003.819861; equals
+    ``skimage.metrics.structural_similarity`` with those settings.
     Known failure: made for luminance structure; a colorizer that keeps the luminance scores high
     whatever its colours.
     """
-    from skimage.metrics import structural_similarity
+    return structure.ssim(images.output.rgb, images.reference.rgb, 1.0)
 
-    return float(
-        structural_similarity(
-            images.output.rgb,
-            images.reference.rgb,
-            data_range=1.0,
-            channel_axis=-1,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-        )
-    )
+
+def ms_ssim(images: Images) -> float:
+    """Multi-scale structural similarity on sRGB.
+
+    Contrast and structure at five scales and luminance at the coarsest, each a mean as in
+    :func:`ssim`, to the powers 0.0448, 0.2856, 0.3001, 0.2363, 0.1333, multiplied in each channel
+    of sRGB in [0, 1] and averaged over channels; a scale with a negative mean counts as 0. In
+    [0, 1], 1 for identical images, higher is better; smaller than 176×176 pixels is not computed.
+
+    Source: Wang, Simoncelli and Bovik 2003, doi:10.1109/ACSSC.2003.1292216.
+    Known failure: as :func:`ssim`. Implementations differ in how they halve odd sizes.
+    """
+    return structure.ms_ssim(images.output.rgb, images.reference.rgb, 1.0)
+
+
+def ms_ssim_ab(images: Images) -> float:
+    """Multi-scale structural similarity of chroma.
+
+    As :func:`ms_ssim`, on a* and b* of CIE L*a*b*, each moved by 128 into [0, 255] as in 8-bit
+    L*a*b* files; data range 255. In [0, 1], higher is better.
+
+    Source: among the metrics of Mullery and Whelan 2022, arXiv:2204.05200.
+    Known failure: the offset makes its luminance term near 1 for all but strong shifts of
+    colour: it sees where colours change, less which they are.
+    """
+    output, reference = (p.lab[..., 1:] + 128.0 for p in (images.output, images.reference))
+    return structure.ms_ssim(output, reference, 255.0)
 
 
 def ciede2000(images: Images) -> float:
@@ -116,8 +133,23 @@ def lpips_alex(images: Images) -> float:
     Known failure: trained on distortions such as blur and compression, not on changes of hue;
     its value depends on the image's resolution.
     """
-    network = _lpips("alexnet", weights_file("alexnet"))
-    pair = (images.output.keep("alexnet", network), images.reference.keep("alexnet", network))
+    return _distance("alexnet", images)
+
+
+def lpips_vgg(images: Images) -> float:
+    """Learned perceptual image patch similarity, VGG-16, linear heads v0.1.
+
+    As :func:`lpips_alex`, on the five blocks of VGG-16: some ten times the work. At least 0,
+    lower is better. Values of the two networks do not compare: say which one.
+
+    Source and known failure as :func:`lpips_alex`.
+    """
+    return _distance("vgg16", images)
+
+
+def _distance(backbone: str, images: Images) -> float:
+    network = _lpips(backbone, weights_file(backbone))
+    pair = (images.output.keep(backbone, network), images.reference.keep(backbone, network))
     return network.distance(*pair)
 
 
