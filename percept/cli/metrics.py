@@ -27,8 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="NAME",
-        help="metrics to compute, of those that docs/metrics.md lists, or calibrated:FILE, a model "
-        "of percept calibrate (default: all, without a model)",
+        help="metrics to compute: psnr, psnr_ab, ssim, ms_ssim, ms_ssim_ab, ciede2000, "
+        "ciede2000_p95, lpips_alex, lpips_vgg, colorfulness, colorfulness_abs, "
+        "luminance_fidelity, luminance_ssim, grain_retention, chroma_bleeding, chroma_lag, "
+        "patchiness, artifact_chroma, palette_distance (default: all)",
     )
     what.add_argument(
         "--import",
