@@ -41,6 +41,8 @@ ALLOWED: dict[str, set[str]] = {
     "store": set(),
     "study": {"protocol", "stimuli", "design", "store", "stats", "inference.run"},
     "calibrate": {"inference.run", "store", "stats"},
+    "stretch": {"calibrate", "stats"},
+    "gallery": {"inference.run", "manifest"},
     "report": {"store", "stats", "protocol", "inference.run"},
     "app": {"protocol", "stimuli", "design", "store", "study", "stats"},
     "training": {

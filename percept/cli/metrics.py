@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from percept.calibrate import Model
     from percept.inference.run import Run
     from percept.metrics.evaluate import Evaluation, Progress
+
+_CALIBRATED = "calibrated:"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="metrics to compute: psnr, psnr_ab, ssim, ms_ssim, ms_ssim_ab, ciede2000, "
         "ciede2000_p95, lpips_alex, lpips_vgg, colorfulness, colorfulness_abs, "
         "luminance_fidelity, luminance_ssim, grain_retention, chroma_bleeding, chroma_lag, "
-        "patchiness, artifact_chroma, palette_distance (default: all)",
+        "patchiness, artifact_chroma, palette_distance (default: all); or calibrated:FILE, a model "
+        "of percept calibrate, with the metrics that it needs",
     )
     what.add_argument(
         "--import",
@@ -87,12 +92,55 @@ def run(args: argparse.Namespace) -> int:
 
     if is_main():
         _keep(opened, args)
+    models, names = _models(opened, args.metric)
     with _progress_bar(shown=is_main()) as progress:
-        done = evaluate_run(opened, args.metric, fresh=args.fresh, progress=progress)
+        done = evaluate_run(opened, names, fresh=args.fresh, progress=progress)
     if not is_main():
         return 0
+    done = replace(done, computed=(*done.computed, *_apply(opened, models)))
     _tell(opened, done, as_json=args.json)
     return 1 if done.failed and not args.allow_failures else 0
+
+
+def _models(opened: Run, asked: list[str] | None) -> tuple[list[Model], list[str] | None]:
+    """Models among the metrics asked for, and the metrics to compute, theirs included."""
+    from percept.calibrate import read_model
+    from percept.metrics.registry import METRICS
+
+    files = [name.partition(":")[2] for name in asked or () if name.startswith(_CALIBRATED)]
+    models = [read_model(file) for file in files]
+    if asked is None or not models:
+        return models, asked
+    names = [name for name in asked if not name.startswith(_CALIBRATED)]
+    there = set(opened.metrics["metric"])
+    needed = {feature.metric for model in models for feature in model.features}
+    return models, [
+        *names,
+        *(name for name in METRICS if name in needed),
+        *(needed - METRICS.keys() - there),
+    ]
+
+
+def _apply(opened: Run, models: list[Model]) -> list[str]:
+    """Write the scores of models into the run; warn where they do not apply."""
+    import sys
+
+    from percept.calibrate import add_to_run
+    from percept.metrics.evaluate import hash_inputs
+
+    for model in models:
+        found = add_to_run(model, opened, hash_inputs(opened))
+        outside = found[found["outside"] != ""]
+        for content, own in outside.groupby("content", sort=False):
+            named = sorted(set(", ".join(own["outside"]).split(", ")))
+            print(
+                f"warning: {content} lies outside what {model.name} was fitted on: "
+                f"{', '.join(named)}",
+                file=sys.stderr,
+            )
+        for warning in model.warnings:
+            print(f"warning: {model.name}: {warning}", file=sys.stderr)
+    return [model.name for model in models]
 
 
 def _keep(opened: Run, args: argparse.Namespace) -> None:

@@ -156,8 +156,8 @@ class _Plan:
 
 
 def _plan(run: Run, names: Sequence[str] | None, fresh: bool) -> _Plan:
-    tables = _hash_inputs(run)
-    inputs = {None: tables} | {need: _hash_inputs(run, need) for need in ("mask", "palette")}
+    tables = hash_inputs(run)
+    inputs = {None: tables} | {need: hash_inputs(run, need) for need in ("mask", "palette")}
     known = run.info.get("metrics", {})
     present = set(run.metrics["metric"])
     wanted = select_metrics(names)
@@ -241,7 +241,7 @@ def _count(n: int, noun: str, what: str) -> str:
     return f"{what}: {n} {noun}{'' if n == 1 else 's'}" if n else ""
 
 
-def _hash_inputs(run: Run, need: str | None = None) -> str:
+def hash_inputs(run: Run, need: str | None = None) -> str:
     """Hash the tables that say what is measured, and what the metric needs beside them."""
     files = [run.root / f"{name}.parquet" for name in ("outputs", "manifest")]
     if need == "mask":
@@ -567,7 +567,7 @@ def import_metrics(run: Run, file: str | Path, *, higher_is_better: bool = True)
         "higher_is_better": higher_is_better,
         "imported_from": file.name,
         "sha256": sha256_file(file),
-        "inputs_sha256": _hash_inputs(run),
+        "inputs_sha256": hash_inputs(run),
     }
     run.write_metrics(frame, {}, dict.fromkeys(frame["metric"].unique(), entry))
     return frame
