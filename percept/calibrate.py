@@ -244,8 +244,12 @@ def fit_counts(
     kind: Kind,
     metrics: Sequence[str] | None = None,
     name: str = "calibrated",
+    check: bool = True,
 ) -> Model:
-    """Fit and cross-validate a model on counted votes: ``content, first[, second], wins, n``."""
+    """Fit a model to counted votes, ``content, first[, second], wins, n``.
+
+    ``check`` cross-validates it; without, nothing is known of its worth.
+    """
     values = _wide(table, metrics)
     sides = [side for side in ("first", "second") if side in rows]
     there = [pd.MultiIndex.from_frame(rows[["content", side]]).isin(values.index) for side in sides]
@@ -265,7 +269,10 @@ def fit_counts(
         replace(feature, weight=float(weight), std_error=float(error))
         for feature, weight, error in zip(features, own, errors, strict=True)
     )
-    checked = cross_validate(problem, values[used], directions)
+    if check:
+        checked = cross_validate(problem, values[used], directions)
+    else:
+        checked = Validation([], 1.0, math.nan, rows, ("not cross-validated",))
     fitted_on = {
         "votes": int(rows["n"].sum()),
         "photographs": int(rows["content"].nunique()),

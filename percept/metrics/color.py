@@ -129,6 +129,7 @@ class Images:
     ) -> None:
         self.output = _as_picture(output)
         self._mask, self._palette = mask, palette
+        self._kept: dict[str, Any] = {}
         self._source = None if source is None else _as_picture(source)
         self._reference = None if reference is None else _as_picture(reference)
 
@@ -187,6 +188,12 @@ class Images:
     def delta_e(self) -> Array:
         """CIEDE2000 between output and reference, shape (H, W)."""
         return delta_e_2000(self.output.lab, self.reference.lab)
+
+    def keep(self, name: str, compute: Callable[[Images], Any]) -> Any:
+        """Return what several metrics share, computed by ``compute(self)`` on first use only."""
+        if name not in self._kept:
+            self._kept[name] = compute(self)
+        return self._kept[name]
 
     def _matching(self, name: str, picture: Picture | None) -> Picture:
         if picture is None:

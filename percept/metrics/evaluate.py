@@ -72,21 +72,24 @@ class Evaluation:
 
 
 def select_metrics(names: Sequence[str] | None) -> list[Metric]:
-    """Metrics of these names, in registry order; all of them for None.
+    """Metrics of these names or groups, in registry order; for None, all that are in no group.
 
     Raises
     ------
     InputError
         An unknown name.
     """
+    groups = {metric.group for metric in METRICS.values()} - {""}
     for name in names or ():
-        if name not in METRICS:
+        if name not in METRICS and name not in groups:
             raise InputError(
                 "unknown metric",
                 value=name,
                 remedy=f"There are {', '.join(METRICS)}; others come in by --import",
             )
-    return [metric for metric in METRICS.values() if names is None or metric.name in names]
+    if names is None:
+        return [metric for metric in METRICS.values() if not metric.group]
+    return [m for m in METRICS.values() if m.name in names or (m.group and m.group in names)]
 
 
 def evaluate_run(

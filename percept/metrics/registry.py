@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from percept.metrics import fidelity, vintage
+from percept.metrics import fidelity, traits, vintage
 from percept.metrics.color import Images
 from percept.metrics.structure import MS_MIN_SIDE, WINDOW
 
@@ -27,6 +27,8 @@ class Metric:
     citation: str
     weights: str | None = None
     """Name of the network weights that it cannot do without."""
+    group: str = ""
+    """Metrics of a group are computed only where it, or they, are asked for by name."""
     needs: Literal["mask", "palette"] | None = None
     """What it cannot do without, beside the images."""
     min_side: int = 1
@@ -119,6 +121,28 @@ _ALL = (
         unit="",
         range=(0.0, math.inf),
         citation="Zhang et al. 2018, arXiv:1801.03924",
+        weights="vgg16",
+        min_side=31,
+    ),
+    Metric(
+        name="lpips_alex_deep",
+        compute=fidelity.lpips_alex_deep,
+        kind="full-reference",
+        higher_is_better=False,
+        unit="",
+        range=(0.0, math.inf),
+        citation="layers of Zhang et al. 2018, arXiv:1801.03924; 95th percentile by percept",
+        weights="alexnet",
+        min_side=31,
+    ),
+    Metric(
+        name="lpips_vgg_deep",
+        compute=fidelity.lpips_vgg_deep,
+        kind="full-reference",
+        higher_is_better=False,
+        unit="",
+        range=(0.0, math.inf),
+        citation="layers of Zhang et al. 2018, arXiv:1801.03924; 95th percentile by percept",
         weights="vgg16",
         min_side=31,
     ),
@@ -217,4 +241,18 @@ _ALL = (
     ),
 )
 
-METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
+_TRAITS = tuple(
+    Metric(
+        name=trait.__name__,
+        compute=trait,
+        kind="full-reference",
+        higher_is_better=False,
+        unit="",
+        range=(0.0, math.inf),
+        citation="a trait of a recolouring; defined by percept",
+        group="traits",
+    )
+    for trait in traits.TRAITS
+)
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (*_ALL, *_TRAITS)}

@@ -173,9 +173,9 @@ def patchiness(images: Images) -> float:
     if output is None:
         return math.nan
     weight = images.source.keep("calm", _calm)
-    band = _band(output[..., 1:])
+    blobs = band(output[..., 1:])
     centred = output[..., 1:] - np.average(output[..., 1:], axis=(0, 1))
-    energy, spread = (np.sum(weight[..., None] * x**2) for x in (band, centred))
+    energy, spread = (np.sum(weight[..., None] * x**2) for x in (blobs, centred))
     return math.sqrt(energy / spread) if spread > 0 else 0.0
 
 
@@ -229,12 +229,13 @@ def palette_distance(images: Images) -> float:
 
 def _small(picture: Picture) -> Array | None:
     """L*, a*, b* of the picture, reduced by whole factors; None for a grey one."""
-    lab = _reduced(picture)
+    lab = reduced(picture)
     chroma = float(np.hypot(lab[..., 1], lab[..., 2]).mean())
     return lab if chroma >= GREY else None
 
 
-def _reduced(picture: Picture) -> Array:
+def reduced(picture: Picture) -> Array:
+    """Return L*, a*, b* (h, w, 3) of a picture, large ones averaged down by a whole factor."""
     lab = picture.lab
     factor = max(1, math.ceil(max(picture.size) / _SIDE))
     if factor == 1:
@@ -244,14 +245,15 @@ def _reduced(picture: Picture) -> Array:
     return cut.reshape(height, factor, width, factor, 3).mean(axis=(1, 3))
 
 
-def _sigma(shape: tuple[int, ...], share: float) -> float:
+def sigma_of(shape: tuple[int, ...], share: float) -> float:
+    """Pixels that a share of the diagonal comes to, for a Gaussian."""
     return max(0.7, math.hypot(*shape[:2]) * share)
 
 
 def _gradient(plane: Array) -> tuple[Array, Array]:
     from scipy.ndimage import gaussian_filter
 
-    sigma = _sigma(plane.shape, 1 / 400)
+    sigma = sigma_of(plane.shape, 1 / 400)
     return gaussian_filter(plane, sigma, order=(1, 0)), gaussian_filter(plane, sigma, order=(0, 1))
 
 
@@ -260,13 +262,18 @@ def _edges(picture: Picture) -> Array | None:
     lab = picture.keep("small", _small)
     if lab is None:
         return None
-    parts = [*_gradient(lab[..., 1]), *_gradient(lab[..., 2])]
+    return edges_of(lab[..., 1:])
+
+
+def edges_of(planes: Array) -> Array:
+    """Length of the gradient (h, w) of planes (h, w, n) together."""
+    parts = [part for i in range(planes.shape[-1]) for part in _gradient(planes[..., i])]
     return np.sqrt(sum(part**2 for part in parts))
 
 
 def _luminance_edges(picture: Picture) -> Array:
     """Return ‖∇L*‖, shape (h, w)."""
-    return np.hypot(*_gradient(_reduced(picture)[..., 0]))
+    return np.hypot(*_gradient(reduced(picture)[..., 0]))
 
 
 def _drawing(picture: Picture) -> Array:
@@ -274,15 +281,15 @@ def _drawing(picture: Picture) -> Array:
     from scipy.ndimage import binary_dilation
 
     edges = picture.keep("gradient of drawing", _luminance_edges)
-    width = max(1, round(_sigma(edges.shape, 1 / 400)))
+    width = max(1, round(sigma_of(edges.shape, 1 / 400)))
     return np.asarray(binary_dilation(edges > np.quantile(edges, 0.8), iterations=width))
 
 
-def _band(planes: Array) -> Array:
-    """Middle band of planes (h, w, n): blobs of about 1/60 of the diagonal."""
+def band(planes: Array, fine: float = 1 / 150, coarse: float = 1 / 40) -> Array:
+    """Band of planes (h, w, n): difference of Gaussians, σ in shares of the diagonal."""
     from scipy.ndimage import gaussian_filter
 
-    fine, coarse = (_sigma(planes.shape, share) for share in (1 / 150, 1 / 40))
+    fine, coarse = (sigma_of(planes.shape, share) for share in (fine, coarse))
     return np.asarray(
         gaussian_filter(planes, (fine, fine, 0)) - gaussian_filter(planes, (coarse, coarse, 0))
     )
@@ -292,8 +299,8 @@ def _calm(picture: Picture) -> Array:
     """Weights (h, w) of places whose lightness has no blobs."""
     from scipy.ndimage import gaussian_filter
 
-    lightness = _reduced(picture)[..., :1]
-    square = gaussian_filter(_band(lightness)[..., 0] ** 2, _sigma(lightness.shape, 1 / 40))
+    lightness = reduced(picture)[..., :1]
+    square = gaussian_filter(band(lightness)[..., 0] ** 2, sigma_of(lightness.shape, 1 / 40))
     return np.exp(-square / 4)
 
 
