@@ -24,7 +24,7 @@ SCALE_WEIGHTS: Final = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 #: Smallest side on which the coarsest scale still holds a window.
 MS_MIN_SIDE: Final = WINDOW * 2 ** (len(SCALE_WEIGHTS) - 1)
 
-_BLOCK = 32
+_BLOCK = 16
 
 
 def ssim(output: Array, reference: Array, data_range: float) -> float:
@@ -71,44 +71,49 @@ def _planes(image: Array) -> list[Tensor]:
     import torch
 
     image = image.reshape(*image.shape[:2], -1)
-    return [torch.from_numpy(np.ascontiguousarray(image[..., i])) for i in range(image.shape[2])]
+    image = np.ascontiguousarray(np.moveaxis(image, -1, 0), dtype=np.float64)
+    return list(torch.from_numpy(image))
 
 
 def _similarity(x: Tensor, y: Tensor, data_range: float) -> tuple[float, float]:
     """Mean over windows of luminance × contrast × structure, and of the latter two alone."""
     import torch
 
-    mean_x, mean_y, xx, yy, xy = _window_means(torch.stack([x, y, x * x, y * y, x * y]))
+    mean_x, mean_y, squares, product = _window_means(torch.stack([x, y, x * x + y * y, x * y]))
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    square_x, square_y, product = mean_x * mean_x, mean_y * mean_y, mean_x * mean_y
-    contrast = (2 * (xy - product) + c2) / (xx - square_x + yy - square_y + c2)
-    luminance = (2 * product + c1) / (square_x + square_y + c1)
+    of_means, of_squares = mean_x * mean_y, mean_x * mean_x + mean_y * mean_y
+    contrast = (2 * (product - of_means) + c2) / (squares - of_squares + c2)
+    luminance = (2 * of_means + c1) / (of_squares + c1)
     return float((luminance * contrast).mean()), float(contrast.mean())
 
 
 def _window_means(maps: Tensor) -> Tensor:
-    """Gaussian means (n, H - 10, W - 10) of maps (n, H, W)."""
-    return _along_last(_along_last(maps).transpose(1, 2)).transpose(1, 2)
+    """Gaussian means (n, H - 10, W - 10) of maps (n, H, W).
 
-
-def _along_last(maps: Tensor) -> Tensor:
-    """Gaussian means along the last axis: products of blocks with a band matrix, by BLAS."""
+    Along either axis the products of blocks with a band matrix, by BLAS: half the time of
+    ``scipy.ndimage``.
+    """
     import torch
 
-    band = _band(maps.dtype)
-    n = maps.shape[-1] - WINDOW + 1
-    whole = n // _BLOCK * _BLOCK
-    means = torch.empty(*maps.shape[:-1], n, dtype=maps.dtype)
-    if whole:
-        blocks = maps[..., : whole + WINDOW - 1].unfold(-1, _BLOCK + WINDOW - 1, _BLOCK)
-        means[..., :whole] = (blocks @ band).flatten(-2)
-    rest = n - whole
-    means[..., whole:] = maps[..., whole:] @ band[: rest + WINDOW - 1, :rest]
-    return means
+    band = _band()
+    n, height, width = maps.shape
+    height, width = height - WINDOW + 1, width - WINDOW + 1
+    rows = torch.empty(n, height, maps.shape[2], dtype=maps.dtype)
+    for start in range(0, height, _BLOCK):
+        size = min(_BLOCK, height - start)
+        own = band[: size + WINDOW - 1, :size]
+        rows[:, start : start + size] = own.T @ maps[:, start : start + size + WINDOW - 1]
+    flat = rows.view(n * height, -1)
+    means = torch.empty(n * height, width, dtype=maps.dtype)
+    for start in range(0, width, _BLOCK):
+        size = min(_BLOCK, width - start)
+        own = band[: size + WINDOW - 1, :size]
+        means[:, start : start + size] = flat[:, start : start + size + WINDOW - 1] @ own
+    return means.view(n, height, width)
 
 
 @lru_cache
-def _band(dtype: object) -> Tensor:
+def _band() -> Tensor:
     """Matrix (block + 10, block) whose columns are the window, each one row further down."""
     import torch
 
@@ -116,4 +121,4 @@ def _band(dtype: object) -> Tensor:
     band = torch.zeros(_BLOCK + WINDOW - 1, _BLOCK, dtype=torch.float64)
     for column in range(_BLOCK):
         band[column : column + WINDOW, column] = torch.from_numpy(window / window.sum())
-    return band.to(dtype)  # type: ignore[call-overload]
+    return band
