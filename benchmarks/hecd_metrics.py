@@ -33,9 +33,9 @@ from percept.metrics.registry import METRICS
 from percept.metrics.structure import ms_ssim
 
 MAKERS = ("I_1", "L_1", "O_1", "P_1", "Z_1", "Z_2")
-MEASURED = [m for m in METRICS.values() if m.needs is None and not m.name.startswith("luminance")]
-#: Near constant here, or no metric of colour.
-LEFT_OUT = {"grain_retention"}
+#: Near constant here: the colorizers keep the lightness.
+LEFT_OUT = {"luminance_fidelity", "luminance_ssim", "grain_retention"}
+MEASURED = [m for m in METRICS.values() if not (m.needs or m.package or m.name in LEFT_OUT)]
 FOLDS = 5
 
 
@@ -51,8 +51,7 @@ def measure(folder: Path, cache: Path | None) -> pd.DataFrame:
             output = Picture(load_rgb(file))
             images = Images(output, source=reference, reference=reference)
             for metric in MEASURED:
-                if metric.name not in LEFT_OUT:
-                    rows.append((scene, file.stem[6:], metric.name, metric.compute(images)))
+                rows.append((scene, file.stem[6:], metric.name, metric.compute(images)))
         print(scene, file=sys.stderr, flush=True)
         table = pd.DataFrame(rows, columns=["content_id", "condition", "metric", "value"])
         if cache is not None:

@@ -186,6 +186,7 @@ def render(measured: pd.DataFrame) -> str:
             {"full-reference": "reference"}.get(metric.kind, ""),
             f"{metric.weights} weights" if metric.weights else "",
             metric.needs or "",
+            f"`percept[{metric.package}]`" if metric.package else "",
             f"{metric.min_side} pixels" if metric.min_side > 1 else "",
         ]
         way = "higher" if metric.higher_is_better else "lower"

@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -170,7 +171,8 @@ def _plan(run: Run, names: Sequence[str] | None, fresh: bool) -> _Plan:
         asked = metric in wanted
         if not asked and entry is None and metric.name not in present:
             continue
-        available = metric.weights is None or weights_info(metric.weights) is not None
+        lacking = _lacking(metric)
+        available = lacking is None
         current = (
             entry is not None
             and entry["inputs_sha256"] == inputs[metric.needs]
@@ -180,11 +182,13 @@ def _plan(run: Run, names: Sequence[str] | None, fresh: bool) -> _Plan:
         if current and not (fresh and asked):
             kept.append(metric.name)
         elif available or (names and asked):
+            if lacking and metric.package:
+                raise InputError(lacking, value=metric.name)
             if metric.weights:
                 load_backbone(metric.weights)  # raises where they are absent or damaged
             todo.append(metric)
         else:
-            skipped[metric.name] = f"no {metric.weights} weights: run `percept weights fetch`"
+            skipped[metric.name] = str(lacking)
     for name in sorted(present - METRICS.keys()):
         if known.get(name, {}).get("inputs_sha256", tables) == tables:
             kept.append(name)
@@ -198,6 +202,15 @@ def _plan(run: Run, names: Sequence[str] | None, fresh: bool) -> _Plan:
             skipped[metric.name] = reason
     hashes = tuple(inputs[metric.needs] for metric in todo)
     return _Plan(todo, tuple(kept), eligible, skipped, hashes, palettes)
+
+
+def _lacking(metric: Metric) -> str | None:
+    """Say what a metric needs that this machine has not got, and how to get it."""
+    if metric.weights is not None and weights_info(metric.weights) is None:
+        return f"no {metric.weights} weights: run `percept weights fetch`"
+    if metric.package is not None and find_spec(f"py{metric.package}") is None:
+        return f"no {metric.package} package: run `pip install 'percept[{metric.package}]'`"
+    return None
 
 
 def _eligible(run: Run, metric: Metric, palettes: Sequence[Palette]) -> tuple[Array, str]:
@@ -497,10 +510,9 @@ def keep_marks(run: Run, marks: pd.DataFrame) -> int:
         height, width = sizes.loc[[content]].to_numpy(int)[0]
         mask = np.zeros((height, width), np.uint8)
         for x, y, w, h in own[["x", "y", "width", "height"]].to_numpy(float):
-            mask[
-                math.floor(y * height) : math.ceil((y + h) * height),
-                math.floor(x * width) : math.ceil((x + w) * width),
-            ] = 255
+            top, left = (round(edge, 6) for edge in (y * height, x * width))
+            bottom, right = (round(edge, 6) for edge in ((y + h) * height, (x + w) * width))
+            mask[math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)] = 255
         with atomic_file(folder / f"{content}.png") as stream:
             Image.fromarray(mask).save(stream, "PNG")
     return int(marks["content"].nunique())

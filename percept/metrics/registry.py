@@ -27,6 +27,8 @@ class Metric:
     citation: str
     weights: str | None = None
     """Name of the network weights that it cannot do without."""
+    package: str | None = None
+    """Optional package that it cannot do without: ``pip install 'percept[NAME]'``."""
     group: str = ""
     """Metrics of a group are computed only where it, or they, are asked for by name."""
     needs: Literal["mask", "palette"] | None = None
@@ -145,6 +147,17 @@ _ALL = (
         citation="layers of Zhang et al. 2018, arXiv:1801.03924; 95th percentile by percept",
         weights="vgg16",
         min_side=31,
+    ),
+    Metric(
+        name="cvvdp",
+        compute=fidelity.cvvdp,
+        kind="full-reference",
+        higher_is_better=True,
+        unit="JOD",
+        range=(-math.inf, 10.0),
+        citation="Mantiuk et al. 2024, ColorVideoVDP, doi:10.1145/3658144",
+        package="cvvdp",
+        min_side=32,
     ),
     Metric(
         name="colorfulness",

@@ -17,7 +17,9 @@ TRUE = photograph(1, 48, 61)
 LARGE = photograph(1, 176, 180)  # enough for five scales
 OTHER = (TRUE * 0.8 + np.array([30, 5, 12])).astype(np.uint8)
 FULL_REFERENCE = [
-    m for m in METRICS.values() if m.kind == "full-reference" and not (m.weights or m.group)
+    m
+    for m in METRICS.values()
+    if m.kind == "full-reference" and not (m.weights or m.group or m.package)
 ]
 
 
