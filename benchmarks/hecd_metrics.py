@@ -42,7 +42,7 @@ FOLDS = 5
 def measure(folder: Path, cache: Path | None) -> pd.DataFrame:
     """Return ``content, condition, metric, value`` of every recolouring; kept in a file."""
     if cache is not None and cache.exists():
-        return pd.read_csv(cache)
+        return pd.read_csv(cache, dtype={"content_id": str})
     rows = []
     for truth in sorted((folder / "images").glob("*_gt.jpg")):
         scene = truth.name[:6]
