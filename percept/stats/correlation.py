@@ -584,7 +584,7 @@ class _Stimuli:
         parts = []
         for members in self._groups():
             m = members.shape[1]
-            step = max(1, int(3e6 // (members.size * (m if m <= _SMALL else 1))))
+            step = max(1, _CACHED // (members.size * (m if m <= _SMALL else 1)))
             rows = []
             for start in range(0, len(y), step):
                 block = slice(start, start + step)
@@ -689,7 +689,7 @@ def _fit_logistic(
     """
     b = max(len(start), len(y), len(w))
     ends, losses = np.empty((b, 4)), np.empty(b)
-    step = max(1, 60_000 // z.size)  # what stays in the cache
+    step = max(1, _CACHED // z.size)
     for first in range(0, b, step):
         block = slice(first, first + step)
         rows = min(step, b - first)
@@ -761,6 +761,7 @@ def _pearson(w: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
     return np.where((xx > tiny_x) & (yy > tiny_y), np.clip(r, -1, 1), np.nan)
 
 
+_CACHED = 60_000  # numbers of an array that stays in the cache
 _SMALL = 24  # stimuli of a group up to which all pairs are compared
 
 

@@ -67,6 +67,16 @@ def all_kinds(frame: pd.DataFrame, required: Sequence[str]) -> pd.DataFrame:
     return rows.assign(kind=rows["_kind"]).drop(columns="_kind")
 
 
+def weights_of(rows: pd.DataFrame, weights: pd.Series | None) -> npt.NDArray[np.float64]:
+    """Look up the sampling weight of each row (n,) by its content; 1 where there is none."""
+    if weights is None or "content" not in rows.columns:
+        return np.ones(len(rows))
+    found = rows["content"].map(weights).to_numpy(dtype=float, na_value=np.nan)
+    if (found < 0).any() or np.isinf(found).any():
+        raise InputError("Weights must be finite and not negative", key="weights")
+    return np.where(np.isnan(found), 1.0, found)
+
+
 def codes_of(values: object) -> tuple[IntArray, npt.NDArray[np.object_]]:
     """Integer codes (n,) and their sorted labels (k,); a missing label is code -1."""
     # A Series stays one: factorising Arrow strings is ten times faster than objects.
@@ -77,16 +87,14 @@ def codes_of(values: object) -> tuple[IntArray, npt.NDArray[np.object_]]:
 
 def common_codes(
     *columns: pd.Series,
-) -> tuple[tuple[IntArray, ...], npt.NDArray[np.object_]]:
-    """Integer codes of several columns for the sorted labels of them all; missing is -1."""
+) -> tuple[tuple[IntArray, ...], tuple[IntArray, ...], npt.NDArray[np.object_]]:
+    """Codes (n,) of each column, where each code's label stands among the sorted labels of all
+    columns, and those labels (k,); a missing label is code -1.
+    """  # noqa: D205
     each = [pd.factorize(column) for column in columns]
     place, labels = codes_of(pd.concat([pd.Series(own) for _, own in each]))
-    found, start = [], 0
-    for codes, own in each:
-        table = np.append(place[start : start + len(own)], -1)  # -1 stays -1
-        found.append(table[codes])
-        start += len(own)
-    return tuple(found), labels
+    ends = np.cumsum([len(own) for _, own in each])
+    return tuple(codes for codes, _ in each), tuple(np.split(place, ends[:-1])), labels
 
 
 def distinct_codes(codes: IntArray, size: int) -> tuple[IntArray, IntArray]:

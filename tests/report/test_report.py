@@ -246,10 +246,12 @@ def test_identical_pairs_on_which_nobody_saw_a_tie_are_told(world: World) -> Non
     assert none.agreement[0].identical is None
 
 
-def test_weighted_artifacts_say_what_is_not_weighted(world: World) -> None:
+def test_weighted_artifacts_are_said(world: World) -> None:
     contents = world.marks.contents.assign(weight=[1.0, 1.0, 1.0, 1.0, 1.0, 9.0])
-    text = " ".join(analyse([replace(world.marks, contents=contents)], n_boot=N_BOOT).methods)
-    assert "bounds and maps count every photograph alike" in text
+    weighted = analyse([replace(world.marks, contents=contents)], n_boot=N_BOOT)
+    assert "bounds and maps are weighted" in " ".join(weighted.methods)
+    plain, own = world.report.artifacts[0].severe[0], weighted.artifacts[0].severe[0]
+    assert own.upper_bound > plain.upper_bound  # six photographs that are worth fewer
     assert "bounds and maps" not in " ".join(world.report.methods)
 
 
