@@ -208,14 +208,15 @@ def test_triage_is_of_reviews_and_leaves_strangers_to_people(fitted) -> None:
     assert set(triage(model, table, error_rate=0.1).table["verdict"]) == {"ask"}
 
 
+@pytest.mark.parametrize("method", ["pairwise", "review"])
 def test_the_commands_from_votes_to_predictions(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A simulated study; its model is a metric of a run, and predicts."""
     run = make_run(tmp_path / "made", contents=6, conditions=("warm", "cold", "green", "gray"))
     assert main(["metrics", str(run.root), "--metric", "colorfulness", "luminance_fidelity"]) == 0
     url, model = f"sqlite:///{tmp_path / 's.db'}", tmp_path / "model.json"
-    protocol = tiny_protocol(trials=9)
+    protocol = tiny_protocol(method, trials=9)
     with open_store(url, create=True) as store:
         study = create_study(run, protocol, store, "panel")
         simulate(store, study, 8, seed=1)
@@ -237,7 +238,8 @@ def test_the_commands_from_votes_to_predictions(
 
     out = tmp_path / "told"
     assert main(["predict", str(run.root), "--model", str(model), "--out", str(out)]) == 0
-    assert {file.name for file in out.iterdir()} == {"predicted.csv", "next.csv"}
+    expected = {"predicted.csv", "next.csv"} | ({"triage.csv"} if method == "review" else set())
+    assert {file.name for file in out.iterdir()} == expected
     assert "6 photographs, 0 of them unrated" in capsys.readouterr().out
     assert main([*fit, "--metric", "psnr"]) == 2
     assert "no such metric (got 'psnr')" in capsys.readouterr().err

@@ -59,8 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--marks",
         metavar="STUDY",
-        help="artifact study whose regions, drawn by observers, are the masks of artifact_chroma, "
-        "in place of the manifest's; the run keeps them",
+        help="study whose regions, drawn by observers, are the masks of artifact_chroma, in place "
+        "of the manifest's; the run keeps them",
     )
     parser.add_argument("--db", metavar="URL", help="with --marks: database that holds the study")
     parser.add_argument(
@@ -157,20 +157,18 @@ def _keep(opened: Run, args: argparse.Namespace) -> None:
     if args.palette is not None:
         keep_palettes(opened, args.palette)
     if args.marks is not None:
+        import pandas as pd
+
         from percept.store import open_store
+        from percept.store.masks import decode_mask
 
         with open_store(args.db) as store:
-            study = store.study(args.marks)
-            if study.method != "artifact":
-                raise InputError(
-                    "observers draw regions in artifact studies only",
-                    key="--marks",
-                    value=args.marks,
-                )
-            marks = store.ratings(study)
-        newest = marks.groupby(["trial", "attribute"])["revision"].transform("max")
-        marks = marks[(marks["kind"] == "test") & (marks["revision"] == newest)]
-        n = keep_marks(opened, marks)
+            ratings, marks = store.ratings(args.marks), store.marks(args.marks)
+        newest = ratings.groupby(["trial", "attribute"])["revision"].transform("max")
+        valid = ratings.loc[(ratings["revision"] == newest) & (ratings["kind"] == "test")]
+        marks = marks[marks["response_id"].isin(valid["response_id"])]
+        cells = [decode_mask(mask) if isinstance(mask, str) else None for mask in marks["mask"]]
+        n = keep_marks(opened, marks.assign(cells=pd.Series(cells, marks.index, dtype=object)))
         print(f"masks of {n} photographs from {args.marks}", file=sys.stderr)
 
 

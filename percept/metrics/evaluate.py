@@ -485,8 +485,9 @@ def keep_marks(run: Run, marks: pd.DataFrame) -> int:
     run : Run
         An opened run.
     marks : DataFrame
-        ``content, x, y, width, height`` in fractions of the image: one row a region. Regions of
-        one photograph are joined, on whichever condition they were drawn.
+        ``content, x, y, width, height`` in fractions of the image: one row a region; ``cells``,
+        where it is not null, tells which cells of that rectangle are meant: bool, shape (rows,
+        columns). Regions of one photograph are joined, on whichever condition they were drawn.
 
     Returns
     -------
@@ -509,10 +510,19 @@ def keep_marks(run: Run, marks: pd.DataFrame) -> int:
     for content, own in marks.groupby("content"):
         height, width = sizes.loc[[content]].to_numpy(int)[0]
         mask = np.zeros((height, width), np.uint8)
-        for x, y, w, h in own[["x", "y", "width", "height"]].to_numpy(float):
-            top, left = (round(edge, 6) for edge in (y * height, x * width))
-            bottom, right = (round(edge, 6) for edge in ((y + h) * height, (x + w) * width))
-            mask[math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)] = 255
+        for mark in own.to_dict("records"):
+            top, left = (round(mark[k] * side, 6) for k, side in (("y", height), ("x", width)))
+            bottom = round((mark["y"] + mark["height"]) * height, 6)
+            right = round((mark["x"] + mark["width"]) * width, 6)
+            box = mask[math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)]
+            cells = mark.get("cells")
+            if cells is None:
+                box[:] = 255
+            else:
+                rows, columns = (
+                    np.arange(n) * cells.shape[axis] // n for axis, n in enumerate(box.shape)
+                )
+                box[cells[np.ix_(rows, columns)]] = 255
         with atomic_file(folder / f"{content}.png") as stream:
             Image.fromarray(mask).save(stream, "PNG")
     return int(marks["content"].nunique())

@@ -36,6 +36,11 @@ def test_regions_of_a_photograph_are_joined(tmp_path: Path) -> None:
     expected[0:6, 81:90] = True
     np.testing.assert_array_equal(mask, expected)
     assert not (run.root / MARKS / "photo1.png").exists()
+    drawn = pd.Series([np.array([[True, False], [False, True]]), None, None, None], dtype=object)
+    keep_marks(run, marks.assign(cells=drawn))
+    expected[30:38, 18:27] = expected[38:45, 9:18] = False
+    mask = load_mask(run.root / MARKS / "photo0.png")
+    np.testing.assert_array_equal(mask, expected)
     with pytest.raises(InputError, match="no region was drawn on a photograph of the run"):
         keep_marks(run, marks[2:])
 
@@ -63,6 +68,6 @@ def test_the_command_takes_them_from_a_study(
     assert set(measured["metric"]) == {"artifact_chroma"}
     assert set(measured["content_id"]) <= set(drawn["content"])
     assert main([*command, "--marks", "pairs", "--db", url]) == 2
-    assert "in artifact studies only" in capsys.readouterr().err
+    assert "no region was drawn on a photograph of the run" in capsys.readouterr().err
     assert main([*command, "--marks", "marks"]) == 2
     assert "--marks STUDY and --db URL go together" in capsys.readouterr().err
