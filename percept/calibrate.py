@@ -322,6 +322,7 @@ def count_votes(votes: pd.DataFrame, kind: Kind) -> tuple[pd.DataFrame, list[str
         rows = counted_rows(votes, ("content", "condition", "verdict"))
         keys = [name for name in ("session", "trial") if name in rows]
         rows = rows.drop_duplicates(keys) if "trial" in keys else rows
+        rows = rows[rows["verdict"].isin(("accept", "fix", "reject")).to_numpy()]
         accepted = (rows["verdict"] == "accept").astype(float)
         counted = rows[["content"]].assign(first=rows["condition"], wins=accepted)
     else:
