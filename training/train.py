@@ -33,13 +33,16 @@ def check(args: argparse.Namespace, world: int) -> None:
     """Raise the first error that ``world`` workers would meet at their start."""
     from percept.distributed import pick_device
     from training.checkpoint import check_folder
-    from training.data import training_photographs
+    from training.data import check_loader, training_photographs, validation_photographs
     from training.trainer import make_network, settings_of
 
     config = load_config(args.config, overrides=args.overrides, manifest=args.manifest, world=world)
-    make_network(config)
+    make_network(config, world=world)
     pick_device(args.device)
-    check_folder(args.out, settings_of(config, training_photographs(config.data)), fresh=args.fresh)
+    photographs = training_photographs(config.data)
+    validation_photographs(config.data)
+    check_loader(config, world)
+    check_folder(args.out, settings_of(config, photographs), fresh=args.fresh)
 
 
 def work(args: argparse.Namespace) -> None:
@@ -55,7 +58,7 @@ def work(args: argparse.Namespace) -> None:
         world_size,
     )
     from training import checkpoint
-    from training.data import training_photographs
+    from training.data import check_loader, training_photographs, validation_photographs
     from training.trainer import Trainer, make_network, settings_of
 
     device = pick_device(args.device)
@@ -64,11 +67,13 @@ def work(args: argparse.Namespace) -> None:
             config = load_config(
                 args.config, overrides=args.overrides, manifest=args.manifest, world=world_size()
             )
-            torch.set_num_threads(config.distributed.threads)
+            torch.set_num_threads(config.train.threads)
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True
             photographs = training_photographs(config.data)
-            make_network(config)
+            validation = validation_photographs(config.data)
+            make_network(config, world=world_size())
+            check_loader(config, world_size())
             settings = settings_of(config, photographs)
             checkpoint.check_folder(args.out, settings, fresh=args.fresh)
         if args.fresh and is_main():
@@ -80,7 +85,7 @@ def work(args: argparse.Namespace) -> None:
                 print(f"{config.arm}: already trained, {run['step']} steps, in {args.out}")
             return
         with together():
-            trainer = Trainer(config, photographs, args.out, device=device)
+            trainer = Trainer(config, photographs, validation, args.out, device=device)
         if is_main():
             steps, batch = config.train.steps, config.train.global_batch
             print(

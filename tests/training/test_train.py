@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import training.losses
 import training.trainer
 from percept import bundle
 from percept.cli import main as percept
@@ -23,6 +24,7 @@ from percept.distributed import process_group
 from percept.files import sha256_file
 from percept.inference.networks import load_checkpoint
 from training import checkpoint
+from training.parallel import Step
 
 Train = Callable[..., int]
 NEEDS_PROC = pytest.mark.skipif(
@@ -119,9 +121,9 @@ def test_the_running_average_is_what_inference_gets(
 def test_compression_changes_little_and_only_after_its_start(
     config_file: Path, tmp_path: Path, train: Train, method: str
 ) -> None:
-    options = ["--set", f"distributed.gradient_compression={method}"]
+    options = ["--set", f"communication.compression={method}"]
     assert train(config_file, tmp_path / "plain") == 0
-    start = "--set=distributed.compression_start="
+    start = "--set=communication.compression_start="
     assert train(config_file, tmp_path / "later", *options, f"{start}6") == 0
     assert train(config_file, tmp_path / "from2", *options, f"{start}2") == 0
     assert_close(tmp_path / "plain", tmp_path / "later", 0.0)
@@ -138,14 +140,14 @@ def test_a_training_that_stopped_goes_on_as_if_it_had_not(
     odd = ("--set", "train.log_every=3")  # a line of the log that spans the interruption
     assert train(config_file, whole, *odd) == 0
 
-    original = training.trainer.Trainer._backward
+    original = training.trainer.Trainer._judge
 
-    def fail(self: training.trainer.Trainer, model: torch.nn.Module) -> tuple[float, float]:
+    def fail(self: training.trainer.Trainer, outcome: Step) -> None:
         if self.step == 5:
             raise KeyboardInterrupt
-        return original(self, model)
+        original(self, outcome)
 
-    monkeypatch.setattr(training.trainer.Trainer, "_backward", fail)
+    monkeypatch.setattr(training.trainer.Trainer, "_judge", fail)
     with pytest.raises(KeyboardInterrupt):
         train(config_file, halves, *odd)
     assert run_json(halves)["state"] == "running"
@@ -212,7 +214,9 @@ def test_what_compression_remembers_comes_back_on_the_device_of_the_gradients(
 ) -> None:
     residual = {"iter": 3, "error_dict": {0: torch.ones(2)}}
     with process_group("cpu"):
-        checkpoint.save_state(tmp_path, 3, {"world": 1}, residual)
+        saver = checkpoint.Saver(tmp_path)
+        saver.start(3, {"world": 1}, residual)
+        saver.wait()
         _, local = checkpoint.load_state(tmp_path, 3, torch.device("meta"))
     assert local["iter"] == 3
     assert local["error_dict"][0].device.type == "meta"  # stands for a CUDA device here
@@ -226,13 +230,13 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "out"
-    original, calls = training.trainer.chroma_loss, iter(range(100))
+    original, calls = training.losses.chroma_loss, iter(range(100))
 
-    def poisoned(*args: object) -> torch.Tensor:
-        loss = original(*args)  # type: ignore[arg-type]
-        return loss * math.nan if next(calls) == 3 else loss
+    def poisoned(*args: object, **options: object) -> torch.Tensor:
+        loss = original(*args, **options)  # type: ignore[arg-type]
+        return loss * math.nan if next(calls) == 4 else loss  # the first is no step
 
-    monkeypatch.setattr(training.trainer, "chroma_loss", poisoned)
+    monkeypatch.setattr(training.losses, "chroma_loss", poisoned)
     assert train(config_file, out) == 2
     message = capsys.readouterr().err
     assert "diverged at step 4" in message
@@ -288,7 +292,7 @@ def test_a_checkpoint_from_elsewhere_is_not_overwritten(
     [
         ("network.name=vit", "key 'network.name': unknown network"),
         ("network.arguments.size=3", "bad network arguments"),
-        ("train.crop=15", "multiple of 2 (got 15)"),
+        ("train.crop=15", "multiples of 2 (got 15)"),
         ("train.stepz=3", "unknown key"),
         ("data.split=val", "no photograph of this split"),
     ],
@@ -373,8 +377,8 @@ def test_killed_worker_then_the_same_command_equals_undisturbed(
 ) -> None:
     # PowerSGD keeps most state: what compression left out, by process and bucket (two here).
     settings = ["--set", "network.arguments={width = 16, depth = 3}"]
-    settings += ["--set", "distributed.gradient_compression=powersgd"]
-    settings += ["--set", "distributed.compression_start=3", "--set", "train.steps=60"]
+    settings += ["--set", "communication.compression=powersgd"]
+    settings += ["--set", "communication.compression_start=3", "--set", "train.steps=60"]
     settings += ["--set", "train.checkpoint_every=5"]
 
     def command(out: str) -> list[str]:
