@@ -30,7 +30,7 @@ def _between(low: float, high: float = math.inf, **options: Any) -> Any:
     return field(metadata={"low": low, "high": high}, **options)
 
 
-class _Section:
+class Section:
     """A table of the file: types and ranges of its fields are checked when it is made."""
 
     def __post_init__(self) -> None:
@@ -47,7 +47,7 @@ class _Section:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig(_Section):
+class DataConfig(Section):
     """Photographs, and the views that training takes of them."""
 
     manifest: str | None = None
@@ -90,7 +90,7 @@ class DataConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkConfig(_Section):
+class NetworkConfig(Section):
     """The network, as ``percept.inference.networks.build_network`` builds it."""
 
     name: str = "unet"
@@ -100,7 +100,7 @@ class NetworkConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossConfig(_Section):
+class LossConfig(Section):
     """A weighted sum of losses; a weight of 0 leaves one out."""
 
     smooth_l1: float = _between(0.0, default=1.0)
@@ -126,7 +126,7 @@ class LossConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerConfig(_Section):
+class OptimizerConfig(Section):
     """The update of the weights."""
 
     name: Optimizer = "adamw"
@@ -148,7 +148,7 @@ class OptimizerConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduleConfig(_Section):
+class ScheduleConfig(Section):
     """Linear warmup, then a cosine."""
 
     warmup_steps: int = _between(0, default=20)
@@ -158,7 +158,7 @@ class ScheduleConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemoryConfig(_Section):
+class MemoryConfig(Section):
     """Memory against time and digits."""
 
     precision: Precision = "fp32"
@@ -170,7 +170,7 @@ class MemoryConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CommunicationConfig(_Section):
+class CommunicationConfig(Section):
     """What travels between the processes at each step (DistributedDataParallel)."""
 
     compression: Compression = "none"
@@ -195,7 +195,7 @@ class CommunicationConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardingConfig(_Section):
+class ShardingConfig(Section):
     """What is divided between the processes besides the batch."""
 
     strategy: Strategy = "none"
@@ -209,7 +209,7 @@ class ShardingConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """Length of the training and shape of a batch."""
 
     steps: int = _between(1)
@@ -237,7 +237,7 @@ class TrainConfig(_Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(_Section):
+class Config(Section):
     """Everything that decides what is trained."""
 
     arm: str
@@ -370,7 +370,7 @@ def make_config(
     for override in overrides:
         _apply_override(table, override)
     problems: list[InputError] = []
-    config = _build(Config, table, "", file, problems)
+    config = build_section(Config, table, "", file, problems)
     if config is None:
         raise problems[0] if len(problems) == 1 else InputErrors(problems)
     if manifest is not None:
@@ -584,7 +584,7 @@ def _apply_override(table: dict[str, Any], override: str) -> None:
     table[keys[-1]] = value
 
 
-def _build(
+def build_section(
     kind: type[Any], table: Mapping[str, Any], prefix: str, file: Path, problems: list[InputError]
 ) -> Any:
     """Make one section from its table; adds to ``problems`` and returns None if it cannot."""
@@ -596,11 +596,11 @@ def _build(
         problems.append(InputError("unknown key", file=file, key=prefix + key, remedy=remedy))
     values: dict[str, Any] = {}
     for item in dataclasses.fields(kind):
-        section = isinstance(hints[item.name], type) and issubclass(hints[item.name], _Section)
+        section = isinstance(hints[item.name], type) and issubclass(hints[item.name], Section)
         if item.name in table:
             value = table[item.name]
             if section and isinstance(value, Mapping):
-                value = _build(hints[item.name], value, f"{prefix}{item.name}.", file, problems)
+                value = build_section(hints[item.name], value, f"{prefix}{item.name}.", file, problems)
             values[item.name] = value
         elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             problems.append(InputError("missing key", file=file, key=prefix + item.name))
