@@ -330,9 +330,7 @@ def load_config(
         With file, key, value and remedy of every problem found.
     """
     file = find_config(name)
-    return make_config(
-        read_table(file), file, overrides=overrides, manifest=manifest, world=world
-    )
+    return make_config(read_table(file), file, overrides=overrides, manifest=manifest, world=world)
 
 
 def read_table(file: Path) -> dict[str, Any]:
@@ -600,7 +598,9 @@ def build_section(
         if item.name in table:
             value = table[item.name]
             if section and isinstance(value, Mapping):
-                value = build_section(hints[item.name], value, f"{prefix}{item.name}.", file, problems)
+                value = build_section(
+                    hints[item.name], value, f"{prefix}{item.name}.", file, problems
+                )
             values[item.name] = value
         elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             problems.append(InputError("missing key", file=file, key=prefix + item.name))

@@ -175,8 +175,10 @@ def load_lab(photograph: Photograph, config: DataConfig, *, seed: int = 0) -> to
         values = functional.interpolate(values[None], size, mode="bilinear", antialias=True)[0]
     if config.ageing:
         small = np.asarray(Image.fromarray(reference).resize(size[::-1], Image.Resampling.BOX))
-        copies = [_age(small, content_rng(seed, f"{photograph.content_id}/{number}"))
-                  for number in range(config.aged_copies)]
+        copies = [
+            _age(small, content_rng(seed, f"{photograph.content_id}/{number}"))
+            for number in range(config.aged_copies)
+        ]
         values = torch.cat([values, *copies])
     return values.half().contiguous()
 
@@ -251,13 +253,11 @@ class Views(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         chosen = self._order.photographs(step)
         shape = self._shapes[self._order.bucket(step)]
         first = step * self._batch
-        views = torch.stack(
-            [self._view(first + i, int(chosen[i]), shape) for i in self.share]
-        )
+        views = torch.stack([self._view(first + i, int(chosen[i]), shape) for i in self.share])
         return views[:, :1], views[:, 1:]
 
     def center(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The largest view from the middle of a photograph, unvaried: (1, H, W) and (2, H, W)."""
+        """Cut the largest view from the middle of a photograph: (1, H, W) and (2, H, W)."""
         photograph = self.photograph(index)
         shape = self._shapes[0]
         height, width = photograph.shape[1:]
@@ -271,6 +271,7 @@ class Views(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return len(self._photographs)
 
     def photograph(self, index: int) -> torch.Tensor:
+        """Return a photograph as :func:`load_lab` gives it."""
         if self._held is not None:
             return self._held[index]
         return load_lab(self._photographs[index], self._config, seed=self._seed)
@@ -307,7 +308,7 @@ def _resize(window: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
 def load_batches(
     views: Views, config: DataConfig, steps: range
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the items of ``views`` for ``steps``, made ahead by loader processes if there are any."""
+    """Yield the items of ``views`` for ``steps``, made ahead by loader processes if any."""
     return iter(
         DataLoader(
             views,

@@ -309,12 +309,13 @@ def next_commands(
     manifest = str(trainings[0].config.data.manifest) if trainings else ""
     run, name = str(out / "run"), experiment.file.stem
     conditions = [f"{t.name}={out / t.name}" for t in trainings]
+    nproc = str(experiment.nproc)
+    infer = ["infer", manifest, "--split", "study", "--out", run, "--nproc", nproc]
+    create = ["study", "create", run, "--protocol", "pairwise", "--name", name]
     return [
-        ["infer", manifest, "--split", "study", "--condition", *conditions, "gray=gray"]
-        + ["--out", run, "--nproc", str(experiment.nproc)],
-        ["metrics", run, "--nproc", str(experiment.nproc)],
-        ["study", "create", run, "--protocol", "pairwise", "--db"]
-        + [f"sqlite:///{out / 'study.sqlite'}", "--name", name],
+        [*infer, "--condition", *conditions, "gray=gray"],
+        ["metrics", run, "--nproc", nproc],
+        [*create, "--db", f"sqlite:///{out / 'study.sqlite'}"],
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -83,7 +84,9 @@ class Objective:
             predicted = annealed_mean(logits, self._centers, self._temperature)
         else:
             predicted = network(luminance).float()
-        return torch.stack([self._term(n, predicted, logits, luminance, chroma) for n in self.names])
+        return torch.stack(
+            [self._term(n, predicted, logits, luminance, chroma) for n in self.names]
+        )
 
     def evaluate(self, network: nn.Module, luminance: Tensor, chroma: Tensor) -> float:
         """Loss of a batch, without the adversary, which moves."""
@@ -233,7 +236,7 @@ def chroma_prior(photographs: Iterable[Tensor]) -> NDArray[np.float64]:
 
 
 def lab_to_srgb(luminance: Tensor, chroma: Tensor) -> Tensor:
-    """sRGB of L*/100 (N, 1, H, W) and a*, b* (N, 2, H, W), clipped to [0, 1], differentiable."""
+    """SRGB of L*/100 (N, 1, H, W) and a*, b* (N, 2, H, W), clipped to [0, 1], differentiable."""
     middle = (100 * luminance + 16) / 116
     light = torch.cat([middle + chroma[:, :1] / 500, middle, middle - chroma[:, 1:] / 200], dim=1)
     xyz = torch.where(light > DELTA, light**3, 3 * DELTA**2 * (light - 4 / 29))
@@ -260,7 +263,7 @@ class Adversary:
         layers: list[nn.Module] = []
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
-            for inputs, outputs in zip(widths, widths[1:], strict=False):
+            for inputs, outputs in pairwise(widths):
                 layers += [nn.Conv2d(inputs, outputs, 4, 2, 1), nn.LeakyReLU(0.2)]
                 if inputs > 3:
                     layers.insert(-1, nn.GroupNorm(8, outputs))

@@ -73,7 +73,7 @@ class Parallel:
         #: Bytes that this process handed to all-reduce since this was last set to 0.
         self.bytes = 0
         fp16 = config.memory.precision == "fp16"
-        self.scaler = torch.amp.GradScaler(device.type, enabled=fp16, init_scale=2.0**12)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=fp16, init_scale=2.0**8)
         self._prepare()
         self.optimizer = self._make_optimizer()
         #: Running average of the weights, by name.
@@ -90,7 +90,8 @@ class Parallel:
         Weights are left alone where loss or gradient is not finite.
         """
         terms = self._gradient(luminance, chroma, number)
-        self.scaler.unscale_(self.optimizer) if self.scaler.is_enabled() else None
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
         norm = self._clip(self.config.optimizer.clip_norm or math.inf)
         # All processes must judge alike, also where each has a gradient of its own.
         judged = torch.cat([terms, norm.to(terms)[None]])
@@ -171,7 +172,7 @@ class Parallel:
     # -- state ------------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, Tensor]:
-        """The whole network's weights for inference, on every process's CPU or the main one's."""
+        """Put together the whole network's weights for inference; all processes call this."""
         return self._whole(self.average if self.config.train.ema else self._weights())
 
     def state(self) -> tuple[State, State]:
@@ -231,6 +232,7 @@ class Replicated(Parallel):
         config = self.config.communication
         self.is_local = self.config.local_sgd or config.compression == "powersgd"
         self._communication = Communication(self.config, self.clock)
+        self._remembered: State = {}
         # Buffers are constants, and need not be sent at every step.
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
             self.network, [name for name, _ in self.network.named_buffers()]
@@ -264,7 +266,9 @@ class Replicated(Parallel):
         for height, width in shapes:
             light = torch.zeros(1, 1, height, width, device=self.device)
             with self.autocast():
-                terms = self.objective(self.model, light, torch.zeros_like(light).repeat(1, 2, 1, 1))
+                terms = self.objective(
+                    self.model, light, torch.zeros_like(light).repeat(1, 2, 1, 1)
+                )
             (0 * self.objective.total(terms)).backward()
         self.optimizer.zero_grad(set_to_none=True)
         if self.objective.adversary is not None:
@@ -272,8 +276,6 @@ class Replicated(Parallel):
         self._communication.load_state_dict(self._remembered)
         self._communication.bytes = 0
         self.clock.take()
-
-    _remembered: State = {}
 
     def _gradient(self, luminance: Tensor, chroma: Tensor, number: int) -> Tensor:
         self._communication.step = number
@@ -425,8 +427,8 @@ class Pipeline(Parallel):
         for name in self._names:
             present = torch.tensor(rank() if name in own else -1, device=self.device)
             dist.all_reduce(present, dist.ReduceOp.MAX)
-            value = own[name] if name in own else torch.empty(
-                self._shapes[name], device=self.device
+            value = (
+                own[name] if name in own else torch.empty(self._shapes[name], device=self.device)
             )
             dist.broadcast(value, int(present))
             whole[name] = value
@@ -462,7 +464,7 @@ def _full(value: Any) -> Any:
 
 
 def _part(value: Tensor, like: Tensor) -> Tensor:
-    """This process's part of a whole tensor, divided as ``like`` is."""
+    """Cut out of a whole tensor what this process holds of ``like``."""
     value = value.to(like.device)
     if not isinstance(like, DTensor):
         return value

@@ -11,9 +11,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from percept.errors import Interrupted, PerceptError
 from training.config import load_config
+
+if TYPE_CHECKING:
+    import torch
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -47,56 +51,56 @@ def check(args: argparse.Namespace, world: int) -> None:
 
 def work(args: argparse.Namespace) -> None:
     """Train, as one process of the world."""
+    from percept.distributed import pick_device, process_group
+
+    device = pick_device(args.device)
+    with process_group(device):
+        train(args, device)
+
+
+def train(args: argparse.Namespace, device: torch.device) -> None:
+    """Train in the process group that is there."""
     import torch
 
-    from percept.distributed import (
-        barrier,
-        is_main,
-        pick_device,
-        process_group,
-        together,
-        world_size,
-    )
+    from percept.distributed import barrier, is_main, together, world_size
     from training import checkpoint
     from training.data import check_loader, training_photographs, validation_photographs
     from training.trainer import Trainer, make_network, settings_of
 
-    device = pick_device(args.device)
-    with process_group(device):
-        with together():
-            config = load_config(
-                args.config, overrides=args.overrides, manifest=args.manifest, world=world_size()
-            )
-            torch.set_num_threads(config.train.threads)
-            torch.backends.cudnn.benchmark = False
-            torch.backends.cudnn.deterministic = True
-            photographs = training_photographs(config.data)
-            validation = validation_photographs(config.data)
-            make_network(config, world=world_size())
-            check_loader(config, world_size())
-            settings = settings_of(config, photographs)
-            checkpoint.check_folder(args.out, settings, fresh=args.fresh)
-        if args.fresh and is_main():
-            checkpoint.clear(args.out)
-        barrier()
-        run = checkpoint.read_run(args.out)
-        if run is not None and run["state"] == "complete":
-            if is_main():
-                print(f"{config.arm}: already trained, {run['step']} steps, in {args.out}")
-            return
-        with together():
-            trainer = Trainer(config, photographs, validation, args.out, device=device)
+    with together():
+        config = load_config(
+            args.config, overrides=args.overrides, manifest=args.manifest, world=world_size()
+        )
+        torch.set_num_threads(config.train.threads)
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+        photographs = training_photographs(config.data)
+        validation = validation_photographs(config.data)
+        make_network(config, world=world_size())
+        check_loader(config, world_size())
+        settings = settings_of(config, photographs)
+        checkpoint.check_folder(args.out, settings, fresh=args.fresh)
+    if args.fresh and is_main():
+        checkpoint.clear(args.out)
+    barrier()
+    run = checkpoint.read_run(args.out)
+    if run is not None and run["state"] == "complete":
         if is_main():
-            steps, batch = config.train.steps, config.train.global_batch
-            print(
-                f"{config.arm}: {len(photographs)} photographs, {steps} steps of {batch} views, "
-                f"{world_size()} × {device.type}"
-                + (f", resuming after step {trainer.step}" if trainer.step else ""),
-                flush=True,
-            )
-        trainer.run()
-        if is_main():
-            print(f"{config.arm}: trained in {trainer.seconds:.0f} s, checkpoint {args.out}")
+            print(f"{config.arm}: already trained, {run['step']} steps, in {args.out}")
+        return
+    with together():
+        trainer = Trainer(config, photographs, validation, args.out, device=device)
+    if is_main():
+        steps, batch = config.train.steps, config.train.global_batch
+        print(
+            f"{config.arm}: {len(photographs)} photographs, {steps} steps of {batch} views, "
+            f"{world_size()} × {device.type}"
+            + (f", resuming after step {trainer.step}" if trainer.step else ""),
+            flush=True,
+        )
+    trainer.run()
+    if is_main():
+        print(f"{config.arm}: trained in {trainer.seconds:.0f} s, checkpoint {args.out}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

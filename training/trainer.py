@@ -87,14 +87,14 @@ def make_network(config: Config, *, world: int = 1) -> nn.Module:
             value=config.sharding.strategy,
             remedy="Use none or zero",
         )
-    if isinstance(network, DeepNet) and config.sharding.strategy == "pipeline":
-        if world > len(network.layers):
-            raise InputError(
-                f"{len(network.layers)} layers cannot be divided into {world} stages",
-                key="network.arguments",
-                value=config.network.arguments,
-                remedy="Raise blocks, or lower --nproc",
-            )
+    pipeline = config.sharding.strategy == "pipeline" and isinstance(network, DeepNet)
+    if pipeline and world > len(network.layers):
+        raise InputError(
+            f"{len(network.layers)} layers cannot be divided into {world} stages",
+            key="network.arguments",
+            value=config.network.arguments,
+            remedy="Raise blocks, or lower --nproc",
+        )
     check_objective(config, network)
     return network
 
@@ -200,7 +200,9 @@ class Trainer:
         self.clock.lap("")
         with Progress(self.config.arm, done=self.step, total=train.steps) as progress:
             while self.step < train.steps:
-                luminance, chroma = (part.to(self.device, non_blocking=True) for part in next(batches))
+                luminance, chroma = (
+                    part.to(self.device, non_blocking=True) for part in next(batches)
+                )
                 self.clock.lap("data")
                 rate = learning_rate(self.step, self.config)
                 outcome = self.parallel.step(luminance, chroma, number=self.step, rate=rate)
@@ -323,7 +325,7 @@ class Trainer:
         return best
 
     def _fixed_views(self, validation: Sequence[Photograph]) -> tuple[tuple[Tensor, Tensor], bool]:
-        """Views that every saved state colours: of the validation split, else of the training."""
+        """Cut the views that every saved state colours: of the validation, else the training."""
         views, count = self.views, min(len(self.views), self.config.train.samples)
         if validation:
             views = Views(validation[:_VALIDATION_PHOTOS], self.config)

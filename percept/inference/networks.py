@@ -260,7 +260,7 @@ def annealed_mean(logits: Tensor, centers: Tensor, temperature: float) -> Tensor
 
 
 def noise_level(luminance: Tensor) -> Tensor:
-    """Standard deviation of white noise that explains the finest detail of each photograph.
+    """Estimate the white noise that would explain the finest detail of each photograph.
 
     Immerkær 1996, doi:10.1006/cviu.1996.0060: the mean size of the response to a mask that is
     blind to planes and edges.
@@ -273,7 +273,7 @@ def noise_level(luminance: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        Shape (N,), in that unit.
+        Standard deviations, shape (N,), in that unit.
     """
     mask = luminance.new_tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]])
     response = nn.functional.conv2d(luminance, mask[None, None])

@@ -159,7 +159,7 @@ class Lpips:
 
     @property
     def model(self) -> Any:
-        """The ``lpips`` module, for use as a loss: (N, 3, H, W) in [-1, 1], twice, to (N, 1, 1, 1)."""
+        """The ``lpips`` module, as a loss: (N, 3, H, W) in [-1, 1], twice, to (N, 1, 1, 1)."""
         return self._model
 
     def __call__(self, picture: Picture) -> list[Any]:

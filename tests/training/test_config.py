@@ -12,7 +12,8 @@ from percept import bundle
 from percept.errors import InputError, InputErrors
 from training.config import Config, load_config
 
-EXPERIMENTS = sorted((bundle.root() / "training" / "experiments").glob("*.toml"))
+FOLDER = bundle.root() / "training" / "experiments"
+EXPERIMENTS = [file for file in sorted(FOLDER.glob("*.toml")) if "[arms." not in file.read_text()]
 
 
 def keys(kind: Any, prefix: str = "") -> dict[str, Any]:

@@ -31,7 +31,6 @@ from training.data import (
 )
 from training.order import Order
 
-
 SAMPLERS: list[Sampler] = ["shuffle", "stratified", "contiguous"]
 
 
@@ -45,7 +44,10 @@ def test_every_photograph_once_per_epoch_at_any_world(
     strata = [index % 3 for index in range(count)]
     order = Order(count, batch=batch, seed=5, sampler=sampler, strata=strata, world=world)
     steps = [order.photographs(step) for step in range(-(-epochs * count // batch))]
-    shares = [[step[r * batch // world : (r + 1) * batch // world] for step in steps] for r in range(world)]
+    shares = [
+        [step[r * batch // world : (r + 1) * batch // world] for step in steps]
+        for r in range(world)
+    ]
     assert {sum(map(len, own)) for own in shares} == {len(steps) * batch // world}
     stream = np.concatenate(steps).tolist()
     for epoch in range(epochs):
@@ -160,7 +162,9 @@ def test_ageing_changes_light_and_leaves_colour_alone(tmp_path: Path) -> None:
     assert torch.equal(aged, again)
 
 
-@pytest.mark.parametrize("settings", [{"cache": False}, {"workers": 2}, {"workers": 1, "cache": False}])
+@pytest.mark.parametrize(
+    "settings", [{"cache": False}, {"workers": 2}, {"workers": 1, "cache": False}]
+)
 def test_loader_processes_and_cache_change_nothing(
     tmp_path: Path, settings: dict[str, object]
 ) -> None:
@@ -182,7 +186,9 @@ def test_too_little_shared_memory_is_said_before_a_loader_dies(
         train=TrainConfig(steps=1, global_batch=10**6, crop=256),
     )
     monkeypatch.setattr(data, "_SHARED_MEMORY", tmp_path)  # some folder, for systems without
-    with pytest.raises(InputError, match=r"200 loader processes in each of 2 .* MiB of shared") as e:
+    with pytest.raises(
+        InputError, match=r"200 loader processes in each of 2 .* MiB of shared"
+    ) as e:
         check_loader(config, 2)
     assert e.value.key == "data.workers"
     small = TrainConfig(steps=1, global_batch=2, crop=16)
@@ -196,9 +202,7 @@ def test_decoding_at_less_is_still_large_enough(tmp_path: Path) -> None:
         tmp_path / "p.jpg", quality=95
     )
     file = tmp_path / "p.jpg"
-    photograph = Photograph(
-        content_id="p", path=file, reference=file, hashes=(), shape=(480, 640)
-    )
+    photograph = Photograph(content_id="p", path=file, reference=file, hashes=(), shape=(480, 640))
     full = load_lab(photograph, DataConfig(max_side=100))
     fast = load_lab(photograph, DataConfig(max_side=100, decode_downscale=True))
     assert full.shape == fast.shape == (3, 75, 100)

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+import training.config
 import training.losses
 import training.trainer
 from percept import bundle
@@ -133,11 +136,27 @@ def test_compression_changes_little_and_only_after_its_start(
     np.testing.assert_allclose(losses[0], losses[1], rtol=0.1)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["loss.adversarial=1.0", "train.crop=32"],
+        ["memory.precision=fp16", "data.sampler=stratified", "data.ageing=0.5"],
+        ["optimizer.name=sgd", "data.buckets=[[16, 24], [16, 16]]", "data.workers=1"],
+    ],
+    ids=["plain", "adversary", "fp16", "sgd"],
+)
 def test_a_training_that_stopped_goes_on_as_if_it_had_not(
-    config_file: Path, tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+    config_file: Path,
+    tmp_path: Path,
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: list[str],
 ) -> None:
     whole, halves = tmp_path / "whole", tmp_path / "halves"
-    odd = ("--set", "train.log_every=3")  # a line of the log that spans the interruption
+    odd = ["--set", "train.log_every=3"]  # a line of the log that spans the interruption
+    for setting in settings:
+        odd += ["--set", setting]
     assert train(config_file, whole, *odd) == 0
 
     original = training.trainer.Trainer._judge
@@ -246,6 +265,98 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(
     assert load_checkpoint(out)[1]["step"] == 2
     assert all(value.isfinite().all() for value in weights(out).values())
     assert (out / "state" / "step-2").is_dir()
+
+
+def test_a_loss_far_above_what_it_was_stops_too(
+    config_file: Path, tmp_path: Path, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--set", "optimizer.name=sgd", "--set", "optimizer.learning_rate=10"]
+    options += ["--set", "optimizer.clip_norm=0", "--set", "train.divergence=1.01"]
+    options += ["--set", "schedule.warmup_steps=0", "--set", "train.checkpoint_every=1"]
+    assert train(config_file, tmp_path / "out", *options) == 2
+    assert re.search(r"diverged at step \d: loss \S+, having been", capsys.readouterr().err)
+    assert run_json(tmp_path / "out")["state"] == "diverged"
+    assert load_checkpoint(tmp_path / "out")[1]["step"] >= 1
+
+
+def test_the_best_is_kept_beside_the_last(
+    config_file: Path, tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([3.0, 2.0, 4.0])
+    monkeypatch.setattr(training.losses.Objective, "evaluate", lambda *_: next(losses, math.nan))
+    assert train(config_file, tmp_path / "out", "--set", "data.validation_split=study") == 0
+    lines = (tmp_path / "out" / "validation.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"step": step, "loss": loss} for step, loss in [(2, 3.0), (4, 2.0), (6, 4.0)]
+    ]
+    last, best = (load_checkpoint(tmp_path / "out" / name)[1] for name in ("", "best"))
+    assert last["step"] == 6
+    assert best["step"] == 4
+    # What chose among checkpoints may be in no study either.
+    assert sha256_file(tmp_path / "s.png") in last["training_sha256"]
+
+
+def test_samples_show_grey_coloured_and_true(
+    config_file: Path, tmp_path: Path, train: Train
+) -> None:
+    assert train(config_file, tmp_path / "out", "--set", "train.samples=2") == 0
+    pictures = sorted((tmp_path / "out" / "samples").iterdir())
+    assert [picture.name for picture in pictures] == [f"step-{n:06d}.png" for n in (2, 4, 6)]
+    sheet = np.asarray(Image.open(pictures[-1])).astype(int)
+    assert sheet.shape == (3 * 16, 2 * 16, 3)
+    chroma = [np.ptp(row, axis=-1).mean() for row in np.split(sheet, 3)]
+    assert chroma[0] < 2 < min(chroma[1:])
+
+
+def test_tensorboard_gets_the_log_and_the_samples(
+    config_file: Path, tmp_path: Path, train: Train
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert train(config_file, tmp_path / "out", "--set", "train.tensorboard=true") == 0
+    events = EventAccumulator(str(tmp_path / "out" / "tensorboard"))
+    events.Reload()
+    scalars = events.Scalars("loss")
+    assert [event.step for event in scalars] == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(
+        [event.value for event in scalars], [line["loss"] for line in log(tmp_path / "out")], 1e-6
+    )
+    assert "step_seconds/forward" in events.Tags()["scalars"]
+    assert len(events.Images("grey, coloured, true")) == 3
+
+
+def test_tensorboard_is_asked_for_before_anything_starts(
+    config_file: Path,
+    tmp_path: Path,
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(training.config.importlib.util, "find_spec", lambda name: None)
+    assert train(config_file, tmp_path / "out", "--set", "train.tensorboard=true") == 2
+    assert "percept[tensorboard]" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_compiled_training_is_the_same_training(
+    config_file: Path, tmp_path: Path, train: Train
+) -> None:
+    options = ["--set", "optimizer.name=sgd", "--set", "optimizer.learning_rate=1e-3"]
+    assert train(config_file, tmp_path / "plain", *options) == 0
+    assert train(config_file, tmp_path / "compiled", *options, "--set", "memory.compile=true") == 0
+    assert_close(tmp_path / "plain", tmp_path / "compiled", 1e-5)
+
+
+def test_weights_can_be_decayed_alone(config_file: Path) -> None:
+    from training.config import load_config
+    from training.parallel import parameter_groups
+
+    config = load_config(str(config_file), overrides=["optimizer.decay_all=false"])
+    network = training.trainer.make_network(config)
+    matrices, vectors = parameter_groups(network, config.optimizer)
+    assert vectors["weight_decay"] == 0.0
+    assert {p.ndim for p in vectors["params"]} == {1}
+    assert {p.ndim for p in matrices["params"]} == {4}
 
 
 def test_changed_settings_are_named_and_fresh_starts_over(
