@@ -281,16 +281,17 @@ def train(experiment: Experiment, args: argparse.Namespace) -> None:
     ItemsFailed
         If a training diverged, or its settings turned out to be bad; the others are done.
     """
+    from training.train import check, parse
+
     out: Path = args.out
-    for training in experiment.trainings:
-        code = _run(experiment, training, args, check=True)
-        if code:
-            raise SystemExit(code)  # the worker has said what is wrong
+    for training in experiment.trainings:  # before the first of them costs anything
+        check(parse(_words(experiment, training, args)), experiment.nproc)
     failed = []
     total = len(experiment.trainings)
     for number, training in enumerate(experiment.trainings, start=1):
         print(f"[{number}/{total}] {training.name}", flush=True)
-        if code := _run(experiment, training, args):
+        worker = ["-m", "training.train", *_words(experiment, training, args)]
+        if launch(worker, experiment.nproc, threads=training.config.train.threads):
             failed.append(training.name)
         _describe(experiment, out)
     _summarise(experiment, out)
@@ -319,18 +320,13 @@ def next_commands(
     ]
 
 
-def _run(
-    experiment: Experiment, training: Training, args: argparse.Namespace, *, check: bool = False
-) -> int:
-    words = ["-m", "training.train", str(experiment.base), "--out", str(args.out / training.name)]
+def _words(experiment: Experiment, training: Training, args: argparse.Namespace) -> list[str]:
+    """Arguments of the worker that trains one of them."""
+    words = [str(experiment.base), "--out", str(args.out / training.name)]
     words += ["--device", args.device, "--manifest", str(training.config.data.manifest)]
     for override in training.overrides:
         words += ["--set", override]
-    if args.fresh:
-        words.append("--fresh")
-    if check:
-        return launch([*words, "--check", str(experiment.nproc)], 1)
-    return launch(words, experiment.nproc)
+    return [*words, "--fresh"] if args.fresh else words
 
 
 def _describe(experiment: Experiment, out: Path) -> None:

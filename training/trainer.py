@@ -8,6 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -166,10 +167,11 @@ class Trainer:
         self.saver = checkpoint.Saver(folder)
         self.step = checkpoint.saved_step(folder)
         self.seconds = 0.0
-        # Since the last line of the log, but for the last three.
+        #: Colours that this process has trained on since the last line of the log.
+        self.colours = torch.zeros(256, dtype=torch.float64)
+        # ``terms`` since the last line of the log, too; the others since the beginning.
         self.sums: dict[str, Any] = {
             "terms": [0.0] * len(self.objective.names),
-            "colours": torch.zeros(256, dtype=torch.float64),
             "smooth": None,
             "lowest": None,
             "best": None,
@@ -186,13 +188,29 @@ class Trainer:
             If the loss or its gradient is no longer finite, or the loss is far above what it
             was; the last saved step is kept.
         """
-        train = self.config.train
         tracker = None
         if is_main():
             self.folder.mkdir(parents=True, exist_ok=True)
             checkpoint.trim_logs(self.folder, self.step)
             self._describe("running", new_session=True)
-            tracker = Tracker(self.folder, tensorboard=train.tensorboard, step=self.step)
+            tracker = Tracker(
+                self.folder, tensorboard=self.config.train.tensorboard, step=self.step
+            )
+        try:
+            self._train(tracker)
+        except BaseException:
+            with suppress(Exception):
+                self.saver.wait()  # what is being written becomes whole
+            raise
+        self.saver.wait()
+        barrier()
+        if tracker is not None:
+            tracker.close()
+            self._describe("complete")
+        barrier()
+
+    def _train(self, tracker: Tracker | None) -> None:
+        train = self.config.train
         batches = load_batches(self.views, self.config.data, range(self.step, train.steps))
         self.parallel.settle(self.config.views)
         began, since = time.monotonic() - self.seconds, self.step
@@ -206,7 +224,7 @@ class Trainer:
                 self.clock.lap("data")
                 rate = learning_rate(self.step, self.config)
                 outcome = self.parallel.step(luminance, chroma, number=self.step, rate=rate)
-                self.sums["colours"] += chroma_histogram(chroma)
+                self.colours += chroma_histogram(chroma)
                 self._judge(outcome)
                 self.step += 1
                 last = self.step == train.steps
@@ -223,12 +241,6 @@ class Trainer:
                     self.seconds = time.monotonic() - began
                     self._save(tracker)
                     self.clock.lap("")
-        self.saver.wait()
-        barrier()
-        if tracker is not None:
-            tracker.close()
-            self._describe("complete")
-        barrier()
 
     def _judge(self, outcome: Step) -> None:
         """Add up what a step says, or stop the training if it says that it has failed."""
@@ -250,7 +262,7 @@ class Trainer:
         """One line of the log, and a new beginning for the next."""
         every = self.config.train.log_every
         terms = [value / ((self.step - 1) % every + 1) for value in self.sums["terms"]]
-        counts = all_gather_rows(self.sums["colours"][None]).numpy()
+        counts = all_gather_rows(self.colours[None]).numpy()
         if self.config.sharding.strategy == "pipeline":
             counts = counts[:1]
         laps = self.clock.take()
@@ -269,7 +281,7 @@ class Trainer:
         if self.parallel.scaler.is_enabled():
             line["loss_scale"] = self.parallel.scaler.get_scale()
         self.sums["terms"] = [0.0] * len(terms)
-        self.sums["colours"].zero_()
+        self.colours.zero_()
         self.parallel.bytes = 0
         return line
 
@@ -282,8 +294,6 @@ class Trainer:
             self.exported.load_state_dict(weights)
             best = self._evaluate(tracker)
         common |= {"trainer": self.sums, "seconds": self.seconds, "world": world_size()}
-        if local:  # colours that this process has seen; of another number, the line starts anew
-            local |= {"colours": self.sums["colours"]}
         config = self.config
         card = {
             "network": {"name": config.network.name, "arguments": config.network.arguments},
