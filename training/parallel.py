@@ -9,7 +9,7 @@ there; where it belongs to a process, each saves its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -246,7 +246,9 @@ class Replicated(Parallel):
             find_unused_parameters=config.find_unused_parameters,
         )
         self._communication.attach(self._ddp)
-        self.model = torch.compile(self._ddp) if self.config.memory.compile else self._ddp
+        self.model = self._ddp
+        if self.config.memory.compile:
+            self._ddp.compile()
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         if self.config.sharding.strategy != "zero":
@@ -435,9 +437,7 @@ class Pipeline(Parallel):
         return whole
 
 
-def optimizer_of(
-    config: OptimizerConfig,
-) -> tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]:
+def optimizer_of(config: OptimizerConfig) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
     """Class and options of the optimizer."""
     options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.name == "sgd":
@@ -452,7 +452,7 @@ def parameter_groups(network: nn.Module, config: OptimizerConfig) -> list[dict[s
     parameters = list(network.parameters())
     if config.decay_all:
         return [{"params": parameters}]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim > 1]},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]

@@ -318,7 +318,7 @@ def _curve(
 ) -> None:
     own = [p for p in points if p.mode == mode and p.threads == 1]
     first = min(p.world for p in own)
-    worlds = sorted({p.world for p in own} | {p["world"] for p in projection})
+    worlds = sorted({p.world for p in own} | {ahead["world"] for ahead in projection})
     axes.plot(worlds, [w / first for w in worlds], color="0.6", linestyle=":", label="ideal")
     for number, side in enumerate(sorted({p.side for p in own})):
         line = sorted((p.world, p.speedup) for p in own if p.side == side)
@@ -394,10 +394,10 @@ def print_table(
     if projection:
         print("Projection, not measured: computation divided without loss, no all-reduce hidden,")
         print("every link like the one measured here.")
-        for p in projection:
+        for ahead in projection:
             print(
-                f"{p['mode']:>6} {p['side']:>5} {p['world']:>5}  speedup {p['speedup']:>6.2f}  "
-                f"efficiency {p['efficiency']:.0%}"
+                f"{ahead['mode']:>6} {ahead['side']:>5} {ahead['world']:>5}  speedup {ahead['speedup']:>6.2f}  "
+                f"efficiency {ahead['efficiency']:.0%}"
             )
 
 

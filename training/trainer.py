@@ -88,10 +88,10 @@ def make_network(config: Config, *, world: int = 1) -> nn.Module:
             value=config.sharding.strategy,
             remedy="Use none or zero",
         )
-    pipeline = config.sharding.strategy == "pipeline" and isinstance(network, DeepNet)
-    if pipeline and world > len(network.layers):
+    layers = len(network.layers) if isinstance(network, DeepNet) else world
+    if config.sharding.strategy == "pipeline" and world > layers:
         raise InputError(
-            f"{len(network.layers)} layers cannot be divided into {world} stages",
+            f"{layers} layers cannot be divided into {world} stages",
             key="network.arguments",
             value=config.network.arguments,
             remedy="Raise blocks, or lower --nproc",

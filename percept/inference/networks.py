@@ -153,6 +153,8 @@ class ClassUNet(UNet):
         Of the annealing, in (0, 1]; 1 is the mean.
     """
 
+    centers: Tensor
+
     def __init__(self, width: int = 32, depth: int = 4, temperature: float = 0.38) -> None:
         super().__init__(width, depth)
         if depth < 3:
@@ -192,6 +194,8 @@ class DeepNet(nn.Module):
     blocks : int
         Residual blocks.
     """
+
+    layers: nn.Sequential
 
     def __init__(self, width: int = 64, blocks: int = 12) -> None:
         super().__init__()
