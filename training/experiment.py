@@ -291,6 +291,8 @@ def train(experiment: Experiment, args: argparse.Namespace) -> None:
     for number, training in enumerate(experiment.trainings, start=1):
         print(f"[{number}/{total}] {training.name}", flush=True)
         worker = ["-m", "training.train", *_words(experiment, training, args)]
+        if outcome(out / training.name)["state"] == "complete" and not args.fresh:
+            continue  # with these very settings, or the check would have said so
         if launch(worker, experiment.nproc, threads=training.config.train.threads):
             failed.append(training.name)
         _describe(experiment, out)

@@ -396,8 +396,8 @@ def print_table(
         print("every link like the one measured here.")
         for ahead in projection:
             print(
-                f"{ahead['mode']:>6} {ahead['side']:>5} {ahead['world']:>5}  speedup {ahead['speedup']:>6.2f}  "
-                f"efficiency {ahead['efficiency']:.0%}"
+                f"{ahead['mode']:>6} {ahead['side']:>5} {ahead['world']:>5}  "
+                f"speedup {ahead['speedup']:>6.2f}  efficiency {ahead['efficiency']:.0%}"
             )
 
 
