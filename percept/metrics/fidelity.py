@@ -247,6 +247,11 @@ class Lpips:
         own = {f"features.{key.split('.', 1)[1]}": key for key in self._model.net.state_dict()}
         self._model.net.load_state_dict({own[key]: value for key, value in state.items()})
 
+    @property
+    def model(self) -> Any:
+        """The ``lpips`` module, as a loss: (N, 3, H, W) in [-1, 1], twice, to (N, 1, 1, 1)."""
+        return self._model
+
     def __call__(self, picture: Picture) -> list[Any]:
         """Features of a picture: one tensor (1, C, h, w) per layer, unit length per position."""
         import lpips
