@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--voters", type=int, default=50)
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--pace", type=float, default=1.5, help="seconds on each trial")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--postgresql", action="store_true")
     args = parser.parse_args()
@@ -64,6 +65,7 @@ def main() -> None:
                         trials=session_length(store, study),
                         kills=args.kills,
                         seed=args.seed,
+                        pace=args.pace,
                     )
                 )
             finally:
@@ -81,6 +83,7 @@ def main() -> None:
             if result["tracebacks"]:
                 print(logs[-4000:], file=sys.stderr)
             try:
+                assert kills == args.kills, "they finished too soon: raise --pace or --trials"
                 print(json.dumps({**result, **judge(store, "pairs", crowd)}, indent=2))
             except AssertionError as error:
                 print(json.dumps({**result, "error": str(error)}, indent=2))

@@ -159,6 +159,8 @@ class Voter:
     study: str
     ports: Sequence[int]
     rng: random.Random
+    pace: float = 0.0
+    """Seconds to look at each trial, on average."""
     told: dict[str, tuple[str, str, str]] = field(default_factory=dict)
     """Answers that a server said were saved: response_id → trial, attribute, value."""
     sent: set[str] = field(default_factory=set)
@@ -221,6 +223,7 @@ class Voter:
         }
 
     async def vote(self, one: dict[str, Any], attribute: dict[str, Any]) -> None:
+        await asyncio.sleep(2 * self.pace * self.rng.random())
         body = self.answer(one, attribute)
         trouble = self.rng.random()
         if trouble < 0.1:  # gives up on a request that may have arrived
@@ -262,7 +265,14 @@ class Voter:
 
 
 async def survive(
-    replicas: Sequence[Replica], study: str, *, voters: int, trials: int, kills: int, seed: int
+    replicas: Sequence[Replica],
+    study: str,
+    *,
+    voters: int,
+    trials: int,
+    kills: int,
+    seed: int,
+    pace: float = 0.0,
 ) -> tuple[list[Voter], int]:
     """Let voters answer whole sessions while a server is killed, again and again.
 
@@ -274,7 +284,7 @@ async def survive(
     ports = [replica.port for replica in replicas]
     for replica in replicas:
         replica.wait()
-    crowd = [Voter(study, ports, random.Random(rng.random())) for _ in range(voters)]
+    crowd = [Voter(study, ports, random.Random(rng.random()), pace) for _ in range(voters)]
     sessions = asyncio.gather(*(voter.session() for voter in crowd))
     done = 0
     for kill in range(1, kills + 1):
