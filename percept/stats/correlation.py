@@ -834,7 +834,7 @@ def _fit_logistic(
     trial = np.broadcast_to(start, (b, 4))
     y = np.broadcast_to(y, (b, z.size))
     ends, loss = trial.copy(), np.full(b, np.inf)
-    normal, slope = np.zeros((b, 4, 4)), np.zeros((b, 4))
+    curvature, slope = np.zeros((b, 4, 4)), np.zeros((b, 4))
     damping = np.full(b, 1e-6 if near else 1e-2)
     tolerance = 1e-6 if near else 1e-12
     active = np.arange(b)
@@ -864,21 +864,66 @@ def _fit_logistic(
             settled = np.abs(loss[active] - new) <= tolerance * loss[active]
             settled &= np.isfinite(loss[active])
         damping[active] = np.clip(
-            np.where(better, damping[active] / 5, damping[active] * 4), 1e-10, 1e10
+            np.where(better, damping[active] / 5, np.maximum(damping[active] * 4, 1e-2)),
+            1e-10,
+            1e10,
         )
         ends[moved], loss[moved] = trial[better], new[better]
-        normal[moved] = (weighted @ jacobian.swapaxes(1, 2))[better]
-        slope[moved] = (weighted @ residual[..., None])[better, :, 0]
+        slopes = (weighted @ residual[..., None])[..., 0]
+        bends = residual if own_w is None else residual * own_w
+        bends = bends * (bend * (2 * s - 1))
+        curvature[moved] = _curvature(
+            weighted @ jacobian.swapaxes(1, 2),
+            slopes,
+            np.stack([bends.sum(axis=1), *_moments(bends, scaled)]),
+            height[:, 0],
+            inverse[:, 0],
+        )[better]
+        slope[moved] = slopes[better]
         active = active[~settled]
         if not active.size:
             break
-        own = normal[active]
+        own = curvature[active]
         diagonal = np.einsum("bii->bi", own)
         floor = 1e-9 * diagonal.max(axis=1, keepdims=True) + 1e-300
         own = own + (damping[active, None] * (diagonal + floor) + 1e-300)[:, :, None] * np.eye(4)
         trial = ends[active] + np.linalg.solve(own, slope[active][..., None])[..., 0]
         trial[:, 3] = np.clip(trial[:, 3], -7, 7)
     return ends, loss
+
+
+def _moments(weights: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Sum weighted values, and their squares, over (b, n): each (b,)."""
+    first = weights * values
+    return first.sum(axis=1), np.einsum("bn,bn->b", first, values)
+
+
+def _curvature(
+    normal: FloatArray,
+    slope: FloatArray,
+    bends: FloatArray,
+    height: FloatArray,
+    inverse: FloatArray,
+) -> FloatArray:
+    """Half the Hessian of the squared residuals (b, 4, 4), or without the residuals' part (Gauss &
+    Newton's) where that is not positive definite. With large residuals the former converges in a
+    third of the steps.
+
+    ``bends``: residuals times d²f/du², u = (z - centre) / width, summed with 1, u and u² (3, b).
+    """  # noqa: D205
+    flat = np.where(np.abs(height) > 1e-300, -height, np.inf)
+    tilt, stretch = slope[:, 2] / flat, slope[:, 3] / flat  # residuals times ds/du /width, and u
+    second = np.zeros_like(normal)
+    second[:, 0, 2], second[:, 1, 2] = tilt, -tilt
+    second[:, 0, 3], second[:, 1, 3] = stretch, -stretch
+    second += second.swapaxes(1, 2)
+    second[:, 2, 2] = bends[0] * inverse**2
+    second[:, 2, 3] = second[:, 3, 2] = bends[1] * inverse - slope[:, 2]
+    second[:, 3, 3] = bends[2] - slope[:, 3]
+    hessian = normal - second
+    scale = 1 / np.sqrt(np.maximum(np.einsum("bii->bi", normal), 1e-300))
+    least = np.linalg.eigvalsh(hessian * scale[:, :, None] * scale[:, None])[:, 0]
+    return np.where((least > 1e-6)[:, None, None], hessian, normal)
 
 
 def _line_rmse(x: FloatArray, y: FloatArray, w: FloatArray) -> FloatArray:

@@ -31,8 +31,11 @@ def counted_rows(frame: pd.DataFrame, required: Sequence[str]) -> pd.DataFrame:
     Raises
     ------
     InputError
-        If a required column is missing, or the frame mixes attributes or methods.
+        If a required column is missing, one appears twice, or attributes or methods are mixed.
     """
+    if not frame.columns.is_unique:
+        raise InputError("A column appears twice",
+                         column=frame.columns[frame.columns.duplicated()][0])  # fmt: skip
     for column in required:
         if column not in frame.columns:
             raise InputError(
@@ -51,11 +54,11 @@ def counted_rows(frame: pd.DataFrame, required: Sequence[str]) -> pd.DataFrame:
             )
     rows = frame
     if "kind" in rows.columns:
-        rows = rows[(rows["kind"] == "test").to_numpy(dtype=bool)]
+        rows = rows[(rows["kind"] == "test").to_numpy(dtype=bool, na_value=False)]
     if "revision" in rows.columns and "trial" in rows.columns:
         keys = [name for name in ("study", "session", "trial") if name in rows.columns]
         last = rows.groupby(keys, sort=False, dropna=False)["revision"].transform("max")
-        rows = rows[(rows["revision"] == last).to_numpy(dtype=bool)]
+        rows = rows[(rows["revision"] == last).to_numpy(dtype=bool, na_value=False)]
     return rows
 
 
@@ -129,6 +132,8 @@ def distinct_codes(codes: IntArray, size: int) -> tuple[IntArray, IntArray]:
         return distinct, position.astype(np.int64)
     seen = np.zeros(size, dtype=bool)  # a table over all that is possible beats sorting
     seen[codes] = True
+    if seen.all():
+        return np.arange(size), codes
     return np.flatnonzero(seen), (np.cumsum(seen) - 1)[codes]
 
 
