@@ -835,7 +835,7 @@ def _fit_logistic(
     y = np.broadcast_to(y, (b, z.size))
     ends, loss = trial.copy(), np.full(b, np.inf)
     curvature, slope = np.zeros((b, 4, 4)), np.zeros((b, 4))
-    damping = np.full(b, 1e-6 if near else 1e-2)
+    damping, least = np.full(b, 1e-6 if near else 1e-2), 1e-2 if near else 0.0
     tolerance = 1e-6 if near else 1e-12
     active = np.arange(b)
     for _ in range(13 if near else 200):
@@ -864,21 +864,19 @@ def _fit_logistic(
             settled = np.abs(loss[active] - new) <= tolerance * loss[active]
             settled &= np.isfinite(loss[active])
         damping[active] = np.clip(
-            np.where(better, damping[active] / 5, np.maximum(damping[active] * 4, 1e-2)),
+            np.where(better, damping[active] / 5, np.maximum(damping[active] * 4, least)),
             1e-10,
             1e10,
         )
         ends[moved], loss[moved] = trial[better], new[better]
         slopes = (weighted @ residual[..., None])[..., 0]
-        bends = residual if own_w is None else residual * own_w
-        bends = bends * (bend * (2 * s - 1))
-        curvature[moved] = _curvature(
-            weighted @ jacobian.swapaxes(1, 2),
-            slopes,
-            np.stack([bends.sum(axis=1), *_moments(bends, scaled)]),
-            height[:, 0],
-            inverse[:, 0],
-        )[better]
+        found = weighted @ jacobian.swapaxes(1, 2)
+        if near:
+            bends = residual if own_w is None else residual * own_w
+            bends = bends * (bend * (2 * s - 1))
+            sums = np.stack([bends.sum(axis=1), *_moments(bends, scaled)])
+            found = _curvature(found, slopes, sums, height[:, 0], inverse[:, 0])
+        curvature[moved] = found[better]
         slope[moved] = slopes[better]
         active = active[~settled]
         if not active.size:

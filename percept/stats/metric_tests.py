@@ -16,8 +16,8 @@ from percept.stats.bootstrap import (
     FloatArray,
     check_confidence,
     cluster_mean,
-    float_array,
     critical_value,
+    float_array,
     not_estimable,
     p_value,
 )
