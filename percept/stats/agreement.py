@@ -199,8 +199,11 @@ def rating_units(frame: pd.DataFrame, value: str = "score") -> RatingUnits:
     width = max(len(labels[2]), 1)
     stimulus = codes[1] if width == 1 else codes[1] * width + codes[2]
     present, unit = distinct_codes(stimulus, len(labels[1]) * width)
-    index = pd.MultiIndex.from_arrays(
-        [labels[1][present // width], labels[2][present % width]], names=["content", "condition"]
+    index = pd.MultiIndex(  # labels are sorted and distinct: nothing to be found again
+        levels=[labels[1], labels[2]],
+        codes=[present // width, present % width],
+        names=["content", "condition"],
+        verify_integrity=False,
     )
     array = _scatter(codes[0], len(labels[0]), unit, len(present), values)
     return RatingUnits(array, tuple(labels[0]), index)

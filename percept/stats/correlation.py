@@ -473,12 +473,12 @@ def _correlate_alike(
     point, se = np.full((2, k, len(_COEFFICIENTS)), np.nan)
     degrees = np.full(point.shape, np.inf)
     varied = (np.ptp(x, axis=1) > 0) & (np.ptp(y) > 0) if n >= 3 else np.zeros(k, dtype=bool)
-    for i in np.flatnonzero(~varied):
+    for i in np.flatnonzero(~varied).tolist():
         warnings[i].append("not estimable: fewer than 3 stimuli, or no variation")
     data = _Stimuli(x[varied], group, error, np.full((int(varied.sum()), 4), np.nan))
     if fit and varied.any():
         data, parameters[varied], problems = data.with_fits(y)
-        for i, texts in zip(np.flatnonzero(varied), problems, strict=True):
+        for i, texts in zip(np.flatnonzero(varied).tolist(), problems, strict=True):
             warnings[i] += texts
     if varied.any():
         point[varied] = data.of_scores(y[None])[0]
@@ -1003,8 +1003,8 @@ class _Ranked:
 def _rising(ranks: IntArray) -> npt.NDArray[np.uint64]:
     """Bits (m, words): ranks[i] > ranks[j]."""
     width = -(-ranks.size // 64) * 64
-    short = ranks.astype(np.int16 if ranks.size < 2**15 else np.int32)
-    right = np.full(width, np.iinfo(short.dtype).max, dtype=short.dtype)
+    short = ranks.astype(np.int16)  # of fewer than 2¹⁵ (_PACKED)
+    right = np.full(width, np.iinfo(np.int16).max, dtype=np.int16)
     right[: ranks.size] = short
     return np.packbits(short[:, None] > right, axis=1).view(np.uint64)
 
