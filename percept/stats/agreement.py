@@ -201,7 +201,7 @@ def rating_units(frame: pd.DataFrame, value: str = "score") -> RatingUnits:
     present, unit = distinct_codes(stimulus, len(labels[1]) * width)
     index = pd.MultiIndex(  # labels are sorted and distinct: nothing to be found again
         levels=[labels[1], labels[2]],
-        codes=[present // width, present % width],
+        codes=[(present // width).tolist(), (present % width).tolist()],
         names=["content", "condition"],
         verify_integrity=False,
     )
