@@ -899,7 +899,8 @@ def _metrics(study: StudyData, attribute: str, settings: dict[str, Any]) -> Metr
         return Metrics(study.name, attribute, None, (), skipped, problem)
     photographs = wins.index.get_level_values("content")
     described = study.run.info.get("metrics", {})
-    results = []
+    values: dict[str, pd.Series] = {}
+    predicted: dict[str, tuple[bool, stats.ChoicePrediction]] = {}
     for name in table["metric"].unique():
         entry = described.get(name, {})
         rises = bool(entry.get("higher_is_better", True))
@@ -911,33 +912,34 @@ def _metrics(study: StudyData, attribute: str, settings: dict[str, Any]) -> Metr
             exclude=left_out,
             confidence=settings["confidence"],
         )
-        values = own.set_index(["content_id", "condition"])["value"].reindex(wins.index)
+        values[name] = own.set_index(["content_id", "condition"])["value"].reindex(wins.index)
+        predicted[name] = (rises, choices)
 
-        def coefficients(
-            inside: bool, values: pd.Series = values, name: str = name
-        ) -> stats.Correlation:
-            labels = ("metric", study.name, attribute, name, "within" if inside else "overall")
-            return stats.correlate(
-                values.to_numpy(float),
-                wins.to_numpy(float).T,
-                within=photographs if inside else None,
-                fit=None if inside else "logistic4",
-                cluster=photographs,
-                n_boot=settings["n_boot"],
-                confidence=settings["confidence"],
-                rng=generator(settings["seed"], *labels),
-            )
-
-        results.append(
-            MetricResult(
-                metric=name,
-                higher_is_better=rises,
-                choices=choices,
-                within=coefficients(inside=True),
-                overall=coefficients(inside=False),
-                verdict=_verdict(choices.accuracy),
-            )
+    def coefficients(inside: bool) -> dict[str, stats.Correlation]:
+        labels = ("metric", study.name, attribute, "within" if inside else "overall")
+        return stats.correlate_many(
+            values,
+            wins.to_numpy(float).T,
+            within=photographs if inside else None,
+            fit=None if inside else "logistic4",
+            cluster=photographs,
+            n_boot=settings["n_boot"],
+            confidence=settings["confidence"],
+            rng=generator(settings["seed"], *labels),
         )
+
+    within, overall = coefficients(inside=True), coefficients(inside=False)
+    results = [
+        MetricResult(
+            metric=name,
+            higher_is_better=rises,
+            choices=choices,
+            within=within[name],
+            overall=overall[name],
+            verdict=_verdict(choices.accuracy),
+        )
+        for name, (rises, choices) in predicted.items()
+    ]
     results.sort(key=lambda result: (-np.nan_to_num(result.choices.accuracy.value), result.metric))
     # Metrics exist for more or fewer photographs; the ceiling is that of the most votes.
     most = max((result.choices for result in results), key=lambda choices: choices.n)
