@@ -4,10 +4,10 @@ Every answer of the server is JSON, except the images. Errors are ``{"error": {"
 "message": TEXT}}`` with status 401 (no or unknown token), 404 (unknown, or of another session),
 405, 409 (contradicts what is saved; the code is one of ``consent paused closed invite crowd
 screened_out revision response_id undo``), 413, 422 (the message names the field), 429 (too many
-requests of one token; ``Retry-After`` in seconds), 500 (a bug) or 503 (the database is busy, or an
-image cannot be read; send the same again). ``Authorization: Bearer TOKEN`` is needed where *token*
-is written. Times are ISO 8601 with a time zone, between 1971 and 2199. No response names a
-condition, a photograph, or the kind of a trial beyond practice.
+requests of one token, or joins of one study; ``Retry-After`` in seconds), 500 (a bug) or 503 (the
+database is busy, or an image cannot be read; send the same again). ``Authorization: Bearer TOKEN``
+is needed where *token* is written. Times are ISO 8601 with a time zone, between 1971 and 2199. No
+response names a condition, a photograph, or the kind of a trial beyond practice.
 
 ``GET /healthz`` → 200 ``{"status": "ok"}``, 503 if the database does not answer.
 
@@ -134,7 +134,7 @@ from pydantic import (
 from sqlalchemy.exc import OperationalError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
@@ -244,7 +244,7 @@ class _Events(_Body):
 
 
 class _Buckets:
-    """A token bucket for each session token: ``burst`` at once, ``rate`` a second after that."""
+    """A token bucket for each key: ``burst`` at once, ``rate`` a second after that."""
 
     def __init__(self, rate: float, burst: int) -> None:
         self.rate, self.burst = rate, burst
@@ -263,7 +263,12 @@ class _Buckets:
 
 
 def api_routes(
-    store: Store, *, requests_per_second: float = 20, burst: int = 100
+    store: Store,
+    *,
+    requests_per_second: float = 20,
+    burst: int = 100,
+    joins_per_second: float = 5,
+    joins_burst: int = 300,
 ) -> list[BaseRoute]:
     """Routes of the rating API on an open store, for a Starlette or Streamlit application.
 
@@ -273,8 +278,11 @@ def api_routes(
         Shared by all requests; the caller closes it.
     requests_per_second, burst : float, int
         What one session token may ask for; more is 429.
+    joins_per_second, joins_burst : float, int
+        How often a study may be joined, by everyone together: who joins has no token yet, and
+        a whole class may share one address. It bounds what a flood of joins can store.
     """
-    api = _Api(store, _Buckets(requests_per_second, burst))
+    api = _Api(store, _Buckets(requests_per_second, burst), _Buckets(joins_per_second, joins_burst))
     inner = Starlette(
         routes=[
             Route("/v1/studies/{study}", api.study, methods=["GET"]),
@@ -293,6 +301,7 @@ def api_routes(
             NotFound: _not_found,
             Conflict: _conflict,
             OperationalError: _busy,
+            ClientDisconnect: _gone,
             Exception: _bug,
         },
     )
@@ -305,8 +314,9 @@ def api_routes(
 
 
 class _Api:
-    def __init__(self, store: Store, buckets: _Buckets) -> None:
-        self.store, self.buckets = store, buckets
+    def __init__(self, store: Store, buckets: _Buckets, joins: _Buckets) -> None:
+        self.store, self.buckets, self.joins = store, buckets, joins
+        self._protocols: dict[int, Protocol] = {}
 
     async def health(self, request: Request) -> Response:
         try:
@@ -322,6 +332,12 @@ class _Api:
     async def join(self, request: Request) -> Response:
         body = _Join.model_validate_json(await _body(request))
         study = await self._study(body.study)
+        if wait := self.joins.take(study.name):
+            raise HTTPException(
+                429,
+                "many people are joining; please try again in a moment",
+                {"Retry-After": str(int(wait) + 1)},
+            )
         joined = await to_thread.run_sync(
             lambda: studies.join(
                 self.store,
@@ -337,7 +353,8 @@ class _Api:
         return _json({"session": joined.token}, 201 if joined.created else 200)
 
     async def session(self, request: Request) -> Response:
-        session, study, protocol = await self._authorized(request)
+        session, protocol = await self._authorized(request)
+        study = await to_thread.run_sync(self.store.study_by_id, session.study_id)
         answered = await to_thread.run_sync(self.store.answered_up_to, session)
         left = await to_thread.run_sync(studies.seconds_left, self.store, session, protocol)
         return _json(
@@ -350,13 +367,13 @@ class _Api:
         )
 
     async def withdraw(self, request: Request) -> Response:
-        session, _, _ = await self._authorized(request)
+        session, _ = await self._authorized(request)
         _Withdrawal.model_validate_json(await _body(request))
         await to_thread.run_sync(self.store.withdraw, session.observer_id)
         return _json({"withdrawn": True})
 
     async def trials(self, request: Request) -> Response:
-        session, _, protocol = await self._authorized(request)
+        session, protocol = await self._authorized(request)
         after = request.query_params.get("after")
         if after is not None and not re.fullmatch(r"[0-9]{1,6}", after):
             return _error(422, "invalid", "after: a position, 0 at the start")
@@ -376,26 +393,31 @@ class _Api:
         )
 
     async def rate(self, request: Request) -> Response:
-        session, _, protocol = await self._authorized(request)
-        body = _Rating.model_validate_json(await _body(request))
-        answer = Answer(
-            response_id=body.response_id,
-            trial=body.trial,
-            attribute=body.attribute,
-            revision=body.revision,
-            value=body.value,
-            reason=body.reason,
-            reasons=tuple(body.reasons),
-            comment=body.comment,
-            response_time_ms=body.response_time_ms,
-            presented_at=body.presented_at,
-            marks=tuple(_inside(mark) for mark in body.marks),
-        )
-        created = await to_thread.run_sync(studies.rate, self.store, session, protocol, answer)
+        token, content = self._token(request), await _body(request)
+
+        def save() -> bool:  # in one go: changing threads costs more than what they do
+            session, protocol = self._session(token)
+            body = _Rating.model_validate_json(content)
+            answer = Answer(
+                response_id=body.response_id,
+                trial=body.trial,
+                attribute=body.attribute,
+                revision=body.revision,
+                value=body.value,
+                reason=body.reason,
+                reasons=tuple(body.reasons),
+                comment=body.comment,
+                response_time_ms=body.response_time_ms,
+                presented_at=body.presented_at,
+                marks=tuple(_inside(mark) for mark in body.marks),
+            )
+            return studies.rate(self.store, session, protocol, answer)
+
+        created = await to_thread.run_sync(save)
         return _json({"saved": True}, 201 if created else 200)
 
     async def events(self, request: Request) -> Response:
-        session, _, _ = await self._authorized(request)
+        session, _ = await self._authorized(request)
         body = _Events.model_validate_json(await _body(request))
         rows = [(event.name, event.at, event.trial, event.data) for event in body.events]
         await to_thread.run_sync(self.store.log, session, rows)
@@ -424,20 +446,29 @@ class _Api:
         except (InputError, ValueError):  # the message names the studies that there are
             raise NotFound("no such study") from None
 
-    async def _authorized(self, request: Request) -> tuple[Session, Study, Protocol]:
+    def _token(self, request: Request) -> str:
+        """Get the session token that a request carries, if it may ask now."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise HTTPException(401, "a session token is needed", {"WWW-Authenticate": "Bearer"})
+        if wait := self.buckets.take(token):
+            raise HTTPException(429, "too many requests", {"Retry-After": str(int(wait) + 1)})
+        return token
+
+    def _session(self, token: str) -> tuple[Session, Protocol]:
         try:
-            session = await to_thread.run_sync(self.store.session, token)
+            session = self.store.session(token)
         except NotFound:
             raise HTTPException(
                 401, "unknown session token", {"WWW-Authenticate": "Bearer"}
             ) from None
-        if wait := self.buckets.take(token):
-            raise HTTPException(429, "too many requests", {"Retry-After": str(int(wait) + 1)})
-        study = await to_thread.run_sync(self.store.study_by_id, session.study_id)
-        return session, study, studies.protocol_of(study)
+        if session.study_id not in self._protocols:  # frozen, so it can be kept
+            study = self.store.study_by_id(session.study_id)
+            self._protocols[session.study_id] = studies.protocol_of(study)
+        return session, self._protocols[session.study_id]
+
+    async def _authorized(self, request: Request) -> tuple[Session, Protocol]:
+        return await to_thread.run_sync(self._session, self._token(request))
 
 
 def _public(study: Study) -> dict[str, Any]:
@@ -575,6 +606,10 @@ def _conflict(request: Request, error: Exception) -> Response:
 
 def _busy(request: Request, error: Exception) -> Response:
     return _error(503, "busy", "the database is busy; send the same again", {"Retry-After": "1"})
+
+
+def _gone(request: Request, error: Exception) -> Response:
+    return _error(400, "invalid", "the request ended early")  # to nobody: the line is dead
 
 
 def _bug(request: Request, error: Exception) -> Response:

@@ -44,6 +44,8 @@ ALLOWED: dict[str, set[str]] = {
     "study": {"protocol", "stimuli", "design", "store", "stats", "inference.run", "simulation"},
     "votes": {"protocol", "store", "study"},
     "calibrate": {"inference.run", "store", "stats"},
+    "stretch": {"calibrate", "stats"},
+    "gallery": {"inference.run", "manifest"},
     "report": {"store", "stats", "protocol", "inference.run"},
     "app": {"protocol", "stimuli", "design", "store", "study", "stats"},
     "training": {

@@ -1,9 +1,9 @@
 """The folder of one training: what is in it, and whether this training may continue it.
 
-``DIR/`` holds the checkpoint that inference reads (``model.safetensors``, ``config.json``),
-``run.json`` (settings and provenance), ``log.jsonl``, and ``state/step-N/``, from which the same
-command resumes. A state directory gets its name only when it is whole, and the one before is
-removed only then.
+``DIR/`` holds the checkpoint that inference reads (``model.safetensors``, ``config.json``), the
+best one so far (``best/``), ``run.json`` (settings and provenance), ``log.jsonl``, and
+``state/step-N/``, from which the same command resumes. A state directory gets its name only when
+it is whole, and the one before is removed only then. Files are written while training goes on.
 """
 
 from __future__ import annotations
@@ -12,18 +12,30 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from percept.distributed import barrier, is_main, rank
+from percept.distributed import is_main, rank, world_size
 from percept.errors import InputError
 from percept.files import read_json
 
 RUN_FORMAT = 1
-_OURS = ("model.safetensors", "config.json", "run.json", "log.jsonl", "state")
+_OURS = (
+    "model.safetensors",
+    "config.json",
+    "run.json",
+    "log.jsonl",
+    "state",
+    "best",
+    "samples",
+    "validation.jsonl",
+    "tensorboard",
+)
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
@@ -84,36 +96,100 @@ def saved_step(folder: Path) -> int:
     return max((int(path.name[5:]) for path in (folder / "state").glob("step-*")), default=0)
 
 
-def save_state(
-    folder: Path, step: int, common: Mapping[str, Any], local: Mapping[str, Any]
-) -> None:
-    """Save a state: ``common`` by the main process, ``local``, if not empty, by each.
+class Saver:
+    """Writes states in the background, one at a time; all processes see the same file system.
 
-    All processes call this, and see the same file system.
+    Parameters
+    ----------
+    folder : Path
+        Of the training. What an earlier session left unfinished there is removed.
     """
-    parts, whole = folder / "state" / f"part-{step}", folder / "state" / f"step-{step}"
-    if is_main():
-        shutil.rmtree(parts, ignore_errors=True)
-        parts.mkdir(parents=True)
+
+    def __init__(self, folder: Path) -> None:
+        self._states = folder / "state"
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        if is_main():
+            for left in self._states.glob("part-*"):
+                shutil.rmtree(left)
+
+    def start(
+        self,
+        step: int,
+        common: Mapping[str, Any],
+        local: Mapping[str, Any],
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Save a state: ``common`` by the main process, ``local``, if not empty, by each.
+
+        Tensors are copied before this returns; the main process calls ``before`` first, in the
+        background. The one before must have been waited for.
+        """
+        copied = _copied(common) if is_main() else {}, _copied(local)
+
+        def work() -> None:
+            try:
+                self._write(step, *copied, before)
+            except BaseException as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=work, name="percept-saver", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until what was started is on disk; raises what went wrong with it."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _write(
+        self,
+        step: int,
+        common: Mapping[str, Any],
+        local: Mapping[str, Any],
+        before: Callable[[], None],
+    ) -> None:
+        parts, whole = self._states / f"part-{step}", self._states / f"step-{step}"
+        parts.mkdir(parents=True, exist_ok=True)
+        if local:
+            temporary = parts / f"own-{rank()}.tmp"
+            _save(temporary, local)
+            temporary.rename(parts / f"rank-{rank()}.pt")
+        if not is_main():
+            return
+        before()
         _save(parts / "common.pt", common)
-    barrier()
-    if local:
-        _save(parts / f"rank-{rank()}.pt", local)
-    barrier()
-    if is_main():
+        # The others' parts are seen to be whole by their names: a collective here would run
+        # beside those of the training.
+        while local and len(list(parts.glob("rank-*.pt"))) < world_size():
+            time.sleep(0.005)
         _sync(parts)
         shutil.rmtree(whole, ignore_errors=True)
         parts.rename(whole)
         _sync(whole.parent)
-        for old in whole.parent.iterdir():
+        for old in whole.parent.glob("step-*"):
             if old != whole:
                 shutil.rmtree(old)
+
+
+def _copied(value: Any) -> Any:
+    """Copy of nested mappings and lists, with tensors on the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(item) for item in value)
+    return value
 
 
 def load_state(
     folder: Path, step: int, device: torch.device
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read what :func:`save_state` wrote: the common part, and this process's own on its device.
+    """Read what a :class:`Saver` wrote: the common part, and this process's own on its device.
 
     Networks and optimizers take the common part where they are; what compression remembers is
     added to gradients as it is.
@@ -125,14 +201,14 @@ def load_state(
     return common, local
 
 
-def trim_log(folder: Path, step: int) -> None:
-    """Drop the lines of ``log.jsonl`` after ``step``: those steps are about to be done again."""
-    file = folder / "log.jsonl"
-    if file.exists():
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-        # A line cut short by the end of a process has no newline.
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        file.write_text("".join(kept), encoding="utf-8")
+def trim_logs(folder: Path, step: int) -> None:
+    """Drop the lines of the logs after ``step``: those steps are about to be done again."""
+    for file in (folder / "log.jsonl", folder / "validation.jsonl"):
+        if file.exists():
+            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+            # A line cut short by the end of a process has no newline.
+            kept = [ln for ln in lines if ln.endswith("\n") and json.loads(ln)["step"] <= step]
+            file.write_text("".join(kept), encoding="utf-8")
 
 
 def _save(file: Path, value: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""How gradients travel between the processes: DDP communication hooks.
+"""How gradients travel between the processes of DistributedDataParallel, and what that costs.
 
 No ``from __future__ import annotations`` here: DDP compares a hook's annotations with the types.
 """
@@ -12,37 +12,56 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from training.config import DistributedConfig
+from training.clock import Clock
+from training.config import Config
 
 # What PowerSGD remembers from step to step; error_dict differs from process to process.
 _MEMORY = ("error_dict", "p_memory_dict", "q_memory_dict", "iter")
 
 
 class Communication:
-    """Plain all-reduce for the first ``compression_start`` steps, then the compressed one.
+    """The communication hook of a model, and a meter on it.
 
     Set ``step`` before every backward pass; it is below zero for a pass that is no step.
+
+    Parameters
+    ----------
+    config : Config
+    clock : Clock
+        Learns when the all-reduce of each bucket began and ended.
+
+    Attributes
+    ----------
+    bytes : int
+        What this process handed to all-reduce since it was last set to 0. A ring sends
+        2 (N - 1)/N times that over each link.
     """
 
-    def __init__(self, config: DistributedConfig, *, seed: int) -> None:
+    def __init__(self, config: Config, clock: Clock) -> None:
         self.step = -1
-        self._config = config
+        self.bytes = 0
+        self._config = config.communication
+        self._clock = clock
         self._power = None
-        if config.gradient_compression == "powersgd":
+        if self._config.compression == "powersgd":
             self._power = PowerSGDState(
                 None,
-                matrix_approximation_rank=config.powersgd_rank,
+                matrix_approximation_rank=self._config.powersgd_rank,
                 start_powerSGD_iter=2,
                 min_compression_rate=1,
                 orthogonalization_epsilon=1e-8,
-                random_seed=seed,
+                random_seed=config.seed,
             )
             self._power.iter = 2  # the uncompressed steps are counted here, not there
 
     def attach(self, model: DistributedDataParallel) -> None:
         """Route the gradients of ``model`` through this."""
-        if self._config.gradient_compression != "none":
-            model.register_comm_hook(self, _exchange)
+        model.register_comm_hook(self, _exchange)
+
+    @property
+    def alone(self) -> bool:
+        """Whether this step's gradients stay where they are (post-local SGD)."""
+        return self._config.average_every > 1 and self.step >= self._config.average_start
 
     @property
     def is_local(self) -> bool:
@@ -61,20 +80,46 @@ class Communication:
     def exchange(self, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
         """Average one bucket of gradients over the processes."""
         world: Any = dist.group.WORLD
+        method = self._config.compression
         if self.step < self._config.compression_start:
-            return default_hooks.allreduce_hook(world, bucket)
-        if self._power is not None:
+            method = "none"
+        buffer, began = bucket.buffer(), self._clock.mark()
+        size = buffer.numel() * buffer.element_size()
+        if self._power is not None and method == "powersgd":
+            before = self._power.total_numel_after_compression
             averaged = powerSGD_hook(self._power, bucket)
             # Each bucket is three collectives, the later ones started by callbacks. Gloo pairs
             # them by order of starting, which two buckets in flight would leave to chance.
             averaged.wait()
-            return averaged
-        if self._config.gradient_compression == "fp16":
-            return default_hooks.fp16_compress_hook(world, bucket)
-        return default_hooks.bf16_compress_hook(world, bucket)
+            sent = self._power.total_numel_after_compression - before
+            size = sent * buffer.element_size()
+        elif method == "fp16":
+            averaged, size = default_hooks.fp16_compress_hook(world, bucket), 2 * buffer.numel()
+        elif method == "bf16":
+            averaged, size = default_hooks.bf16_compress_hook(world, bucket), 2 * buffer.numel()
+        else:
+            averaged = default_hooks.allreduce_hook(world, bucket)
+        self.bytes += size
+
+        def done(future: torch.futures.Future[torch.Tensor]) -> torch.Tensor:
+            self._clock.note_exchange(began, self._clock.mark())
+            return future.value()
+
+        return averaged.then(done)
 
 
 def _exchange(
     communication: Communication, bucket: GradBucket
 ) -> torch.futures.Future[torch.Tensor]:
     return communication.exchange(bucket)
+
+
+def average(tensors: list[torch.Tensor]) -> int:
+    """Replace tensors by their mean over the processes; returns the bytes handed over."""
+    world = dist.get_world_size()
+    flat = torch.cat([tensor.detach().flatten().float() for tensor in tensors]) / world
+    dist.all_reduce(flat)
+    sizes = [tensor.numel() for tensor in tensors]
+    for tensor, part in zip(tensors, flat.split(sizes), strict=True):
+        tensor.detach().copy_(part.view_as(tensor))
+    return flat.numel() * flat.element_size()

@@ -11,9 +11,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from percept.errors import Interrupted, PerceptError
 from training.config import load_config
+
+if TYPE_CHECKING:
+    import torch
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -33,65 +37,70 @@ def check(args: argparse.Namespace, world: int) -> None:
     """Raise the first error that ``world`` workers would meet at their start."""
     from percept.distributed import pick_device
     from training.checkpoint import check_folder
-    from training.data import training_photographs
+    from training.data import check_loader, training_photographs, validation_photographs
     from training.trainer import make_network, settings_of
 
     config = load_config(args.config, overrides=args.overrides, manifest=args.manifest, world=world)
-    make_network(config)
+    make_network(config, world=world)
     pick_device(args.device)
-    check_folder(args.out, settings_of(config, training_photographs(config.data)), fresh=args.fresh)
+    photographs = training_photographs(config.data)
+    validation_photographs(config.data)
+    check_loader(config, world)
+    check_folder(args.out, settings_of(config, photographs), fresh=args.fresh)
 
 
 def work(args: argparse.Namespace) -> None:
     """Train, as one process of the world."""
-    import torch
-
-    from percept.distributed import (
-        barrier,
-        is_main,
-        pick_device,
-        process_group,
-        together,
-        world_size,
-    )
-    from training import checkpoint
-    from training.data import training_photographs
-    from training.trainer import Trainer, make_network, settings_of
+    from percept.distributed import pick_device, process_group
 
     device = pick_device(args.device)
     with process_group(device):
-        with together():
-            config = load_config(
-                args.config, overrides=args.overrides, manifest=args.manifest, world=world_size()
-            )
-            torch.set_num_threads(config.distributed.threads)
-            torch.backends.cudnn.benchmark = False
-            torch.backends.cudnn.deterministic = True
-            photographs = training_photographs(config.data)
-            make_network(config)
-            settings = settings_of(config, photographs)
-            checkpoint.check_folder(args.out, settings, fresh=args.fresh)
-        if args.fresh and is_main():
-            checkpoint.clear(args.out)
-        barrier()
-        run = checkpoint.read_run(args.out)
-        if run is not None and run["state"] == "complete":
-            if is_main():
-                print(f"{config.arm}: already trained, {run['step']} steps, in {args.out}")
-            return
-        with together():
-            trainer = Trainer(config, photographs, args.out, device=device)
+        train(args, device)
+
+
+def train(args: argparse.Namespace, device: torch.device) -> None:
+    """Train in the process group that is there."""
+    import torch
+
+    from percept.distributed import barrier, is_main, together, world_size
+    from training import checkpoint
+    from training.data import check_loader, training_photographs, validation_photographs
+    from training.trainer import Trainer, make_network, settings_of
+
+    with together():
+        config = load_config(
+            args.config, overrides=args.overrides, manifest=args.manifest, world=world_size()
+        )
+        torch.set_num_threads(config.train.threads)
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+        photographs = training_photographs(config.data)
+        validation = validation_photographs(config.data)
+        make_network(config, world=world_size())
+        check_loader(config, world_size())
+        settings = settings_of(config, photographs)
+        checkpoint.check_folder(args.out, settings, fresh=args.fresh)
+    if args.fresh and is_main():
+        checkpoint.clear(args.out)
+    barrier()
+    run = checkpoint.read_run(args.out)
+    if run is not None and run["state"] == "complete":
         if is_main():
-            steps, batch = config.train.steps, config.train.global_batch
-            print(
-                f"{config.arm}: {len(photographs)} photographs, {steps} steps of {batch} views, "
-                f"{world_size()} × {device.type}"
-                + (f", resuming after step {trainer.step}" if trainer.step else ""),
-                flush=True,
-            )
-        trainer.run()
-        if is_main():
-            print(f"{config.arm}: trained in {trainer.seconds:.0f} s, checkpoint {args.out}")
+            print(f"{config.arm}: already trained, {run['step']} steps, in {args.out}")
+        return
+    with together():
+        trainer = Trainer(config, photographs, validation, args.out, device=device)
+    if is_main():
+        steps, batch = config.train.steps, config.train.global_batch
+        print(
+            f"{config.arm}: {len(photographs)} photographs, {steps} steps of {batch} views, "
+            f"{world_size()} × {device.type}"
+            + (f", resuming after step {trainer.step}" if trainer.step else ""),
+            flush=True,
+        )
+    trainer.run()
+    if is_main():
+        print(f"{config.arm}: trained in {trainer.seconds:.0f} s, checkpoint {args.out}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

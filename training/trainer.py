@@ -2,55 +2,101 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import math
 import os
 import platform
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor, nn
 
 import percept
-from percept.distributed import barrier, is_main, rank, together, world_size
+from percept.distributed import (
+    all_gather_rows,
+    barrier,
+    is_main,
+    rank,
+    together,
+    world_size,
+)
 from percept.errors import InputError
 from percept.files import write_json_atomic
-from percept.inference.networks import build_network, save_checkpoint
+from percept.inference.networks import DeepNet, build_network, save_checkpoint
 from training import checkpoint
-from training.communication import Communication
+from training.clock import Clock
 from training.config import Config
-from training.data import Photograph, Views, data_sha256, load_lab
-from training.losses import chroma_loss
+from training.data import (
+    Photograph,
+    Views,
+    chroma_histogram,
+    data_sha256,
+    jensen_shannon,
+    load_batches,
+)
+from training.losses import Objective, check_objective, chroma_prior
+from training.parallel import Step, make_parallel
 from training.progress import Progress
+from training.tracking import Tracker, grid
+
+_VALIDATION_PHOTOS = 64  # that the main process evaluates while the others wait
+_SMOOTHING = 0.9  # of the loss that divergence is judged by
+_SMALLEST_SCALE = 2.0**-8  # of fp16's loss: overflow even there is divergence
 
 
-def make_network(config: Config) -> nn.Module:
+def make_network(config: Config, *, world: int = 1) -> nn.Module:
     """Network with initial weights that the seed decides.
 
     Raises
     ------
     InputError
-        If the network cannot be built, or cannot take views of this size.
+        If the network cannot be built, cannot take views of this size, or does not go with the
+        loss or the way it is to be trained.
     """
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         network = build_network(config.network.name, config.network.arguments)
     divisor = int(getattr(network, "divisor", 1))
-    if config.train.crop % divisor:
+    for view in config.views:
+        if any(side % divisor for side in view):
+            raise InputError(
+                f"the network takes views whose sides are multiples of {divisor}",
+                key="data.buckets" if config.data.buckets else "train.crop",
+                value=list(view) if config.data.buckets else config.train.crop,
+            )
+    replicated = config.sharding.strategy in {"none", "zero"}
+    if getattr(network, "conditional", False) and replicated:
+        if not config.communication.find_unused_parameters:
+            raise InputError(
+                f"some photographs do not pass every part of the network {config.network.name}, "
+                "whose gradients DDP would wait for",
+                key="communication.find_unused_parameters",
+                value=False,
+                remedy="Set it to true",
+            )
+    elif getattr(network, "conditional", False) and world > 1:
         raise InputError(
-            f"the network takes views whose side is a multiple of {divisor}",
-            key="train.crop",
-            value=config.train.crop,
+            f"processes that take different ways through the network {config.network.name} would "
+            f"wait for each other under {config.sharding.strategy}",
+            key="sharding.strategy",
+            value=config.sharding.strategy,
+            remedy="Use none or zero",
         )
+    layers = len(network.layers) if isinstance(network, DeepNet) else world
+    if config.sharding.strategy == "pipeline" and world > layers:
+        raise InputError(
+            f"{layers} layers cannot be divided into {world} stages",
+            key="network.arguments",
+            value=config.network.arguments,
+            remedy="Raise blocks, or lower --nproc",
+        )
+    check_objective(config, network)
     return network
 
 
@@ -78,8 +124,8 @@ class Trainer:
     ----------
     config : Config
         What to train.
-    photographs : sequence of Photograph
-        The training split.
+    photographs, validation : sequence of Photograph
+        The training and the validation split; the latter may be empty.
     folder : Path
         Where everything goes; begun work of the same settings there is continued.
     device : torch.device
@@ -96,33 +142,40 @@ class Trainer:
         self,
         config: Config,
         photographs: Sequence[Photograph],
+        validation: Sequence[Photograph],
         folder: Path,
         *,
         device: torch.device,
     ) -> None:
         self.config, self.folder, self.device = config, folder, device
-        self.network = make_network(config).to(device)
-        self.average = copy.deepcopy(self.network)
-        self.views = Views(
-            [load_lab(photograph, config.data.max_side) for photograph in photographs],
-            config.data,
-            crop=config.train.crop,
-            global_batch=config.train.global_batch,
-            seed=config.seed,
-        )
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=config.optimizer.learning_rate,
-            eps=config.optimizer.epsilon,
-            weight_decay=config.optimizer.weight_decay,
-        )
-        self.communication = Communication(config.distributed, seed=config.seed)
+        network = make_network(config, world=world_size())
+        self.parameters = sum(value.numel() for value in network.parameters())
+        self.views = Views(photographs, config, rank=rank(), world=world_size())
+        #: Evaluates and exports, in the main process.
+        self.exported = make_network(config, world=world_size()).to(device).eval()
+        self.fixed, self.validates = self._fixed_views(validation)
+        prior = None
+        if config.loss.classification:
+            every = range(len(photographs))
+            prior = chroma_prior(self.views.photograph(index) for index in every)
+        self.clock = Clock(device)
+        self.objective = Objective(config, network, device, prior)
+        self.parallel = make_parallel(config, network, device, self.objective, self.clock)
         self.settings = settings_of(config, photographs)
-        self.hashes = sorted({value for photograph in photographs for value in photograph.hashes})
+        seen = [*photographs, *validation]
+        self.hashes = sorted({sha for photograph in seen for sha in photograph.hashes})
+        self.saver = checkpoint.Saver(folder)
         self.step = checkpoint.saved_step(folder)
-        self.loss_sum = 0.0  # since the last line of the log
         self.seconds = 0.0
-        self._local: dict[str, Any] = {}
+        #: Colours that this process has trained on since the last line of the log.
+        self.colours = torch.zeros(256, dtype=torch.float64)
+        # ``terms`` since the last line of the log, too; the others since the beginning.
+        self.sums: dict[str, Any] = {
+            "terms": [0.0] * len(self.objective.names),
+            "smooth": None,
+            "lowest": None,
+            "best": None,
+        }
         if self.step:
             self._restore()
 
@@ -132,153 +185,196 @@ class Trainer:
         Raises
         ------
         InputError
-            If the loss or its gradient is no longer finite; the last saved step is kept.
+            If the loss or its gradient is no longer finite, or the loss is far above what it
+            was; the last saved step is kept.
         """
-        train = self.config.train
+        tracker = None
         if is_main():
             self.folder.mkdir(parents=True, exist_ok=True)
-            checkpoint.trim_log(self.folder, self.step)
+            checkpoint.trim_logs(self.folder, self.step)
             self._describe("running", new_session=True)
-        model = DistributedDataParallel(
-            self.network, device_ids=[self.device] if self.device.type == "cuda" else None
-        )
-        self.communication.attach(model)
-        self._settle(model)
-        began, since = time.monotonic() - self.seconds, self.step
-        marked = time.monotonic()
-        with Progress(self.config.arm, done=self.step, total=train.steps) as progress:
-            while self.step < train.steps:
-                rate = learning_rate(self.step, self.config)
-                loss, norm = self._backward(model)
-                if not (math.isfinite(loss) and math.isfinite(norm)):
-                    self._stop_diverged(loss, norm)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = rate
-                self.optimizer.step()
-                self._update_average()
-                self.step += 1
-                self.loss_sum += loss
-                last = self.step == train.steps
-                if self.step % train.log_every == 0 or last:
-                    now = time.monotonic()
-                    line = {
-                        "step": self.step,
-                        "loss": self.loss_sum / ((self.step - 1) % train.log_every + 1),
-                        "learning_rate": rate,
-                        "gradient_norm": norm,
-                        "samples_per_second": (self.step - since)
-                        * train.global_batch
-                        / (now - marked),
-                    }
-                    self.loss_sum, marked, since = 0.0, now, self.step
-                    self._log(line, progress)
-                progress.advance(self.step)
-                if self.step % train.checkpoint_every == 0 or last:
-                    self.seconds = time.monotonic() - began
-                    self._save()
-        if is_main():
+            tracker = Tracker(
+                self.folder, tensorboard=self.config.train.tensorboard, step=self.step
+            )
+        try:
+            self._train(tracker)
+        except BaseException:
+            with suppress(Exception):
+                self.saver.wait()  # what is being written becomes whole
+            raise
+        self.saver.wait()
+        barrier()
+        if tracker is not None:
+            tracker.close()
             self._describe("complete")
         barrier()
 
-    def _backward(self, model: nn.Module) -> tuple[float, float]:
-        """Gradients of one step; the loss of the whole batch, and the gradient's norm."""
+    def _train(self, tracker: Tracker | None) -> None:
+        train = self.config.train
+        batches = load_batches(self.views, self.config.data, range(self.step, train.steps))
+        self.parallel.settle(self.config.views)
+        began, since = time.monotonic() - self.seconds, self.step
+        marked = time.monotonic()
+        self.clock.lap("")
+        with Progress(self.config.arm, done=self.step, total=train.steps) as progress:
+            while self.step < train.steps:
+                luminance, chroma = (
+                    part.to(self.device, non_blocking=True) for part in next(batches)
+                )
+                self.clock.lap("data")
+                rate = learning_rate(self.step, self.config)
+                outcome = self.parallel.step(luminance, chroma, number=self.step, rate=rate)
+                self.colours += chroma_histogram(chroma)
+                self._judge(outcome)
+                self.step += 1
+                last = self.step == train.steps
+                if self.step % train.log_every == 0 or last:
+                    now = time.monotonic()
+                    steps = self.step - since
+                    line = self._line(rate, outcome, steps, now - marked)
+                    marked, since = now, self.step
+                    if tracker is not None:
+                        tracker.line(line)
+                        progress.report(line)
+                progress.advance(self.step)
+                if self.step % train.checkpoint_every == 0 or last:
+                    self.seconds = time.monotonic() - began
+                    self._save(tracker)
+                    self.clock.lap("")
+
+    def _judge(self, outcome: Step) -> None:
+        """Add up what a step says, or stop the training if it says that it has failed."""
+        loss = float(self.objective.total(torch.tensor(outcome.terms, device=self.device)))
+        scaler = self.parallel.scaler
+        overflow = scaler.is_enabled() and scaler.get_scale() >= _SMALLEST_SCALE
+        if not (math.isfinite(loss) and (math.isfinite(outcome.norm) or overflow)):
+            self._stop_diverged(f"loss {loss}, gradient norm {outcome.norm}")
+        sums = self.sums
+        sums["terms"] = [a + b for a, b in zip(sums["terms"], outcome.terms, strict=True)]
+        before = sums["smooth"]
+        sums["smooth"] = loss if before is None else before + (1 - _SMOOTHING) * (loss - before)
+        sums["lowest"] = min(sums["smooth"], sums["lowest"] or math.inf)
+        limit = self.config.train.divergence
+        if limit and sums["smooth"] > limit * sums["lowest"]:
+            self._stop_diverged(f"loss {sums['smooth']:.4g}, having been {sums['lowest']:.4g}")
+
+    def _line(self, rate: float, outcome: Step, steps: int, seconds: float) -> dict[str, Any]:
+        """One line of the log, and a new beginning for the next."""
+        every = self.config.train.log_every
+        terms = [value / ((self.step - 1) % every + 1) for value in self.sums["terms"]]
+        counts = all_gather_rows(self.colours[None]).numpy()
+        if self.config.sharding.strategy == "pipeline":
+            counts = counts[:1]
+        laps = self.clock.take()
+        line: dict[str, Any] = {
+            "step": self.step,
+            "loss": float(self.objective.total(torch.tensor(terms, device=self.device))),
+            "learning_rate": rate,
+            "gradient_norm": outcome.norm if math.isfinite(outcome.norm) else None,
+            "samples_per_second": steps * self.config.train.global_batch / seconds,
+            "rank_divergence": round(jensen_shannon(counts), 6),
+            "all_reduce_bytes": round(self.parallel.bytes / steps),
+            "step_seconds": {name: round(value / steps, 6) for name, value in laps.items()},
+        }
+        if len(terms) > 1:
+            line["losses"] = dict(zip(self.objective.names, terms, strict=True))
+        if self.parallel.scaler.is_enabled():
+            line["loss_scale"] = self.parallel.scaler.get_scale()
+        self.sums["terms"] = [0.0] * len(terms)
+        self.colours.zero_()
+        self.parallel.bytes = 0
+        return line
+
+    def _save(self, tracker: Tracker | None) -> None:
+        self.saver.wait()
+        common, local = self.parallel.state()
+        weights = self.parallel.weights()
+        best = False
+        if tracker is not None:
+            self.exported.load_state_dict(weights)
+            best = self._evaluate(tracker)
+        common |= {"trainer": self.sums, "seconds": self.seconds, "world": world_size()}
         config = self.config
-        luminance, chroma = self.views.batch(self.step, rank=rank(), world=world_size())
-        self.communication.step = self.step
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = chroma_loss(model(luminance.to(self.device)), chroma.to(self.device), config.loss)
-        loss.backward()
-        limit = config.optimizer.clip_norm or math.inf
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
-        total = loss.detach().clone()
-        dist.all_reduce(total)
-        return total.item() / world_size(), norm.item()
+        card = {
+            "network": {"name": config.network.name, "arguments": config.network.arguments},
+            "input": {"max_side": config.data.max_side},
+            "arm": config.arm,
+            "seed": config.seed,
+            "step": self.step,
+            "steps": config.train.steps,
+            "training_sha256": self.hashes,
+            "code_version": percept.__version__,
+        }
 
-    def _settle(self, model: nn.Module) -> None:
-        """Let DDP arrange its buckets, which it does after the first backward pass.
+        def export() -> None:
+            # Before the state: what is killed between the two does these steps again, and this.
+            for folder in [self.folder, self.folder / "best"][: 1 + best]:
+                save_checkpoint(folder, self.exported, card)
 
-        A pass that is no step does it before step one and after a resume alike, so that what
-        compression remembers by bucket still fits, and a resumed run sums in the same order.
-        """
-        side = self.config.train.crop
-        self.communication.step = -1
-        model(torch.zeros(1, 1, side, side, device=self.device)).sum().backward()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self._local:
-            self.communication.load_state_dict(self._local)
+        self.saver.start(self.step, common, local, before=export)
 
     @torch.no_grad()
-    def _update_average(self) -> None:
-        # Young averages forget faster, or the initial weights would stay in them for long.
-        decay = min(self.config.train.ema, (1 + self.step) / (10 + self.step))
-        for mean, value in zip(
-            self.average.state_dict().values(), self.network.state_dict().values(), strict=True
-        ):
-            mean.lerp_(value, 1 - decay)
+    def _evaluate(self, tracker: Tracker) -> bool:
+        """Colour the fixed views; whether they came out better than ever before."""
+        luminance, chroma = (part.to(self.device) for part in self.fixed)
+        shown = self.config.train.samples
+        if shown:
+            predicted = self.exported(luminance[:shown]).float()
+            tracker.picture(self.step, grid(luminance[:shown], predicted, chroma[:shown]))
+        if not self.validates:
+            return False
+        losses = [
+            self.objective.evaluate(self.exported, light[None], colour[None])
+            for light, colour in zip(luminance, chroma, strict=True)
+        ]
+        loss = sum(losses) / len(losses)
+        tracker.validation(self.step, loss)
+        best = self.sums["best"] is None or loss < self.sums["best"]
+        if best:
+            self.sums["best"] = loss
+        return best
 
-    def _save(self) -> None:
-        common = {
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "loss_sum": self.loss_sum,
-            "seconds": self.seconds,
-            "world": world_size(),
-        }
-        # Before the state: what is killed between the two does these steps again, and this too.
-        if is_main():
-            config = self.config
-            save_checkpoint(
-                self.folder,
-                self.average if config.train.ema else self.network,
-                {
-                    "network": {"name": config.network.name, "arguments": config.network.arguments},
-                    "input": {"max_side": config.data.max_side},
-                    "arm": config.arm,
-                    "seed": config.seed,
-                    "step": self.step,
-                    "steps": config.train.steps,
-                    "training_sha256": self.hashes,
-                    "code_version": percept.__version__,
-                },
-            )
-        checkpoint.save_state(self.folder, self.step, common, self.communication.state_dict())
+    def _fixed_views(self, validation: Sequence[Photograph]) -> tuple[tuple[Tensor, Tensor], bool]:
+        """Cut the views that every saved state colours: of the validation, else the training."""
+        views, count = self.views, min(len(self.views), self.config.train.samples)
+        if validation:
+            views = Views(validation[:_VALIDATION_PHOTOS], self.config)
+            count = len(views)
+        if not is_main() or not count:
+            return (torch.empty(0), torch.empty(0)), False
+        pairs = [views.center(index) for index in range(count)]
+        light, colour = (torch.stack(part) for part in zip(*pairs, strict=True))
+        return (light, colour), bool(validation)
 
     def _restore(self) -> None:
-        common, self._local = checkpoint.load_state(self.folder, self.step, self.device)
-        if self.communication.is_local and common["world"] != world_size():
+        common, local = checkpoint.load_state(self.folder, self.step, self.device)
+        if self.parallel.is_local and common["world"] != world_size():
             raise InputError(
-                f"was begun with {common['world']} processes, each of which remembers what "
-                f"compression left out; {world_size()} cannot go on from there",
+                f"was begun with {common['world']} processes, each of which holds a part of the "
+                f"state; {world_size()} cannot go on from there",
                 file=self.folder,
-                key="distributed.gradient_compression",
-                value=self.config.distributed.gradient_compression,
+                key="--nproc",
+                value=world_size(),
                 remedy=f"Use --nproc {common['world']}, or add --fresh to start over",
             )
-        self.network.load_state_dict(common["network"])
-        self.average.load_state_dict(common["average"])
-        self.optimizer.load_state_dict(common["optimizer"])
-        self.loss_sum, self.seconds = common["loss_sum"], common["seconds"]
+        self.parallel.load(common, local)
+        self.sums, self.seconds = common["trainer"], common["seconds"]
 
-    def _stop_diverged(self, loss: float, norm: float) -> None:
+    def _stop_diverged(self, what: str) -> None:
+        self.saver.wait()
+        barrier()
         kept = checkpoint.saved_step(self.folder)
         if is_main():
             self._describe("diverged")
         with together():
             raise InputError(
-                f"training diverged at step {self.step + 1}: loss {loss}, gradient norm {norm}. "
+                f"training diverged at step {self.step + 1}: {what}. "
                 + (f"The checkpoint of step {kept} is kept" if kept else "Nothing was saved yet"),
                 file=self.folder,
                 key="optimizer.learning_rate",
                 value=self.config.optimizer.learning_rate,
                 remedy="Lower it, or raise schedule.warmup_steps, and start over with --fresh",
             )
-
-    def _log(self, line: dict[str, Any], progress: Progress) -> None:
-        if is_main():
-            with (self.folder / "log.jsonl").open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(line) + "\n")
-            progress.report(line)
 
     def _describe(self, state: str, *, new_session: bool = False) -> None:
         """Write ``run.json``."""
@@ -305,7 +401,13 @@ class Trainer:
                 "step": self.step,
                 "samples_seen": self.step * self.config.train.global_batch,
                 "seconds": round(self.seconds, 3),
-                "parameters": sum(value.numel() for value in self.network.parameters()),
+                "parameters": self.parameters,
+                "batch": {
+                    "global": self.config.train.global_batch,
+                    "world": world_size(),
+                    "micro": len(self.views.share) // self.config.train.accumulation,
+                    "accumulation": self.config.train.accumulation,
+                },
                 "manifest": self.config.data.manifest,
                 "settings": self.settings,
                 "versions": {

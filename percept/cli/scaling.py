@@ -49,9 +49,69 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="auto, cpu or cuda (auto)")
     add("--out", metavar="DIR", help="write scaling.json and scaling.png here")
     add("--json", action="store_true", help="print the measurements as JSON")
+    _add_train(actions)
+
+
+def _add_train(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    train = actions.add_parser(
+        "train",
+        help="speedup and efficiency of training over processes and sizes",
+        description="Strong and weak scaling of training by real trainings of a few steps, where "
+        "the time of a step goes, and a projection to more processes.",
+    )
+    add = train.add_argument
+    add("--config", metavar="CONFIG", help="TOML file or bundled config (base)")
+    add("--world", type=int, nargs="+", metavar="N", help="numbers of processes (1 2)")
+    add(
+        "--threads",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="time the smallest world with these numbers of threads, too (all cores)",
+    )
+    add("--side", type=int, nargs="+", metavar="N", help="sides of the views (64 128)")
+    add(
+        "--mode",
+        nargs="+",
+        choices=("strong", "weak"),
+        help="keep the global batch, or that of each process (both)",
+    )
+    add("--batch", type=int, metavar="N", help="views per step of the smallest world (8)")
+    add("--steps", type=int, metavar="N", help="timed steps (8)")
+    add("--rounds", type=int, metavar="N", help="timings of each setting (3)")
+    add("--project", type=int, nargs="*", metavar="N", help="worlds to project (4 8 16 32 64)")
+    add(
+        "--set",
+        dest="overrides",
+        action="append",
+        metavar="SECTION.KEY=VALUE",
+        help="replace one value of the config; may be repeated",
+    )
+    add("--device", help="auto, cpu or cuda (auto)")
+    add("--out", metavar="DIR", help="write scaling-train.json and scaling-train.png here")
+    add("--json", action="store_true", help="print the measurements as JSON")
+
+
+def _train(args: argparse.Namespace) -> int:
+    from percept.distributed import launch
+
+    words = ["-m", "training.scaling"]
+    for name, value in vars(args).items():
+        if name in {"command", "action", "run"} or value is None or value is False:
+            continue
+        if name == "overrides":
+            for override in value:
+                words += ["--set", override]
+        elif value is True:
+            words.append(f"--{name}")
+        else:
+            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return launch(words, 1)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.action == "train":
+        return _train(args)
     from percept import distributed
     from percept.inference import scaling
 
@@ -72,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
             device=args.device,
             progress=progress,
         )
+    spin = scaling.spin_scaling(args.world, args.rounds)
     facts = {
         "cores": cores,
         "load_before": round(load, 2),
@@ -80,6 +141,7 @@ def run(args: argparse.Namespace) -> int:
         "photos": args.photos,
         "rounds": args.rounds,
         "smallest_world": min(args.world),
+        "spin_scaling": spin,
     }
     if args.out:
         Path(args.out).mkdir(parents=True, exist_ok=True)
@@ -108,6 +170,8 @@ def run(args: argparse.Namespace) -> int:
                 f"{best.seconds / fastest.seconds:.2f}× the best single process "
                 f"({best.threads} thread{'s' if best.threads > 1 else ''})"
             )
+    bare = ", ".join(f"{speedup:.2f}× at {world}" for world, speedup in spin.items())
+    print(f"A bare loop scales here by {bare}.")
     if load > cores / 2:
         print(f"The machine was busy before this was measured (load {load:.1f}).", file=sys.stderr)
     if args.out:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.utils.checkpoint
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from percept.color import srgb_to_lab
 from percept.errors import InputError
 from percept.files import read_json, write_bytes_atomic, write_json_atomic
 
@@ -17,6 +23,24 @@ CHECKPOINT_FORMAT = 1
 WEIGHTS = "model.safetensors"
 _METADATA_KEY = "percept"
 _GROUPS = 8
+
+
+class Block(nn.Sequential):
+    """Layers that are run, checkpointed and sharded as one."""
+
+    #: Keep no activations of these layers for the backward pass, but compute them again.
+    checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the layers."""
+        if self.checkpointing and torch.is_grad_enabled():
+            # The reentrant kind marks parameters ready twice under DDP.
+            again: Tensor = torch.utils.checkpoint.checkpoint(
+                super().forward, x, use_reentrant=False
+            )
+            return again
+        result: Tensor = super().forward(x)
+        return result
 
 
 class UNet(nn.Module):
@@ -38,8 +62,7 @@ class UNet(nn.Module):
 
     def __init__(self, width: int = 32, depth: int = 3) -> None:
         super().__init__()
-        if width < _GROUPS or width % _GROUPS:
-            raise InputError("width must be a multiple of 8", key="network.width", value=width)
+        _check_width(width)
         if not 1 <= depth <= 6:
             raise InputError("depth must be from 1 to 6", key="network.depth", value=depth)
         self.divisor = 2**depth
@@ -62,6 +85,11 @@ class UNet(nn.Module):
         Tensor
             a* and b*, shape (N, 2, H, W), within ±110.
         """
+        chroma: Tensor = 110 * torch.tanh(self.head(self._features(luminance)))
+        return chroma
+
+    def _features(self, luminance: Tensor) -> Tensor:
+        """Features at the resolution of the last block of ``up``."""
         x = self.stem(2 * luminance - 1)
         skips = []
         for block in self.down:
@@ -70,12 +98,214 @@ class UNet(nn.Module):
         for block in reversed(self.up):
             x = nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
             x = block(torch.cat([skips.pop(), x], dim=1))
-        chroma: Tensor = 110 * torch.tanh(self.head(x))
+        features: Tensor = x
+        return features
+
+
+class GatedUNet(UNet):
+    """A U-Net that first cleans those photographs that look degraded, and only those.
+
+    A photograph whose noise level is above ``threshold`` passes a branch that other photographs
+    never meet. A batch without such a photograph leaves the branch without gradients, which DDP
+    takes for a mistake unless it is told (``find_unused_parameters``).
+
+    Parameters
+    ----------
+    width, depth : int
+        As for :class:`UNet`.
+    threshold : float
+        Noise level, in units of L*/100, above which a photograph is degraded; see
+        :func:`noise_level`. Fine texture counts as noise.
+    """
+
+    conditional = True
+
+    def __init__(self, width: int = 32, depth: int = 3, threshold: float = 0.02) -> None:
+        super().__init__(width, depth)
+        self.threshold = threshold
+        self.clean = nn.Sequential(
+            nn.Conv2d(1, width, 3, padding=1),
+            nn.SiLU(inplace=True),
+            nn.Conv2d(width, 1, 3, padding=1),
+        )
+
+    def forward(self, luminance: Tensor) -> Tensor:
+        """Predict chroma; see :meth:`UNet.forward`."""
+        degraded = noise_level(luminance) > self.threshold
+        if degraded.any():
+            some = luminance[degraded]
+            luminance = luminance.index_put((degraded,), some + self.clean(some).to(some.dtype))
+        return super().forward(luminance)
+
+
+class ClassUNet(UNet):
+    """A U-Net that predicts, at a quarter of the resolution, how likely each colour is.
+
+    Chroma is the mean of the colours under the annealed distribution, between their mean, which
+    is grey where several are likely, and the likeliest, which is vivid but jumps (Zhang, Isola
+    and Efros 2016, arXiv:1603.08511, eq. 5).
+
+    Parameters
+    ----------
+    width, depth : int
+        As for :class:`UNet`; ``depth`` is at least 3.
+    temperature : float
+        Of the annealing, in (0, 1]; 1 is the mean.
+    """
+
+    centers: Tensor
+
+    def __init__(self, width: int = 32, depth: int = 4, temperature: float = 0.38) -> None:
+        super().__init__(width, depth)
+        if depth < 3:
+            raise InputError("depth must be from 3 to 6", key="network.depth", value=depth)
+        if not 0 < temperature <= 1:
+            raise InputError(
+                "temperature must be above 0, and 1 at most",
+                key="network.temperature",
+                value=temperature,
+            )
+        self.temperature = temperature
+        self.up = self.up[2:]
+        centers = torch.from_numpy(chroma_bins())
+        self.register_buffer("centers", centers)
+        self.head = nn.Conv2d(width * 4, len(centers), 1)
+
+    def forward(self, luminance: Tensor, *, logits: bool = False) -> Tensor:
+        """Predict chroma; see :meth:`UNet.forward`.
+
+        With ``logits``, the result is the logarithm, but for a constant, of the probability of
+        each of the Q colours of :func:`chroma_bins`: shape (N, Q, H/4, W/4).
+        """
+        scores: Tensor = self.head(self._features(luminance))
+        return scores if logits else annealed_mean(scores, self.centers, self.temperature)
+
+
+class DeepNet(nn.Module):
+    """A deep residual network at a quarter of the resolution: one plain sequence of layers.
+
+    Nothing skips from its beginning to its end, so that it can be cut anywhere into the stages of
+    a pipeline.
+
+    Parameters
+    ----------
+    width : int
+        Channels, a multiple of 8.
+    blocks : int
+        Residual blocks.
+    """
+
+    layers: nn.Sequential
+
+    def __init__(self, width: int = 64, blocks: int = 12) -> None:
+        super().__init__()
+        _check_width(width)
+        if not 1 <= blocks <= 512:
+            raise InputError("blocks must be from 1 to 512", key="network.blocks", value=blocks)
+        self.divisor = 4
+        self.layers = nn.Sequential(
+            nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(16, width, 3, padding=1)),
+            *(_Residual(width, dilation=2 ** (index % 4)) for index in range(blocks)),
+            nn.Sequential(nn.Conv2d(width, 32, 3, padding=1), nn.PixelShuffle(4), _Chroma()),
+        )
+
+    def forward(self, luminance: Tensor) -> Tensor:
+        """Predict chroma; see :meth:`UNet.forward`."""
+        chroma: Tensor = self.layers(luminance)
         return chroma
 
+    def cut(self, stage: int, stages: int) -> None:
+        """Keep the layers of one stage; the others become identities, and names stay the same."""
+        count = len(self.layers)
+        for index in range(count):
+            if not stage * count // stages <= index < (stage + 1) * count // stages:
+                self.layers[index] = nn.Identity()
 
-def _block(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
+
+class _Residual(Block):
+    def __init__(self, width: int, *, dilation: int) -> None:
+        super().__init__(
+            nn.GroupNorm(_GROUPS, width),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False),
+            nn.GroupNorm(_GROUPS, width),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+class _Chroma(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 110 * torch.tanh(x)
+
+
+def annealed_mean(logits: Tensor, centers: Tensor, temperature: float) -> Tensor:
+    """Mean colour under the annealed distribution, at full resolution.
+
+    Parameters
+    ----------
+    logits : Tensor
+        (N, Q, H/4, W/4).
+    centers : Tensor
+        (Q, 2), a* and b*.
+    temperature : float
+
+    Returns
+    -------
+    Tensor
+        (N, 2, H, W).
+    """
+    share = torch.softmax(logits.float() / temperature, dim=1)
+    chroma = torch.einsum("nqhw,qc->nchw", share, centers)
+    return nn.functional.interpolate(chroma, scale_factor=4.0, mode="bilinear", align_corners=False)
+
+
+def noise_level(luminance: Tensor) -> Tensor:
+    """Estimate the white noise that would explain the finest detail of each photograph.
+
+    Immerkær 1996, doi:10.1006/cviu.1996.0060: the mean size of the response to a mask that is
+    blind to planes and edges.
+
+    Parameters
+    ----------
+    luminance : Tensor
+        Shape (N, 1, H, W), any unit.
+
+    Returns
+    -------
+    Tensor
+        Standard deviations, shape (N,), in that unit.
+    """
+    mask = luminance.new_tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]])
+    response = nn.functional.conv2d(luminance, mask[None, None])
+    return response.abs().mean(dim=(1, 2, 3)) * (math.pi / 2) ** 0.5 / 6
+
+
+@cache
+def chroma_bins() -> NDArray[np.float32]:
+    """Centres of the cells of the a*, b* plane, 10 units wide, that sRGB reaches.
+
+    Returns
+    -------
+    array of float32, shape (Q, 2)
+        In order of a*, then b*.
+    """
+    levels = np.append(np.arange(0, 256, 4, dtype=np.uint8), np.uint8(255))
+    cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 3)
+    cells = np.unique(np.rint(srgb_to_lab(cube)[:, 1:] / 10).astype(np.int64), axis=0)
+    return (10 * cells).astype(np.float32)
+
+
+def _check_width(width: int) -> None:
+    if width < _GROUPS or width % _GROUPS:
+        raise InputError("width must be a multiple of 8", key="network.width", value=width)
+
+
+def _block(inputs: int, outputs: int) -> Block:
+    return Block(
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
         nn.GroupNorm(_GROUPS, outputs),
         nn.SiLU(inplace=True),
@@ -85,7 +315,12 @@ def _block(inputs: int, outputs: int) -> nn.Sequential:
     )
 
 
-NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet}
+NETWORKS: dict[str, type[nn.Module]] = {
+    "unet": UNet,
+    "gated-unet": GatedUNet,
+    "class-unet": ClassUNet,
+    "deep": DeepNet,
+}
 
 
 def build_network(name: str, arguments: dict[str, Any] | None = None) -> nn.Module:

@@ -50,6 +50,7 @@ _PUBLIC = {
     "ChoicePrediction": "correlation",
     "Correlation": "correlation",
     "correlate": "correlation",
+    "correlate_many": "correlation",
     "predict_choices": "correlation",
     "stimulus_wins": "correlation",
     "TestResult": "metric_tests",

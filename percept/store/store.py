@@ -2,7 +2,8 @@
 
 Every public method is one short transaction. A rating is durable when :meth:`Store.rate`
 returns, and a resend of it changes nothing. On SQLite writers take turns (write-ahead log, one
-write lock taken at the start of the transaction), readers never wait.
+write lock taken at the start of the transaction), ratings that wait at the same time share one
+transaction, readers never wait.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from percept.errors import InputError, Interrupted, PerceptError
 from percept.store.connect import Database, connect
@@ -41,6 +43,7 @@ from percept.store.schema import (
     trial,
 )
 from percept.store.schema import invite as invitation
+from percept.store.together import Together
 
 __all__ = [
     "Answer",
@@ -60,6 +63,7 @@ __all__ = [
     "open_store",
 ]
 
+_T = TypeVar("_T")
 _INVITE = [column for column in invitation.c if column.name not in ("id", "study_id")]
 
 #: A trial counts as used when it is rated, or while its session began or answered this recently.
@@ -224,6 +228,57 @@ Usage = Mapping[tuple[int, ...], int]
 """How often each (left, right) or (stimulus,) is in use, by stimulus id, as shown."""
 
 
+# What every vote asks: built once, because building a statement takes longer than running it.
+
+_SESSION = (
+    sa.select(
+        session,
+        observer.c.study_id,
+        observer.c.group,
+        study.c.state,
+        sa.select(sa.func.count())
+        .where(trial.c.session_id == session.c.id)
+        .correlate(session)
+        .scalar_subquery()
+        .label("trials"),
+    )
+    .select_from(session.join(observer).join(study))
+    .where(session.c.token_sha256 == sa.bindparam("token_sha256"))
+)
+_LOCK = (
+    sa.select(session.c.finished_at, session.c.token_sha256)
+    .where(session.c.id == sa.bindparam("session"))
+    .with_for_update()
+)
+_ANSWERED = (
+    sa.select(
+        trial.c.id,
+        study.c.state,
+        sa.select(sa.func.max(rating.c.revision))
+        .where(rating.c.trial_id == trial.c.id, rating.c.attribute == sa.bindparam("attribute"))
+        .correlate(trial)
+        .scalar_subquery(),
+        sa.exists().where(rating.c.response_id == sa.bindparam("response_id")),
+    )
+    .select_from(trial.join(session).join(observer).join(study))
+    .where(trial.c.session_id == sa.bindparam("session"), trial.c.token == sa.bindparam("trial"))
+)
+# The last trial that lacks an answer; searched from the end, where it is found at once.
+_UNANSWERED = (
+    sa.select(trial.c.id)
+    .where(
+        trial.c.session_id == sa.bindparam("session"),
+        sa.select(sa.func.count(sa.distinct(rating.c.attribute)))
+        .where(rating.c.trial_id == trial.c.id)
+        .correlate(trial)
+        .scalar_subquery()
+        < sa.bindparam("attributes"),
+    )
+    .order_by(trial.c.position.desc())
+    .limit(1)
+)
+
+
 class Store(Frames):
     """One open database. Made by :func:`open_store`; safe to share between threads."""
 
@@ -231,7 +286,8 @@ class Store(Frames):
         super().__init__(database.engine)
         self._database = database
         # Waiting in line here is fairer and quicker than polling SQLite's lock.
-        self._turn = threading.RLock() if database.file is not None else nullcontext()
+        self._turn = threading.RLock() if database.file is not None else None
+        self._together = Together(database, self._turn) if self._turn is not None else None
 
     def __enter__(self) -> Store:
         return self
@@ -306,8 +362,15 @@ class Store(Frames):
         if (current := getattr(self._local, "connection", None)) is not None:
             yield current
             return
-        with self._turn, self._database.begin() as connection:
+        with self._turn or nullcontext(), self._database.begin() as connection:
             yield connection
+
+    def _write_together(self, work: Callable[[sa.Connection], _T]) -> _T:
+        """Write durably, in one transaction with what others write at this moment."""
+        if self._together is None or getattr(self._local, "connection", None) is not None:
+            with self._write() as connection:
+                return work(connection)
+        return self._together.run(work)
 
     def ping(self) -> None:
         """Raise if the database does not answer."""
@@ -908,19 +971,8 @@ class Store(Frames):
         NotFound
             No session has that token.
         """
-        total = (
-            sa.select(sa.func.count())
-            .where(trial.c.session_id == session.c.id)
-            .correlate(session)
-            .scalar_subquery()
-        )
-        query = (
-            sa.select(session, observer.c.study_id, observer.c.group, study.c.state, total)
-            .select_from(session.join(observer).join(study))
-            .where(session.c.token_sha256 == _sha256(token))
-        )
         with self._read() as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(_SESSION, {"token_sha256": _sha256(token)}).first()
         if row is None:
             raise NotFound("no such session")
         return Session(
@@ -931,7 +983,7 @@ class Store(Frames):
             attributes=tuple(row.attributes),
             finished_at=row.finished_at,
             completion=row.completion,
-            trials=row[-1],
+            trials=row.trials,
             group=row.group,
             started_at=row.started_at,
         )
@@ -1056,33 +1108,30 @@ class Store(Frames):
             study is closed (``closed``).
         """
         now = now or datetime.now(UTC)
-        with self._write() as connection:
-            # Lock the session, so that two tabs take turns on PostgreSQL too.
-            sitting = connection.execute(
-                sa.select(session.c.finished_at)
-                .where(session.c.id == of.id, session.c.token_sha256.is_not(None))
-                .with_for_update()
-            ).first()
-            if sitting is None:
+
+        def save(connection: sa.Connection) -> bool:
+            # Lock the session, so that two tabs take turns on PostgreSQL too. What they saved is
+            # visible to the next statement, not to this one.
+            locked = connection.execute(_LOCK, {"session": of.id}).first()
+            if locked is None or locked.token_sha256 is None:
                 raise NotFound("this session was withdrawn")
-            finished_at = sitting.finished_at
-            trial_id = connection.scalar(
-                sa.select(trial.c.id).where(
-                    trial.c.session_id == of.id, trial.c.token == answer.trial
-                )
-            )
-            if trial_id is None or answer.attribute not in of.attributes:
+            now_there = connection.execute(
+                _ANSWERED,
+                {
+                    "session": of.id,
+                    "trial": answer.trial,
+                    "attribute": answer.attribute,
+                    "response_id": answer.response_id,
+                },
+            ).first()
+            if now_there is None or answer.attribute not in of.attributes:
                 raise NotFound("no such trial in this session")
-            if self._is_resend(connection, trial_id, answer):
+            trial_id, state, last, resent = now_there
+            finished_at = locked.finished_at
+            if resent and self._is_resend(connection, trial_id, answer):
                 return False
-            state = connection.scalar(sa.select(study.c.state).where(study.c.id == of.study_id))
             if state == "closed":
                 raise Conflict("closed", "this study is closed")
-            last = connection.scalar(
-                sa.select(sa.func.max(rating.c.revision)).where(
-                    rating.c.trial_id == trial_id, rating.c.attribute == answer.attribute
-                )
-            )
             if answer.revision != (last or 0) + 1:
                 raise Conflict(
                     "revision", f"revision {(last or 0) + 1} is next, not {answer.revision}"
@@ -1114,14 +1163,22 @@ class Store(Frames):
             )
             for one in answer.marks:
                 _insert(connection, mark, rating_id=rating_id, **vars(one))
-            if finished_at is None and self._is_complete(connection, of):
+            left = connection.scalar(
+                _UNANSWERED, {"session": of.id, "attributes": len(of.attributes)}
+            )
+            if finished_at is None and left is None:
                 code = f"{completion_prefix}-{secrets.token_hex(4).upper()}"
                 connection.execute(
                     sa.update(session)
                     .where(session.c.id == of.id)
                     .values(finished_at=now, completion=code)
                 )
-        return True
+            return True
+
+        try:
+            return self._write_together(save)
+        except IntegrityError:  # another session took this response_id meanwhile: it is seen now
+            return self._write_together(save)
 
     @staticmethod
     def _is_resend(connection: sa.Connection, trial_id: int, answer: Answer) -> bool:
@@ -1147,18 +1204,6 @@ class Store(Frames):
         if not same:
             raise Conflict("response_id", "this response_id was used for another answer")
         return True
-
-    @staticmethod
-    def _is_complete(connection: sa.Connection, of: Session) -> bool:
-        given = (
-            sa.select(rating.c.trial_id, rating.c.attribute)
-            .select_from(rating.join(trial))
-            .where(trial.c.session_id == of.id)
-            .distinct()
-            .subquery()
-        )
-        count = connection.scalar(sa.select(sa.func.count()).select_from(given))
-        return count == of.trials * len(of.attributes)
 
     def stimulus_file(self, token: str) -> Path:
         """Find the PNG that an image token shows.
@@ -1250,7 +1295,7 @@ class _Shown:
 
 
 def _insert(connection: sa.Connection, table: sa.Table, **values: Any) -> int:
-    key = connection.execute(sa.insert(table).values(**values)).inserted_primary_key
+    key = connection.execute(sa.insert(table), values).inserted_primary_key
     return int(key[0])  # type: ignore[index]  # one row in, one key out
 
 

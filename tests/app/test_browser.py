@@ -440,7 +440,7 @@ def test_the_admin_shows_progress_but_results_only_after_closing(
     expect(page.get_by_text("Show the results")).to_have_count(0)
     page.get_by_role("button", name="Close the study").click()
     page.get_by_text("Show the results").click()
-    expect(page.get_by_text("Looked at 2 times")).to_be_visible()
+    expect(page.get_by_text("Looks so far: 2")).to_be_visible()
     looks = server.store.looks(server.study("marks"))
     assert list(looks["what"]) == ["export", "results"]
     page.get_by_role("button", name="Reopen the study").click()

@@ -1,15 +1,25 @@
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from percept.color import srgb_to_lab
 from percept.errors import InputError
-from percept.inference.networks import build_network, load_checkpoint, save_checkpoint
+from percept.inference.networks import (
+    Block,
+    build_network,
+    chroma_bins,
+    load_checkpoint,
+    noise_level,
+    save_checkpoint,
+)
 
 SMALL = {"width": 8, "depth": 2}
 CONFIG = {"network": {"name": "unet", "arguments": SMALL}, "input": {"max_side": 64}, "seed": 3}
@@ -43,7 +53,7 @@ def test_a_photograph_is_not_coloured_by_its_batch():
 @pytest.mark.parametrize(
     ("name", "arguments", "problem"),
     [
-        ("vnet", {}, "unknown network.*Known networks: unet"),
+        ("vnet", {}, "unknown network.*Known networks: class-unet, deep"),
         ("unet", {"widht": 8}, "bad network arguments.*widht"),
         ("unet", {"width": 12}, "multiple of 8"),
         ("unet", {"depth": 0}, "depth"),
@@ -119,3 +129,88 @@ def test_bad_configs_are_not_written(tmp_path, change, key):
         save_checkpoint(tmp_path / "x", build_network("unet", SMALL), {**CONFIG, **change})
     assert caught.value.key == key
     assert not (tmp_path / "x").exists()
+
+
+SMALL_ONES = {
+    "gated-unet": {"width": 8, "depth": 2},
+    "class-unet": {"width": 8, "depth": 3},
+    "deep": {"width": 8, "blocks": 3},
+}
+
+
+@pytest.mark.parametrize("name", SMALL_ONES)
+def test_every_network_gives_chroma_and_comes_back(tmp_path, name):
+    torch.manual_seed(0)
+    network = build_network(name, SMALL_ONES[name]).eval()
+    light = torch.rand(2, 1, 3 * network.divisor, 2 * network.divisor)
+    with torch.inference_mode():
+        chroma = network(light)
+    assert chroma.shape == (2, 2, *light.shape[2:])
+    assert chroma.abs().max() <= 110
+    config = {**CONFIG, "network": {"name": name, "arguments": SMALL_ONES[name]}}
+    save_checkpoint(tmp_path, network, config)
+    again, _ = load_checkpoint(tmp_path)
+    with torch.inference_mode():
+        assert torch.equal(again(light), chroma)
+
+
+def test_noise_level_measures_noise():
+    generator = torch.Generator().manual_seed(0)
+    ramp = torch.linspace(0, 1, 64).expand(64, 64)
+    clean = torch.stack([ramp, ramp.T]).reshape(2, 1, 64, 64)
+    noisy = clean + 0.03 * torch.randn(2, 1, 64, 64, generator=generator)
+    torch.testing.assert_close(noise_level(clean), torch.zeros(2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(noise_level(noisy), torch.full((2,), 0.03), atol=0.002, rtol=0)
+
+
+def test_the_gate_opens_for_degraded_photographs_alone():
+    torch.manual_seed(0)
+    network = build_network("gated-unet", {"width": 8, "depth": 1}).eval()
+    plain = build_network("unet", {"width": 8, "depth": 1}).eval()
+    plain.load_state_dict(network.state_dict(), strict=False)
+    clean = torch.full((1, 1, 16, 16), 0.5)
+    batch = torch.cat([clean, clean + 0.1 * torch.randn(1, 1, 16, 16)])
+    with torch.inference_mode():
+        gated, ungated = network(batch), plain(batch)
+    assert torch.equal(gated[0], ungated[0])
+    assert not torch.allclose(gated[1], ungated[1])
+
+
+def test_checkpointed_blocks_give_the_same_gradients():
+    torch.manual_seed(0)
+    network = build_network("unet", SMALL)
+    light = torch.rand(1, 1, 8, 8)
+    gradients = []
+    for checkpointing in (False, True):
+        for module in network.modules():
+            if isinstance(module, Block):
+                module.checkpointing = checkpointing
+        network.zero_grad()
+        network(light).square().mean().backward()
+        gradients.append([p.grad.clone() for p in network.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_stages_one_after_another_are_the_whole_network():
+    torch.manual_seed(0)
+    network = build_network("deep", SMALL_ONES["deep"]).eval()
+    light = torch.rand(1, 1, 8, 8)
+    with torch.inference_mode():
+        expected = network(light)
+        x, names = light, []
+        for stage in range(3):
+            part = copy.deepcopy(network)
+            part.cut(stage, 3)
+            names += part.state_dict()
+            x = part(x)
+    assert torch.equal(x, expected)
+    assert sorted(names) == sorted(network.state_dict())  # every layer in one stage
+
+
+def test_chroma_bins_cover_what_srgb_can_show():
+    bins = chroma_bins()
+    assert 240 < len(bins) < 320
+    rgb = np.random.default_rng(0).integers(0, 256, (2000, 3), dtype=np.uint8)
+    lab = srgb_to_lab(rgb[None])[0]
+    nearest = np.abs(lab[:, None, 1:] - bins[None]).max(axis=2).min(axis=1)
+    assert nearest.max() <= 6

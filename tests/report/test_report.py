@@ -100,7 +100,7 @@ def test_people_are_counted(world: World) -> None:
     assert people["answers"] == kinds.to_dict()
     assert people["observers"] == people["joined"] == people["simulated"] == 8
     assert people["sessions"] == people["sessions_complete"] == 8
-    test = world.pairs.ratings.query("kind == 'test'")
+    test = world.pairs.ratings.query("kind == 'test' and choice != 'skip'")
     assert people["response_s"]["median"] == pytest.approx(test["response_time_ms"].median() / 1000)
     assert sum(people["response_counts"]) == len(test)
 
@@ -144,7 +144,7 @@ def test_groups_and_strata_have_scales_of_their_own(world: World) -> None:
 def test_every_attribute_is_analysed_on_its_own(world: World) -> None:
     period = '[[attributes]]\nname = "period"\nquestion = "Which fits its time?"\n'
     protocol = parse_protocol(f"{world.pairs.protocol.text}\n{period}")
-    turned = {"left": "right", "right": "left", "tie": "tie"}
+    turned = {"left": "right", "right": "left", "tie": "tie", "skip": "skip"}
     ratings = world.pairs.ratings
     other = ratings.assign(attribute="period", choice=ratings["choice"].map(turned))
     data = replace(world.pairs, protocol=protocol, ratings=pd.concat([ratings, other]))

@@ -33,8 +33,7 @@ log_every = 1
 """
 
 
-@pytest.fixture
-def manifest(tmp_path: Path) -> Path:
+def make_manifest(tmp_path: Path) -> Path:
     """Three training photographs with references, one for the study, one without reference."""
     rng = np.random.default_rng(0)
     rows = []
@@ -62,12 +61,23 @@ def manifest(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.fixture
-def config_file(tmp_path: Path, manifest: Path) -> Path:
+def make_config_file(tmp_path: Path, manifest: Path) -> Path:
     """A training of six small steps on ``manifest``."""
     file = tmp_path / "tiny.toml"
     file.write_text(TINY.replace("[data]\n", f'[data]\nmanifest = "{manifest.name}"\n'))
     return file
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """As :func:`make_manifest`."""
+    return make_manifest(tmp_path)
+
+
+@pytest.fixture
+def config_file(tmp_path: Path, manifest: Path) -> Path:
+    """As :func:`make_config_file`."""
+    return make_config_file(tmp_path, manifest)
 
 
 @pytest.fixture

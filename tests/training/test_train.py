@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,8 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+import training.config
+import training.losses
 import training.trainer
 from percept import bundle
 from percept.cli import main as percept
@@ -23,6 +27,7 @@ from percept.distributed import process_group
 from percept.files import sha256_file
 from percept.inference.networks import load_checkpoint
 from training import checkpoint
+from training.parallel import Step
 
 Train = Callable[..., int]
 NEEDS_PROC = pytest.mark.skipif(
@@ -119,9 +124,9 @@ def test_the_running_average_is_what_inference_gets(
 def test_compression_changes_little_and_only_after_its_start(
     config_file: Path, tmp_path: Path, train: Train, method: str
 ) -> None:
-    options = ["--set", f"distributed.gradient_compression={method}"]
+    options = ["--set", f"communication.compression={method}"]
     assert train(config_file, tmp_path / "plain") == 0
-    start = "--set=distributed.compression_start="
+    start = "--set=communication.compression_start="
     assert train(config_file, tmp_path / "later", *options, f"{start}6") == 0
     assert train(config_file, tmp_path / "from2", *options, f"{start}2") == 0
     assert_close(tmp_path / "plain", tmp_path / "later", 0.0)
@@ -131,21 +136,37 @@ def test_compression_changes_little_and_only_after_its_start(
     np.testing.assert_allclose(losses[0], losses[1], rtol=0.1)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["loss.adversarial=1.0", "train.crop=32"],
+        ["memory.precision=fp16", "data.sampler=stratified", "data.ageing=0.5"],
+        ["optimizer.name=sgd", "data.buckets=[[16, 24], [16, 16]]", "data.workers=1"],
+    ],
+    ids=["plain", "adversary", "fp16", "sgd"],
+)
 def test_a_training_that_stopped_goes_on_as_if_it_had_not(
-    config_file: Path, tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+    config_file: Path,
+    tmp_path: Path,
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: list[str],
 ) -> None:
     whole, halves = tmp_path / "whole", tmp_path / "halves"
-    odd = ("--set", "train.log_every=3")  # a line of the log that spans the interruption
+    odd = ["--set", "train.log_every=3"]  # a line of the log that spans the interruption
+    for setting in settings:
+        odd += ["--set", setting]
     assert train(config_file, whole, *odd) == 0
 
-    original = training.trainer.Trainer._backward
+    original = training.trainer.Trainer._judge
 
-    def fail(self: training.trainer.Trainer, model: torch.nn.Module) -> tuple[float, float]:
+    def fail(self: training.trainer.Trainer, outcome: Step) -> None:
         if self.step == 5:
             raise KeyboardInterrupt
-        return original(self, model)
+        original(self, outcome)
 
-    monkeypatch.setattr(training.trainer.Trainer, "_backward", fail)
+    monkeypatch.setattr(training.trainer.Trainer, "_judge", fail)
     with pytest.raises(KeyboardInterrupt):
         train(config_file, halves, *odd)
     assert run_json(halves)["state"] == "running"
@@ -212,7 +233,9 @@ def test_what_compression_remembers_comes_back_on_the_device_of_the_gradients(
 ) -> None:
     residual = {"iter": 3, "error_dict": {0: torch.ones(2)}}
     with process_group("cpu"):
-        checkpoint.save_state(tmp_path, 3, {"world": 1}, residual)
+        saver = checkpoint.Saver(tmp_path)
+        saver.start(3, {"world": 1}, residual)
+        saver.wait()
         _, local = checkpoint.load_state(tmp_path, 3, torch.device("meta"))
     assert local["iter"] == 3
     assert local["error_dict"][0].device.type == "meta"  # stands for a CUDA device here
@@ -226,13 +249,13 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "out"
-    original, calls = training.trainer.chroma_loss, iter(range(100))
+    original, calls = training.losses.chroma_loss, iter(range(100))
 
-    def poisoned(*args: object) -> torch.Tensor:
-        loss = original(*args)  # type: ignore[arg-type]
-        return loss * math.nan if next(calls) == 3 else loss
+    def poisoned(*args: object, **options: object) -> torch.Tensor:
+        loss = original(*args, **options)  # type: ignore[arg-type]
+        return loss * math.nan if next(calls) == 4 else loss  # the first is no step
 
-    monkeypatch.setattr(training.trainer, "chroma_loss", poisoned)
+    monkeypatch.setattr(training.losses, "chroma_loss", poisoned)
     assert train(config_file, out) == 2
     message = capsys.readouterr().err
     assert "diverged at step 4" in message
@@ -242,6 +265,98 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(
     assert load_checkpoint(out)[1]["step"] == 2
     assert all(value.isfinite().all() for value in weights(out).values())
     assert (out / "state" / "step-2").is_dir()
+
+
+def test_a_loss_far_above_what_it_was_stops_too(
+    config_file: Path, tmp_path: Path, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--set", "optimizer.name=sgd", "--set", "optimizer.learning_rate=10"]
+    options += ["--set", "optimizer.clip_norm=0", "--set", "train.divergence=1.01"]
+    options += ["--set", "schedule.warmup_steps=0", "--set", "train.checkpoint_every=1"]
+    assert train(config_file, tmp_path / "out", *options) == 2
+    assert re.search(r"diverged at step \d: loss \S+, having been", capsys.readouterr().err)
+    assert run_json(tmp_path / "out")["state"] == "diverged"
+    assert load_checkpoint(tmp_path / "out")[1]["step"] >= 1
+
+
+def test_the_best_is_kept_beside_the_last(
+    config_file: Path, tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([3.0, 2.0, 4.0])
+    monkeypatch.setattr(training.losses.Objective, "evaluate", lambda *_: next(losses, math.nan))
+    assert train(config_file, tmp_path / "out", "--set", "data.validation_split=study") == 0
+    lines = (tmp_path / "out" / "validation.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"step": step, "loss": loss} for step, loss in [(2, 3.0), (4, 2.0), (6, 4.0)]
+    ]
+    last, best = (load_checkpoint(tmp_path / "out" / name)[1] for name in ("", "best"))
+    assert last["step"] == 6
+    assert best["step"] == 4
+    # What chose among checkpoints may be in no study either.
+    assert sha256_file(tmp_path / "s.png") in last["training_sha256"]
+
+
+def test_samples_show_grey_coloured_and_true(
+    config_file: Path, tmp_path: Path, train: Train
+) -> None:
+    assert train(config_file, tmp_path / "out", "--set", "train.samples=2") == 0
+    pictures = sorted((tmp_path / "out" / "samples").iterdir())
+    assert [picture.name for picture in pictures] == [f"step-{n:06d}.png" for n in (2, 4, 6)]
+    sheet = np.asarray(Image.open(pictures[-1])).astype(int)
+    assert sheet.shape == (3 * 16, 2 * 16, 3)
+    chroma = [np.ptp(row, axis=-1).mean() for row in np.split(sheet, 3)]
+    assert chroma[0] < 2 < min(chroma[1:])
+
+
+def test_tensorboard_gets_the_log_and_the_samples(
+    config_file: Path, tmp_path: Path, train: Train
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert train(config_file, tmp_path / "out", "--set", "train.tensorboard=true") == 0
+    events = EventAccumulator(str(tmp_path / "out" / "tensorboard"))
+    events.Reload()
+    scalars = events.Scalars("loss")
+    assert [event.step for event in scalars] == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(
+        [event.value for event in scalars], [line["loss"] for line in log(tmp_path / "out")], 1e-6
+    )
+    assert "step_seconds/forward" in events.Tags()["scalars"]
+    assert len(events.Images("grey, coloured, true")) == 3
+
+
+def test_tensorboard_is_asked_for_before_anything_starts(
+    config_file: Path,
+    tmp_path: Path,
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(training.config.importlib.util, "find_spec", lambda name: None)
+    assert train(config_file, tmp_path / "out", "--set", "train.tensorboard=true") == 2
+    assert "percept[tensorboard]" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_compiled_training_is_the_same_training(
+    config_file: Path, tmp_path: Path, train: Train
+) -> None:
+    options = ["--set", "optimizer.name=sgd", "--set", "optimizer.learning_rate=1e-3"]
+    assert train(config_file, tmp_path / "plain", *options) == 0
+    assert train(config_file, tmp_path / "compiled", *options, "--set", "memory.compile=true") == 0
+    assert_close(tmp_path / "plain", tmp_path / "compiled", 1e-5)
+
+
+def test_weights_can_be_decayed_alone(config_file: Path) -> None:
+    from training.config import load_config
+    from training.parallel import parameter_groups
+
+    config = load_config(str(config_file), overrides=["optimizer.decay_all=false"])
+    network = training.trainer.make_network(config)
+    matrices, vectors = parameter_groups(network, config.optimizer)
+    assert vectors["weight_decay"] == 0.0
+    assert {p.ndim for p in vectors["params"]} == {1}
+    assert {p.ndim for p in matrices["params"]} == {4}
 
 
 def test_changed_settings_are_named_and_fresh_starts_over(
@@ -288,7 +403,7 @@ def test_a_checkpoint_from_elsewhere_is_not_overwritten(
     [
         ("network.name=vit", "key 'network.name': unknown network"),
         ("network.arguments.size=3", "bad network arguments"),
-        ("train.crop=15", "multiple of 2 (got 15)"),
+        ("train.crop=15", "multiples of 2 (got 15)"),
         ("train.stepz=3", "unknown key"),
         ("data.split=val", "no photograph of this split"),
     ],
@@ -373,8 +488,8 @@ def test_killed_worker_then_the_same_command_equals_undisturbed(
 ) -> None:
     # PowerSGD keeps most state: what compression left out, by process and bucket (two here).
     settings = ["--set", "network.arguments={width = 16, depth = 3}"]
-    settings += ["--set", "distributed.gradient_compression=powersgd"]
-    settings += ["--set", "distributed.compression_start=3", "--set", "train.steps=60"]
+    settings += ["--set", "communication.compression=powersgd"]
+    settings += ["--set", "communication.compression_start=3", "--set", "train.steps=60"]
     settings += ["--set", "train.checkpoint_every=5"]
 
     def command(out: str) -> list[str]:

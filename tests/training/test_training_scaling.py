@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from percept.cli import main as percept
+from training.scaling import PARTS, Point, fit_link, project
+
+
+def point(mode: str, world: int, seconds: float, **parts: float) -> Point:
+    split = {**dict.fromkeys((*PARTS, "other"), 0.0), "forward": seconds, **parts}
+    images = 8 / seconds
+    return Point(mode, 64, world, 1, 8, seconds, images, 1.0, 1.0, split, 1_000_000)
+
+
+def test_the_link_comes_back_from_its_own_times() -> None:
+    sizes = [256, 4096, 65536, 1 << 20]
+    truth = fit_link(2, [(n, 1.0) for n in sizes])
+    for latency, per_byte, world in [(1e-4, 1e-9, 2), (5e-5, 2e-10, 4)]:
+        truth = type(truth)(world, latency, per_byte, ())
+        link = fit_link(world, [(n, truth.seconds(n, world)) for n in sizes])
+        np.testing.assert_allclose([link.latency, link.per_byte], [latency, per_byte], rtol=1e-6)
+
+
+def test_projection_by_hand() -> None:
+    link = fit_link(2, [(n, 2 * 1e-3 + n * 1e-8) for n in (256, 65536, 1 << 22)])
+    points = [point("strong", 1, 1.0), point("weak", 1, 1.0)]
+    (strong, weak) = project(points, link, [4])
+    # 6 messages of latency 1 ms, and 3/2 of a megabyte at 10 ns a byte.
+    exchange = 6e-3 + 1.5 * 1e6 * 1e-8
+    assert strong["step_seconds"] == pytest.approx(0.25 + exchange, rel=1e-6)
+    assert strong["speedup"] == pytest.approx(1 / (0.25 + exchange), rel=1e-6)
+    assert weak["step_seconds"] == pytest.approx(1 + exchange, rel=1e-6)
+    assert weak["efficiency"] == pytest.approx(1 / (1 + exchange), rel=1e-6)
+
+
+def test_the_command_measures_and_draws(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    words = ["scaling", "train", "--world", "1", "2", "--side", "16", "--batch", "2", "--steps"]
+    words += ["5", "--rounds", "1", "--mode", "strong", "--threads", "1", "--project", "4"]
+    words += ["--set", "network.arguments={width=8, depth=1}", "--device", "cpu"]
+    assert percept([*words, "--out", str(out)]) == 0
+    said = capfd.readouterr().out
+    assert "Projection, not measured" in said
+    assert "2 processes reach" in said
+    document = json.loads((out / "scaling-train.json").read_text())
+    one, two = document["points"]
+    assert (one["world"], two["world"]) == (1, 2)
+    assert one["speedup"] == one["efficiency"] == 1.0
+    assert two["efficiency"] == pytest.approx(two["speedup"] / 2, abs=1e-3)
+    assert two["all_reduce_bytes"] > 0
+    assert sum(two["seconds"].values()) == pytest.approx(two["step_seconds"], rel=0.2)
+    assert document["link"]["world"] == 2
+    assert [p["world"] for p in document["projection"]] == [4]
+    assert (out / "scaling-train.png").stat().st_size > 10_000
+
+
+def test_bad_worlds_are_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    assert percept(["scaling", "train", "--world", "1", "3", "--batch", "8"]) == 2
+    assert "divide --batch 8 (got 3)" in capfd.readouterr().err

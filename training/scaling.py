@@ -1,0 +1,484 @@
+"""How training scales here: over processes and sizes of views, and, projected, beyond.
+
+Started by ``percept scaling train``. Every point is a real training of a few steps by the worker
+that trains everything else; its own log says where the time went.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from percept.distributed import cores, launch
+from percept.errors import InputError, PerceptError
+from percept.files import sha256_file, write_bytes_atomic, write_json_atomic
+
+PARTS = ("data", "forward", "backward", "all_reduce", "optimizer")
+_WARM = 4  # steps that are not timed: buckets, caches, the first pages of memory
+_SIZES = tuple(4**k for k in range(4, 12))  # bytes of the timed collectives: 256 B … 4 MiB
+_PHOTOGRAPHS = 8
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting's measurement; every figure is the median of the rounds.
+
+    Attributes
+    ----------
+    mode : str
+        ``strong``: the global batch stays; ``weak``: the batch of each process does.
+    side, world, threads, batch : int
+        Side of the views; processes; compute threads of each; global batch.
+    step_seconds : float
+    images_per_second : float
+    speedup : float or None
+        Images per second over those of the smallest world with one thread.
+    efficiency : float or None
+        speedup · N₀ / N, with N₀ the smallest world; only for one thread a process.
+    seconds : dict of str to float
+        Of a step, in the main process: ``data`` (waiting for views), ``forward``, ``backward``,
+        ``all_reduce`` (what the backward pass does not hide), ``optimizer``, and ``other``.
+    all_reduce_bytes : int
+        That each process gave to all-reduce at each step.
+    """
+
+    mode: str
+    side: int
+    world: int
+    threads: int
+    batch: int
+    step_seconds: float
+    images_per_second: float
+    speedup: float | None
+    efficiency: float | None
+    seconds: dict[str, float]
+    all_reduce_bytes: int
+
+
+@dataclass(frozen=True)
+class Link:
+    """Cost of an all-reduce among N processes: 2(N-1)·latency + 2(N-1)/N·bytes·per_byte.
+
+    The ring algorithm's count of messages and bytes; ``latency`` (α) in seconds and ``per_byte``
+    (β) in seconds per byte are fitted to timed collectives (``measured``: bytes, seconds) of
+    ``world`` processes on this machine.
+    """
+
+    world: int
+    latency: float
+    per_byte: float
+    measured: tuple[tuple[int, float], ...]
+
+    def seconds(self, size: float, world: int) -> float:
+        """Time of an all-reduce of ``size`` bytes."""
+        return 2 * (world - 1) * (self.latency + size * self.per_byte / world)
+
+
+def fit_link(world: int, measured: Sequence[tuple[int, float]]) -> Link:
+    """Fit latency and inverse bandwidth, relative errors counting alike; neither is negative."""
+    sizes, seconds = (np.array(column, dtype=float) for column in zip(*measured, strict=True))
+    design = np.stack([np.full_like(sizes, 2 * (world - 1)), 2 * (world - 1) / world * sizes], 1)
+    from scipy.optimize import nnls
+
+    (latency, per_byte), _ = nnls(design / seconds[:, None], np.ones_like(seconds))
+    return Link(world, float(latency), float(per_byte), tuple(measured))
+
+
+def project(points: Sequence[Point], link: Link, worlds: Sequence[int]) -> list[dict[str, Any]]:
+    """Step times at worlds that were not measured, from the smallest that was.
+
+    Computation is taken to divide without loss, and no all-reduce to hide behind it; other nodes
+    to be linked like the processes here.
+    """
+    found = []
+    for mode, side in sorted({(point.mode, point.side) for point in points}):
+        own = [p for p in points if (p.mode, p.side) == (mode, side) and p.threads == 1]
+        base = min(own, key=lambda point: point.world)
+        compute = base.step_seconds - base.seconds["all_reduce"]
+        for world in worlds:
+            share = base.world / world if mode == "strong" else 1.0
+            seconds = compute * share + link.seconds(base.all_reduce_bytes, world)
+            images = base.batch * (1 if mode == "strong" else world / base.world) / seconds
+            speedup = images / base.images_per_second
+            found.append(
+                {
+                    "mode": mode,
+                    "side": side,
+                    "world": world,
+                    "step_seconds": seconds,
+                    "speedup": speedup,
+                    "efficiency": speedup * base.world / world,
+                }
+            )
+    return found
+
+
+def measure(folder: Path, args: argparse.Namespace) -> tuple[list[Point], Link | None]:
+    """Time all settings; they take turns, so that a busy moment meets all of them.
+
+    Raises
+    ------
+    InputError
+        If a training fails.
+    """
+    worlds = sorted(set(args.world))
+    settings = [
+        (mode, side, world, 1)
+        for side in sorted(set(args.side))
+        for mode in args.mode
+        for world in worlds
+    ]
+    settings += [
+        (mode, side, worlds[0], threads)
+        for mode, side in {(mode, side): None for mode, side, _, _ in settings}
+        for threads in sorted(set(args.threads) - {1})
+    ]
+    runs: dict[tuple[str, int, int, int], list[dict[str, Any]]] = {key: [] for key in settings}
+    for turn in range(args.rounds):
+        for key in settings if turn % 2 == 0 else reversed(settings):
+            runs[key].append(_run(folder, key, args))
+            done = sum(map(len, runs.values()))
+            total = len(settings) * args.rounds
+            print(f"percept scaling: run {done} of {total}", file=sys.stderr, flush=True)
+    points: list[Point] = []
+    for (mode, side, world, threads), results in runs.items():
+        batch = args.batch * (world // worlds[0] if mode == "weak" else 1)
+        rate = statistics.median(one["samples_per_second"] for one in results)
+        base = statistics.median(
+            one["samples_per_second"] for one in runs[mode, side, worlds[0], 1]
+        )
+        step = batch / rate
+        seconds = {
+            part: statistics.median(one["step_seconds"].get(part, 0.0) for one in results)
+            for part in PARTS
+        }
+        seconds["other"] = max(0.0, step - sum(seconds.values()))
+        points.append(
+            Point(
+                mode,
+                side,
+                world,
+                threads,
+                batch,
+                round(step, 5),
+                round(rate, 3),
+                round(rate / base, 3),
+                round(rate / base * worlds[0] / world, 3) if threads == 1 else None,
+                {part: round(value, 5) for part, value in seconds.items()},
+                results[0]["all_reduce_bytes"],
+            )
+        )
+    if worlds[-1] == 1:
+        return points, None
+    target = folder / "collectives.json"
+    words = ["-m", "training.scaling", "--collectives", str(target), "--device", args.device]
+    if launch(words, worlds[-1]):
+        raise InputError("the collectives could not be timed")
+    measured = [(int(size), float(s)) for size, s in json.loads(target.read_text())]
+    return points, fit_link(worlds[-1], measured)
+
+
+def _run(folder: Path, key: tuple[str, int, int, int], args: argparse.Namespace) -> dict[str, Any]:
+    mode, side, world, threads = key
+    manifest = _photographs(folder / f"side-{side}", side)
+    factor = world // min(args.world) if mode == "weak" else 1
+    out = folder / "run"
+    settings = {
+        "data.max_side": max(16, round(1.25 * side)),
+        "train.crop": side,
+        "train.global_batch": args.batch * factor,
+        "train.steps": _WARM + args.steps,
+        "train.log_every": args.steps if args.steps > _WARM else _WARM,
+        "train.checkpoint_every": _WARM + args.steps,
+        "train.threads": threads,
+        "train.samples": 0,
+        "data.validation_split": '"none"',
+        "schedule.warmup_steps": 0,
+    }
+    words = ["-m", "training.train", args.config, "--out", str(out), "--manifest", str(manifest)]
+    words += ["--device", args.device, "--fresh"]
+    for override in [*args.overrides, *(f"{name}={value}" for name, value in settings.items())]:
+        words += ["--set", override]
+    with _silent():
+        code = launch(words, world, threads=threads)
+    if code:
+        raise InputError("a training failed; see above", value=" ".join(words))
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    result: dict[str, Any] = lines[-1]
+    return result
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Let this process and its children print to nowhere; errors stay."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+def _photographs(home: Path, side: int) -> Path:
+    """Made-up colour photographs of twice the views' side, and their manifest."""
+    manifest = home / "manifest.csv"
+    if manifest.exists():
+        return manifest
+    home.mkdir(parents=True)
+    rng = np.random.default_rng(side)
+    lines = ["content_id,path,sha256,width,height,reference_path,split"]
+    size = round(1.25 * side)
+    for index in range(_PHOTOGRAPHS):
+        small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        file = home / f"p{index}.png"
+        small.resize((size, size), Image.Resampling.BICUBIC).save(file)
+        lines.append(f"p{index},{file.name},{sha256_file(file)},{size},{size},{file.name},train")
+    manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return manifest
+
+
+def time_collectives(file: Path, device_name: str) -> None:
+    """Time all-reduces of several sizes in this world, and write (bytes, seconds) pairs."""
+    import torch
+    import torch.distributed as dist
+
+    from percept.distributed import barrier, is_main, pick_device, process_group
+
+    device = pick_device(device_name)
+    with process_group(device):
+        torch.set_num_threads(1)
+        found = []
+        for size in _SIZES:
+            tensor = torch.zeros(size // 4, device=device)
+            seconds = []
+            for _ in range(13):
+                barrier()
+                began = time.perf_counter()
+                dist.all_reduce(tensor)
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                seconds.append(time.perf_counter() - began)
+            found.append((size, statistics.median(seconds[3:])))
+        if is_main():
+            write_json_atomic(file, found)
+
+
+def write_report(
+    folder: Path,
+    points: Sequence[Point],
+    link: Link | None,
+    projection: Sequence[dict[str, Any]],
+    facts: dict[str, Any],
+) -> None:
+    """Write ``scaling-train.json`` and ``scaling-train.png``."""
+    from matplotlib.figure import Figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(
+        folder / "scaling-train.json",
+        {
+            "facts": facts,
+            "points": [asdict(point) for point in points],
+            "link": asdict(link) if link is not None else None,
+            "projection": list(projection),
+        },
+    )
+    modes = list(dict.fromkeys(point.mode for point in points))
+    figure = Figure(figsize=(4.6 * (len(modes) + 1), 4.2), layout="constrained")
+    *curves, bars = figure.subplots(1, len(modes) + 1, squeeze=False)[0]
+    for axes, mode in zip(curves, modes, strict=True):
+        _curve(axes, mode, points, projection)
+    _bars(bars, points)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    write_bytes_atomic(folder / "scaling-train.png", buffer.getvalue())
+
+
+def _curve(
+    axes: Any, mode: str, points: Sequence[Point], projection: Sequence[dict[str, Any]]
+) -> None:
+    own = [p for p in points if p.mode == mode and p.threads == 1]
+    first = min(p.world for p in own)
+    worlds = sorted({p.world for p in own} | {ahead["world"] for ahead in projection})
+    axes.plot(worlds, [w / first for w in worlds], color="0.6", linestyle=":", label="ideal")
+    for number, side in enumerate(sorted({p.side for p in own})):
+        line = sorted((p.world, p.speedup) for p in own if p.side == side)
+        color = f"C{number}"
+        axes.plot(*zip(*line, strict=True), marker="o", color=color, label=f"{side}×{side}")
+        ahead = [line[-1]] + [
+            (p["world"], p["speedup"]) for p in projection if (p["mode"], p["side"]) == (mode, side)
+        ]
+        if len(ahead) > 1:
+            label = f"{side}×{side}, projected"
+            axes.plot(
+                *zip(*ahead, strict=True), marker="o", markerfacecolor="none", linestyle="--",
+                color=color, label=label,
+            )  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xticks(worlds, [str(w) for w in worlds])
+    axes.set_yticks(worlds, [str(w) for w in worlds])
+    axes.set(title=f"{mode} scaling", xlabel="processes of one thread", ylabel="speedup")
+    axes.legend(frameon=False, fontsize="small")
+
+
+def _bars(axes: Any, points: Sequence[Point]) -> None:
+    labels = [f"{p.mode} {p.side}² ×{p.world}" for p in points if p.threads == 1]
+    values: NDArray[np.float64] = np.array(
+        [[p.seconds[part] for part in (*PARTS, "other")] for p in points if p.threads == 1]
+    )
+    shares = values / values.sum(axis=1, keepdims=True)
+    left = np.zeros(len(labels))
+    for column, part in enumerate((*PARTS, "other")):
+        name = {"all_reduce": "all-reduce (not hidden)", "data": "data wait"}.get(part, part)
+        axes.barh(labels, shares[:, column], left=left, label=name)
+        left += shares[:, column]
+    axes.invert_yaxis()
+    axes.set(title="time of a step", xlabel="share", xlim=(0, 1))
+    axes.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.15),
+                ncols=3)  # fmt: skip
+
+
+def print_table(
+    points: Sequence[Point], link: Link | None, projection: Sequence[dict[str, Any]]
+) -> None:
+    """Print what was measured, then what is projected."""
+    print(
+        "  mode  side world threads batch  images/s speedup efficiency   data forward backward "
+        "all-reduce optimizer other"
+    )
+    for p in points:
+        efficiency = f"{p.efficiency:.0%}" if p.efficiency is not None else "–"
+        share = {name: f"{value / p.step_seconds:.0%}" for name, value in p.seconds.items()}
+        print(
+            f"{p.mode:>6} {p.side:>5} {p.world:>5} {p.threads:>7} {p.batch:>5} "
+            f"{p.images_per_second:>9.2f} {p.speedup:>7.2f} {efficiency:>10} {share['data']:>6} "
+            f"{share['forward']:>7} {share['backward']:>8} {share['all_reduce']:>10} "
+            f"{share['optimizer']:>9} {share['other']:>5}"
+        )
+    for mode, side in sorted({(p.mode, p.side) for p in points}):
+        own = [p for p in points if (p.mode, p.side) == (mode, side)]
+        alone = [p for p in own if p.world == 1]
+        most = max(own, key=lambda point: (point.world, -point.threads))
+        if alone and most.world > 1:
+            best = max(alone, key=lambda point: point.images_per_second)
+            print(
+                f"{mode} {side}×{side}: {most.world} processes reach "
+                f"{most.images_per_second / best.images_per_second:.2f}× the best single process "
+                f"({best.threads} thread{'s' if best.threads > 1 else ''})"
+            )
+    if link is not None:
+        print(
+            f"all-reduce of {link.world} processes: latency {1e6 * link.latency:.0f} µs, "
+            f"{1e-9 / link.per_byte if link.per_byte else float('inf'):.2f} GB/s (fitted)"
+        )
+    if projection:
+        print("Projection, not measured: computation divided without loss, no all-reduce hidden,")
+        print("every link like the one measured here.")
+        for ahead in projection:
+            print(
+                f"{ahead['mode']:>6} {ahead['side']:>5} {ahead['world']:>5}  "
+                f"speedup {ahead['speedup']:>6.2f}  efficiency {ahead['efficiency']:.0%}"
+            )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="training.scaling", description=__doc__)
+    parser.add_argument("--config", default="base")
+    parser.add_argument("--world", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--threads", type=int, nargs="+", default=[])
+    parser.add_argument("--side", type=int, nargs="+", default=[64, 128])
+    parser.add_argument("--mode", nargs="+", choices=("strong", "weak"), default=["strong", "weak"])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--project", type=int, nargs="*", default=[4, 8, 16, 32, 64])
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--collectives", type=Path)
+    args = parser.parse_args(argv)
+    try:
+        if args.collectives is not None:
+            time_collectives(args.collectives, args.device)
+            return 0
+        _check(args)
+        load = os.getloadavg()[0]
+        args.threads = args.threads or [cores()]
+        with tempfile.TemporaryDirectory(prefix="percept-scaling-") as folder:
+            points, link = measure(Path(folder), args)
+        beyond = [world for world in sorted(set(args.project)) if world > max(args.world)]
+        projection = project(points, link, beyond) if link is not None else []
+        facts = {
+            "cores": cores(),
+            "load_before": round(load, 2),
+            "config": args.config,
+            "batch": args.batch,
+            "steps": args.steps,
+            "rounds": args.rounds,
+            "smallest_world": min(args.world),
+        }
+        if args.out is not None:
+            write_report(args.out, points, link, projection, facts)
+        if args.json:
+            document = {"facts": facts, "points": [asdict(p) for p in points]}
+            print(json.dumps({**document, "projection": projection}, indent=2))
+            return 0
+        print_table(points, link, projection)
+        if load > cores() / 2:
+            print(f"The machine was busy before this (load {load:.1f}).", file=sys.stderr)
+        if args.out is not None:
+            print(f"{args.out / 'scaling-train.json'}, {args.out / 'scaling-train.png'}")
+    except PerceptError as error:
+        print(f"percept scaling: {error}", file=sys.stderr)
+        return error.exit_code
+    except Exception:  # a bug: exit code 1 would say that only some items failed
+        traceback.print_exc()
+        return 70
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name in ("world", "side", "threads", "project"):
+        for value in getattr(args, name):
+            if value < 1:
+                raise InputError("must be at least 1", key=f"--{name}", value=value)
+    for name in ("batch", "steps", "rounds"):
+        if getattr(args, name) < 1:
+            raise InputError("must be at least 1", key=f"--{name}", value=getattr(args, name))
+    first = min(args.world)
+    for world in args.world:
+        if args.batch % world or world % first:
+            raise InputError(
+                f"worlds are multiples of the smallest ({first}) and divide --batch {args.batch}",
+                key="--world",
+                value=world,
+            )
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # as in training.train
