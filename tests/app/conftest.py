@@ -117,7 +117,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         )
         for name, method, tables, values in STUDIES:
             protocol = tiny_protocol(method, tables, **{**FEW, **values})
-            create_study(with_true, protocol, store, name)
+            create_study(with_true if protocol.needs_reference else run, protocol, store, name)
         simulate(store, store.study("copy"), 2, seed=1)
         port = free_port()
         process, output = start(db, port)
