@@ -18,7 +18,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/percept demo $(DEMO_ARGS)
 
 test: $(VENV)/.dev browser lint
-	@$(BIN)/percept weights fetch >/dev/null 2>&1 \
+	@$(BIN)/percept weights fetch alexnet >/dev/null 2>&1 \
 	  || echo "The LPIPS weights cannot be fetched here: the one test that needs them is skipped"
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
@@ -30,6 +30,7 @@ lint: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py
 	$(BIN)/python docs/examples.py
+	$(BIN)/python docs/dose_response.py
 
 browser: $(VENV)/.dev
 	@$(BIN)/python tests/browser.py

@@ -2,40 +2,64 @@
 
 Every answer of the server is JSON, except the images. Errors are ``{"error": {"code": WORD,
 "message": TEXT}}`` with status 401 (no or unknown token), 404 (unknown, or of another session),
-405, 409 (contradicts what is saved; the code is one of ``consent paused closed revision
-response_id undo``), 413, 422 (the message names the field), 429 (too many requests of one
-token; ``Retry-After`` in seconds), 500 (a bug) or 503 (the database is busy, or an image cannot be
-read; send the same again).
-``Authorization: Bearer TOKEN`` is needed where *token* is written. Times are ISO 8601 with a time
-zone, between 1971 and 2199. No response names a condition, a photograph, or the kind of a trial
-beyond practice.
+405, 409 (contradicts what is saved; the code is one of ``consent paused closed invite crowd
+screened_out revision response_id undo``), 413, 422 (the message names the field), 429 (too many
+requests of one token, or joins of one study; ``Retry-After`` in seconds), 500 (a bug) or 503 (the
+database is busy, or an image cannot be read; send the same again). ``Authorization: Bearer TOKEN``
+is needed where *token* is written. Times are ISO 8601 with a time zone, between 1971 and 2199. No
+response names a condition, a photograph, or the kind of a trial beyond practice.
 
 ``GET /healthz`` → 200 ``{"status": "ok"}``, 503 if the database does not answer.
 
 ``GET /api/v1/studies/{study}`` → what anyone may know::
 
-    {"study": "NAME", "state": "open" | "paused" | "closed", "method": "pairwise" | "artifact",
+    {"study": "NAME", "state": "open" | "paused" | "closed",
+     "method": "pairwise" | "artifact" | "rating" | "real_or_fake" | "review",
      "title": "…", "instructions": "…", "consent": {"version": "1", "text": "…"},
-     "groups": ["public", "expert"], "context": ["era", "process"], "aids": ["zoom"],
-     "original": true, "undo": true, "skip_reasons": ["…"], "trials": 36, "practice": 3,
-     "isi_ms": 250, "min_view_ms": 500,
+     "groups": ["public", "expert"], "invite_only": false,
+     "questions": [{"name": "screen", "text": "…", "answers": ["…"], "optional": true}],
+     "checks": {"color_vision": true, "display": true, "on_fail": "note" | "screen_out"},
+     "context": ["era", "process"], "aids": ["zoom", "flicker", "slider", "original"],
+     "fit": "fit" | "native", "original": true, "reference_label": "Original" | null,
+     "undo": true, "skip_reasons": ["…"], "trials": 36, "practice": 3,
+     "practice_feedback": false, "session_minutes": 0,
+     "isi_ms": 250, "min_view_ms": 500, "display_ms": 0,
+     "why": "off" | "optional" | "required",
      "attributes": [{"name": "realism", "question": "…",
                      "answers": [{"value": "left", "label": "Left"}, …]}],
+     "scores": [{"value": 1, "label": "Bad"}],
+     "reasons": [{"name": "people", "label": "…", "description": "…"}],
      "artifacts": [{"name": "bleeding", "label": "…", "description": "…"}],
      "severities": [{"value": 1, "label": "Slight"}]}
 
 Texts are plain; an empty line separates paragraphs. ``original``: the grey original is on view.
-``trials`` counts all of a session, practice included, and may be a little less in a small study.
+``reference_label``: what to write beside the image ``reference``: the grey original, or in the
+dcr scale the true image; null where there is none. ``trials`` counts all of a session, practice
+included, and may be a little less in a small study. ``display_ms``: hide the images after this
+long; 0: never.
 
 ``POST /api/v1/sessions`` ``{"client_id", "study", "consent", "group"?, "invite"?, "crowd"?,
 "screening"?}`` → 201 ``{"session": TOKEN}``; the same client_id again → 200 and the same token.
 ``client_id``: 16 to 100 of ``A-Za-z0-9_-``, random, made and kept by the client. ``consent``: the
-version that was agreed to (another one is 409 ``consent``). ``group``: one of the study's.
-``crowd``: a flat object of strings such as ``{"platform": "prolific", "worker": "…"}``, stored as
-keyed hashes. ``screening``: any object, at most 8 KB.
+version that was agreed to (another one is 409 ``consent``). ``group``: one of the study's; an
+invitation that names a group decides. ``invite``: a code; one that is needed and missing, unknown,
+revoked or used up is 409 ``invite``. ``crowd``: a flat object of strings, stored as keyed hashes:
+``platform`` and ``worker``, and what else the platform passes (Prolific: ``{"platform":
+"prolific", "worker": PROLIFIC_PID, "study": STUDY_ID, "session": SESSION_ID}``; Mechanical Turk:
+``{"platform": "mturk", "worker": workerId, "assignment": assignmentId, "hit": hitId}``); a worker
+who joined as another client is 409 ``crowd``. ``screening``: an object, at most 8 KB:
+``{"questions": {NAME: ANSWER}, "color_vision": {"passed": true}, "display": {"passed": true, …},
+…}``; nothing but ``passed`` is taken of ``color_vision``. Checks are needed where a failed one
+turns away: 409 ``screened_out``, with ``"completion": {"code", "message"}`` in the error, and the
+same again for that client and that worker.
 
 ``GET /api/v1/session`` (token) → ``{"study": {as above}, "progress": {"answered": 12,
-"total": 36}, "finished": false}``.
+"total": 36}, "finished": false}``, and ``"seconds_left": 900`` where the study has
+``session_minutes``: at 0 offer to stop; the rest stays open. A pause of half an hour begins a new
+sitting.
+
+``POST /api/v1/session/withdraw`` (token) ``{"confirm": true}`` → ``{"withdrawn": true}``: answers
+and all that is personal are erased, and the token is unknown from then on.
 
 ``GET /api/v1/trials?after=K`` (token; K is the last position held, 0 at the start; without it,
 from the first unanswered trial)::
@@ -47,24 +71,35 @@ from the first unanswered trial)::
                  "attributes": [{"name", "question", "answers": [{"value", "label"}]}],
                  "images": {"left": IMAGE, "right": IMAGE, "reference": IMAGE},
                  "width": 1024, "height": 768, "isi_ms": 250, "min_view_ms": 500,
-                 "context": {"era": "1930s", "process": "gelatin silver"},
+                 "display_ms": 0, "context": {"era": "1930s", "process": "gelatin silver"},
                  "answered": {"realism": {"revision": 1, "value": "left"}}}]}
 
-``images`` is ``{"stimulus", "reference"}`` in the artifact method; ``reference`` is left out
-where the grey original is not on view. Every IMAGE of a trial has the pixels ``width`` ×
-``height``. ``attributes`` are in the order to ask them, ``answers`` in the order to show them;
-``skip`` is among them where the protocol has skip reasons. ``context`` holds the facts to show
-(null where unknown). ``break``: offer a rest before these trials. At most 8 trials; never past a
-break; the same K gives the same trials. All trials held and none left: ``trials`` is empty and
-``state`` stays ``open`` until the last answer is saved, then ``done`` with the completion code.
+``images`` is ``{"left", "right"}`` in pairwise and real_or_fake, ``{"stimulus"}`` in the other
+methods, with ``reference`` unless ``reference_label`` is null. Every IMAGE of a trial has the
+pixels ``width`` × ``height``. ``attributes`` are in the order to ask them, ``answers`` in the
+order to show them; ``skip`` is among them where the protocol has skip reasons. A practice trial of
+a protocol with ``practice_feedback`` has ``"feedback": {"realism": "left"}``, the right answers.
+``context`` holds the facts to show (null where unknown). ``break``: offer a rest before these
+trials. At most 8 trials; never past a break; the same K gives the same trials. All trials held and
+none left: ``trials`` is empty and ``state`` stays ``open`` until the last answer is saved, then
+``done`` with the completion code.
 
 ``POST /api/v1/ratings`` (token) ``{"response_id", "trial", "attribute", "revision", "value",
-"reason"?, "marks"?, "response_time_ms", "presented_at"}`` → 201 ``{"saved": true}`` once durable;
-exactly the same again → 200. ``response_id``: 8 to 64 of ``A-Za-z0-9_-``, new for each answer.
-``revision``: 1, then 2 … for an undo of the last answered trial. ``reason``: one of the study's,
-with the value ``skip`` alone. ``marks``, with the value ``marks`` alone: ``[{"artifact",
-"severity", "shape": "rectangle", "x", "y", "width", "height", "note"?}]`` in fractions of the
-image. ``response_time_ms``: from the paint of the images, 0 to 86,400,000.
+"reason"?, "reasons"?, "comment"?, "marks"?, "response_time_ms", "presented_at"}`` → 201
+``{"saved": true}`` once durable; exactly the same again → 200. ``response_id``: 8 to 64 of
+``A-Za-z0-9_-``, new for each answer. ``revision``: 1, then 2 … for an undo of the last answered
+trial. ``reason``: one of the study's, with the value ``skip`` alone. ``value``: one of the
+``answers``: left, right, tie (pairwise); none, marks (artifact); 1 to 9 (rating); left, right
+(real_or_fake); accept, fix, reject (review); skip. ``reasons``: names, one or more with fix and
+reject, none else. ``comment``: of a review, at most 500 characters. ``marks``: ``[{"artifact",
+"severity", "shape": "rectangle" | "mask", "x", "y", "width", "height", "mask"?, "image"?,
+"note"?}]``, a box in fractions of the image, with the value ``marks``, with any verdict of a
+review that has artifacts, or with left or right of the first of the study's attributes where
+``why`` is not ``off``; ``image`` is then the losing side (the same request brings vote and marks;
+it is also taken without marks, so that no vote is lost). ``note``: free text, needed by the
+artifact ``other``. ``mask``, with the shape ``mask`` alone: ``"COLSxROWS:a,b,c,…"``, lengths of
+runs over the box row by row, zeros first (may be 0), adding up to COLS × ROWS, at most 256 each,
+at least one cell set. ``response_time_ms``: from the paint of the images, 0 to 86,400,000.
 
 ``POST /api/v1/events`` (token) ``{"events": [{"name", "at", "trial"?, "data"?}]}`` → 201
 ``{"saved": N}``; names such as ``focus_lost``, ``early_key``, ``zoom``; at most 100 at once, data
@@ -75,12 +110,13 @@ at most 2 KB each.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -98,7 +134,7 @@ from pydantic import (
 from sqlalchemy.exc import OperationalError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
@@ -116,6 +152,12 @@ def _printable(text: str) -> str:
     if "\0" in text:
         raise ValueError("must not contain NUL")
     return text
+
+
+def _true(value: bool) -> bool:
+    if not value:
+        raise ValueError("must be true")
+    return value
 
 
 def _small(size: int) -> Callable[[Any], Any]:
@@ -137,6 +179,7 @@ def _plausible(time: datetime) -> datetime:
 _Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
 _ClientId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{16,100}$")]
 _Word = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+_Value = Annotated[str, StringConstraints(pattern=r"^([a-z]{1,20}|[1-9])$")]
 _Text = Annotated[str, StringConstraints(max_length=500), AfterValidator(_printable)]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
 _Time = Annotated[AwareDatetime, AfterValidator(_plausible)]
@@ -158,10 +201,16 @@ class _Join(_Body):
     screening: Annotated[dict[str, Any], AfterValidator(_small(8192))] | None = None
 
 
+class _Withdrawal(_Body):
+    confirm: Annotated[bool, AfterValidator(_true)]
+
+
 class _Mark(_Body):
     artifact: _Word
-    severity: int
-    shape: Literal["rectangle"]
+    severity: Annotated[int, Field(ge=1, le=9)]
+    shape: Literal["rectangle", "mask"]
+    mask: Annotated[str, StringConstraints(max_length=MAX_BODY)] | None = None
+    image: Literal["left", "right", "stimulus"] = "stimulus"
     x: _Fraction
     y: _Fraction
     width: Annotated[float, Field(gt=0, le=1)]
@@ -174,8 +223,10 @@ class _Rating(_Body):
     trial: _Id
     attribute: _Word
     revision: Annotated[int, Field(ge=1, le=1000)]
-    value: _Word
+    value: _Value
     reason: _Text | None = None
+    reasons: Annotated[list[_Word], Field(max_length=50)] = []
+    comment: _Text | None = None
     marks: Annotated[list[_Mark], Field(max_length=100)] = []
     response_time_ms: Annotated[float, Field(ge=0, le=86_400_000)]
     presented_at: _Time
@@ -193,7 +244,7 @@ class _Events(_Body):
 
 
 class _Buckets:
-    """A token bucket for each session token: ``burst`` at once, ``rate`` a second after that."""
+    """A token bucket for each key: ``burst`` at once, ``rate`` a second after that."""
 
     def __init__(self, rate: float, burst: int) -> None:
         self.rate, self.burst = rate, burst
@@ -212,7 +263,12 @@ class _Buckets:
 
 
 def api_routes(
-    store: Store, *, requests_per_second: float = 20, burst: int = 100
+    store: Store,
+    *,
+    requests_per_second: float = 20,
+    burst: int = 100,
+    joins_per_second: float = 5,
+    joins_burst: int = 300,
 ) -> list[BaseRoute]:
     """Routes of the rating API on an open store, for a Starlette or Streamlit application.
 
@@ -222,13 +278,17 @@ def api_routes(
         Shared by all requests; the caller closes it.
     requests_per_second, burst : float, int
         What one session token may ask for; more is 429.
+    joins_per_second, joins_burst : float, int
+        How often a study may be joined, by everyone together: who joins has no token yet, and
+        a whole class may share one address. It bounds what a flood of joins can store.
     """
-    api = _Api(store, _Buckets(requests_per_second, burst))
+    api = _Api(store, _Buckets(requests_per_second, burst), _Buckets(joins_per_second, joins_burst))
     inner = Starlette(
         routes=[
             Route("/v1/studies/{study}", api.study, methods=["GET"]),
             Route("/v1/sessions", api.join, methods=["POST"]),
             Route("/v1/session", api.session, methods=["GET"]),
+            Route("/v1/session/withdraw", api.withdraw, methods=["POST"]),
             Route("/v1/trials", api.trials, methods=["GET"]),
             Route("/v1/ratings", api.rate, methods=["POST"]),
             Route("/v1/events", api.events, methods=["POST"]),
@@ -241,6 +301,7 @@ def api_routes(
             NotFound: _not_found,
             Conflict: _conflict,
             OperationalError: _busy,
+            ClientDisconnect: _gone,
             Exception: _bug,
         },
     )
@@ -253,8 +314,9 @@ def api_routes(
 
 
 class _Api:
-    def __init__(self, store: Store, buckets: _Buckets) -> None:
-        self.store, self.buckets = store, buckets
+    def __init__(self, store: Store, buckets: _Buckets, joins: _Buckets) -> None:
+        self.store, self.buckets, self.joins = store, buckets, joins
+        self._protocols: dict[int, Protocol] = {}
 
     async def health(self, request: Request) -> Response:
         try:
@@ -270,6 +332,12 @@ class _Api:
     async def join(self, request: Request) -> Response:
         body = _Join.model_validate_json(await _body(request))
         study = await self._study(body.study)
+        if wait := self.joins.take(study.name):
+            raise HTTPException(
+                429,
+                "many people are joining; please try again in a moment",
+                {"Retry-After": str(int(wait) + 1)},
+            )
         joined = await to_thread.run_sync(
             lambda: studies.join(
                 self.store,
@@ -285,18 +353,27 @@ class _Api:
         return _json({"session": joined.token}, 201 if joined.created else 200)
 
     async def session(self, request: Request) -> Response:
-        session, study, _ = await self._authorized(request)
+        session, protocol = await self._authorized(request)
+        study = await to_thread.run_sync(self.store.study_by_id, session.study_id)
         answered = await to_thread.run_sync(self.store.answered_up_to, session)
+        left = await to_thread.run_sync(studies.seconds_left, self.store, session, protocol)
         return _json(
             {
                 "study": _public(study),
                 "progress": {"answered": answered, "total": session.trials},
                 "finished": session.finished_at is not None,
+                **({} if left is None else {"seconds_left": left}),
             }
         )
 
+    async def withdraw(self, request: Request) -> Response:
+        session, _ = await self._authorized(request)
+        _Withdrawal.model_validate_json(await _body(request))
+        await to_thread.run_sync(self.store.withdraw, session.observer_id)
+        return _json({"withdrawn": True})
+
     async def trials(self, request: Request) -> Response:
-        session, _, protocol = await self._authorized(request)
+        session, protocol = await self._authorized(request)
         after = request.query_params.get("after")
         if after is not None and not re.fullmatch(r"[0-9]{1,6}", after):
             return _error(422, "invalid", "after: a position, 0 at the start")
@@ -316,24 +393,31 @@ class _Api:
         )
 
     async def rate(self, request: Request) -> Response:
-        session, _, protocol = await self._authorized(request)
-        body = _Rating.model_validate_json(await _body(request))
-        answer = Answer(
-            response_id=body.response_id,
-            trial=body.trial,
-            attribute=body.attribute,
-            revision=body.revision,
-            value=body.value,
-            reason=body.reason,
-            response_time_ms=body.response_time_ms,
-            presented_at=body.presented_at,
-            marks=tuple(_inside(mark) for mark in body.marks),
-        )
-        created = await to_thread.run_sync(studies.rate, self.store, session, protocol, answer)
+        token, content = self._token(request), await _body(request)
+
+        def save() -> bool:  # in one go: changing threads costs more than what they do
+            session, protocol = self._session(token)
+            body = _Rating.model_validate_json(content)
+            answer = Answer(
+                response_id=body.response_id,
+                trial=body.trial,
+                attribute=body.attribute,
+                revision=body.revision,
+                value=body.value,
+                reason=body.reason,
+                reasons=tuple(body.reasons),
+                comment=body.comment,
+                response_time_ms=body.response_time_ms,
+                presented_at=body.presented_at,
+                marks=tuple(_inside(mark) for mark in body.marks),
+            )
+            return studies.rate(self.store, session, protocol, answer)
+
+        created = await to_thread.run_sync(save)
         return _json({"saved": True}, 201 if created else 200)
 
     async def events(self, request: Request) -> Response:
-        session, _, _ = await self._authorized(request)
+        session, _ = await self._authorized(request)
         body = _Events.model_validate_json(await _body(request))
         rows = [(event.name, event.at, event.trial, event.data) for event in body.events]
         await to_thread.run_sync(self.store.log, session, rows)
@@ -362,20 +446,29 @@ class _Api:
         except (InputError, ValueError):  # the message names the studies that there are
             raise NotFound("no such study") from None
 
-    async def _authorized(self, request: Request) -> tuple[Session, Study, Protocol]:
+    def _token(self, request: Request) -> str:
+        """Get the session token that a request carries, if it may ask now."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise HTTPException(401, "a session token is needed", {"WWW-Authenticate": "Bearer"})
+        if wait := self.buckets.take(token):
+            raise HTTPException(429, "too many requests", {"Retry-After": str(int(wait) + 1)})
+        return token
+
+    def _session(self, token: str) -> tuple[Session, Protocol]:
         try:
-            session = await to_thread.run_sync(self.store.session, token)
+            session = self.store.session(token)
         except NotFound:
             raise HTTPException(
                 401, "unknown session token", {"WWW-Authenticate": "Bearer"}
             ) from None
-        if wait := self.buckets.take(token):
-            raise HTTPException(429, "too many requests", {"Retry-After": str(int(wait) + 1)})
-        study = await to_thread.run_sync(self.store.study_by_id, session.study_id)
-        return session, study, studies.protocol_of(study)
+        if session.study_id not in self._protocols:  # frozen, so it can be kept
+            study = self.store.study_by_id(session.study_id)
+            self._protocols[session.study_id] = studies.protocol_of(study)
+        return session, self._protocols[session.study_id]
+
+    async def _authorized(self, request: Request) -> tuple[Session, Protocol]:
+        return await to_thread.run_sync(self._session, self._token(request))
 
 
 def _public(study: Study) -> dict[str, Any]:
@@ -388,22 +481,37 @@ def _public(study: Study) -> dict[str, Any]:
         "instructions": protocol.instructions,
         "consent": {"version": protocol.consent.version, "text": protocol.consent.text},
         "groups": list(protocol.groups),
+        "invite_only": protocol.invite_only,
+        "questions": _entries(protocol.questions),
+        "checks": dataclasses.asdict(protocol.checks),
         "context": list(protocol.context),
         "aids": list(protocol.aids),
-        "original": protocol.display.original,
+        "fit": protocol.display.fit,
+        "original": protocol.display.original and protocol.reference == "original",
+        "reference_label": REFERENCE_LABELS[protocol.reference],
         "undo": protocol.undo,
         "skip_reasons": list(protocol.skip),
-        "trials": protocol.practice + protocol.trials + protocol.repeats + protocol.identical,
+        "trials": protocol.length,
         "practice": protocol.practice,
+        "practice_feedback": protocol.practice_feedback,
+        "session_minutes": protocol.session_minutes,
         "isi_ms": protocol.isi_ms,
         "min_view_ms": protocol.min_view_ms,
+        "display_ms": protocol.hidden_after_ms,
+        "why": protocol.why,
         "attributes": [_attribute(protocol, one.name) for one in protocol.attributes],
-        "artifacts": [
-            {"name": one.name, "label": one.label, "description": one.description}
-            for one in protocol.artifacts
-        ],
-        "severities": [{"value": one.value, "label": one.label} for one in protocol.severities],
+        "scores": _entries(protocol.scores),
+        "reasons": _entries(protocol.reasons),
+        "artifacts": _entries(protocol.artifacts),
+        "severities": _entries(protocol.severities),
     }
+
+
+REFERENCE_LABELS = {"original": "Original", "true": "True colours", None: None}
+
+
+def _entries(entries: Iterable[Any]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(entry) for entry in entries]
 
 
 def _attribute(protocol: Protocol, name: str) -> dict[str, Any]:
@@ -413,6 +521,9 @@ def _attribute(protocol: Protocol, name: str) -> dict[str, Any]:
 
 
 def _trial(trial: Trial, session: Session, protocol: Protocol) -> dict[str, Any]:
+    feedback = {}
+    if protocol.practice_feedback and trial.practice and trial.expected is not None:
+        feedback = {"feedback": dict.fromkeys(session.attributes, trial.expected)}
     return {
         "trial": trial.token,
         "position": trial.position,
@@ -424,31 +535,25 @@ def _trial(trial: Trial, session: Session, protocol: Protocol) -> dict[str, Any]
         "height": trial.height,
         "isi_ms": protocol.isi_ms,
         "min_view_ms": protocol.min_view_ms,
+        "display_ms": protocol.hidden_after_ms,
         "context": {fact: trial.facts[fact] for fact in protocol.context},
         "answered": {
             name: {"revision": given.revision, "value": given.value}
             for name, given in sorted(trial.answered.items())
         },
+        **feedback,
     }
 
 
 def _inside(mark: _Mark) -> Mark:
     """Cut what rounding let stick out of the image; more than rounding is an error."""
     if mark.x + mark.width > 1 + 1e-6 or mark.y + mark.height > 1 + 1e-6:
-        raise InputError("the rectangle reaches outside of the image", key="marks")
+        raise InputError("reaches outside of the image", key="marks")
     width, height = min(mark.width, 1 - mark.x), min(mark.height, 1 - mark.y)
     if width <= 0 or height <= 0:
-        raise InputError("the rectangle is empty", key="marks")
-    return Mark(
-        artifact=mark.artifact,
-        severity=mark.severity,
-        shape=mark.shape,
-        x=mark.x,
-        y=mark.y,
-        width=width,
-        height=height,
-        note=mark.note,
-    )
+        raise InputError("is empty", key="marks")
+    values = mark.model_dump(exclude={"image"})
+    return Mark(**values | {"width": width, "height": height, "role": mark.image})
 
 
 async def _body(request: Request) -> bytes:
@@ -495,11 +600,16 @@ def _not_found(request: Request, error: Exception) -> Response:
 
 def _conflict(request: Request, error: Exception) -> Response:
     assert isinstance(error, Conflict)  # noqa: S101
-    return _error(409, error.code, str(error))
+    details = {"code": error.code, "message": str(error), **error.details}
+    return _json({"error": details}, 409)
 
 
 def _busy(request: Request, error: Exception) -> Response:
     return _error(503, "busy", "the database is busy; send the same again", {"Retry-After": "1"})
+
+
+def _gone(request: Request, error: Exception) -> Response:
+    return _error(400, "invalid", "the request ended early")  # to nobody: the line is dead
 
 
 def _bug(request: Request, error: Exception) -> Response:

@@ -22,6 +22,7 @@ export default async function (component) {
 }
 """
 
+VALUES = ("known", "display", "completion", "withdrawn", "go", "refused")
 _component = st.components.v2.component("percept", js=_BOOTSTRAP)
 
 
@@ -30,16 +31,14 @@ def act(action: str, study: str, **data: Any) -> Any:
 
     Returns
     -------
-    The component's result: ``known`` (state) after ``probe``; ``completion`` (state) after
-    ``finish``; ``go`` (trigger), the page to go to; ``refused`` (trigger), a message.
+    The component's result: ``known`` (state) after ``probe``; ``display`` (state), what a screen
+    told; ``completion`` (state) after ``finish``; ``withdrawn`` (state); ``go`` (trigger), the
+    page to go to; ``refused`` (trigger), ``{"code", "message", "completion"?}``.
     """
     return _component(
         key=f"browser-{action}",
         data={"action": action, "study": study, **data},
-        on_known_change=_noted,
-        on_completion_change=_noted,
-        on_go_change=_noted,
-        on_refused_change=_noted,
+        **{f"on_{name}_change": _noted for name in VALUES},
     )
 
 

@@ -23,6 +23,25 @@ def kicker(text: str) -> None:
     st.html(f'<p class="percept-kicker">{html.escape(text)}</p>')
 
 
+def escape(text: str) -> str:
+    """Make text safe inside of HTML."""
+    return html.escape(text)
+
+
+def code(label: str, text: str) -> None:
+    """Show a code to copy."""
+    st.html(f'<p class="percept-note">{html.escape(label)}</p>')
+    with st.container(key="percept-code"):
+        st.code(text, language=None)
+
+
+def way_out(study: Study) -> None:
+    """Offer, quietly, to withdraw."""
+    with st.container(key="percept-way-out"):
+        if st.button("Withdraw from this study", type="tertiary"):
+            go("withdraw", study)
+
+
 def wide() -> None:
     """Make the sheet of this page wide."""
     st.html('<span class="percept-wide"></span>')

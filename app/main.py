@@ -13,6 +13,7 @@ st.navigation(
         st.Page("pages/instructions.py", title=TITLE, url_path="instructions"),
         st.Page("pages/rate.py", title=TITLE, url_path="rate"),
         st.Page("pages/finish.py", title=TITLE, url_path="finish"),
+        st.Page("pages/withdraw.py", title=TITLE, url_path="withdraw"),
         st.Page("pages/admin.py", title="Administration", url_path="admin"),
     ],
     position="hidden",

@@ -1,7 +1,7 @@
 """percept infer beside what one would use instead, on the same model and photographs.
 
     python -m venv peers && peers/bin/pip install . accelerate lightning "ray[data]"
-    peers/bin/python benchmarks/inference.py --photos 24 --rounds 5 --json out.json
+    peers/bin/python benchmarks/inference.py --photos 12 --rounds 3 --sets equal --json out.json
 
 Peers that are not installed are left out, and named. Each peer does the same work in the same
 number of processes with one compute thread each: read a photograph, colour it at the network's
@@ -37,6 +37,7 @@ from PIL import Image
 from percept import bundle
 from percept.inference import color
 from percept.inference.colorizer import Source
+from percept.inference.heap import keep_memory
 from percept.inference.networks import build_network, load_checkpoint, save_checkpoint
 from percept.inference.plan import fit, unfit
 from percept.inference.run import Condition
@@ -203,6 +204,7 @@ def time_peer(peer: str, manifest: Path, checkpoint: Path, out: Path, world: int
 
 @torch.inference_mode()
 def time_bare(manifest: Path, checkpoint: Path) -> float:
+    keep_memory()  # as percept does, or it would be slower than percept
     colour = Colour(str(checkpoint))
     tensors = [colour.load(file)[1] for file in photographs(str(manifest))]
     start = time.perf_counter()
@@ -221,6 +223,7 @@ def main() -> None:
     add("--side", type=int, default=512, help="largest side that the network sees")
     add("--width", type=int, default=32, help="of the network")
     add("--largest", type=float, default=50.0, help="megapixels of the largest mixed photograph")
+    add("--sets", nargs="+", choices=("equal", "mixed"), default=["equal", "mixed"], help="(both)")
     add("--peers", nargs="+", choices=list(PEERS), default=list(PEERS), help="which (all)")
     add("--json")
     args = parser.parse_args()
@@ -246,8 +249,9 @@ def main() -> None:
         network = {"name": "unet", "arguments": arguments}
         config = {"network": network, "input": {"max_side": args.side}}
         save_checkpoint(checkpoint, build_network("unet", arguments), config)
-        for kind in ("equal", "mixed"):
+        for kind in args.sets:
             manifest = make_set(home / kind, kind, args.photos, args.largest)
+            table = pd.read_csv(manifest)
             ratios: dict[str, list[float]] = {peer: [] for peer in present}
             percept_times, overheads = [], []
             for turn in range(args.rounds):
@@ -263,6 +267,7 @@ def main() -> None:
                 overheads.append(work / bare - 1)
             results[kind] = {
                 "photos": args.photos,
+                "megapixels": round(float((table["width"] * table["height"]).sum() / 1e6), 1),
                 "percept_seconds": round(float(np.median(percept_times)), 2),
                 "percept_is_faster_by": {
                     peer: round(float(np.median(values)), 2) for peer, values in ratios.items()

@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 # Deaths are noticed by whoever started the workers; a long item must not look like one.
 TIMEOUT = timedelta(hours=24)
+# How long workers may take to find each other; they are started together.
+MEETING = timedelta(minutes=15)
 # How long the others may take to end by themselves after one worker ended with an error.
 GRACE_SECONDS = 10.0
 
@@ -244,13 +248,18 @@ def process_group(device: torch.device | str = "cpu") -> Iterator[None]:
     elif in_world():
         if "RANK" not in os.environ:
             os.environ.update(_slurm_environment())
-        meeting = dist.rendezvous("env://", timeout=TIMEOUT)  # type: ignore[attr-defined]
-        store, rank, world = next(iter(meeting))
-        if os.environ.get("LOCAL_WORLD_SIZE") == str(world):
-            # After a restart torchrun's store (2.15 at least) still holds the counters and the
-            # addresses of the dead. On several nodes the agents may count restarts differently.
-            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-            store = dist.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined]
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        try:
+            meeting = dist.rendezvous("env://", timeout=MEETING)  # type: ignore[attr-defined]
+            store, rank, world = next(iter(meeting))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise Interrupted(
+                f"worker {os.environ['RANK']} did not meet the others at {where}: {reason}; "
+                "MASTER_ADDR and MASTER_PORT choose another place"
+            ) from error
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            store = _of_this_attempt(store, rank, world)
     else:
         store, rank, world = dist.HashStore(), 0, 1  # type: ignore[attr-defined]
     store.set_timeout(TIMEOUT)
@@ -270,6 +279,38 @@ def process_group(device: torch.device | str = "cpu") -> Iterator[None]:
         if finished or _agreed or backend == "gloo":
             dist.destroy_process_group()
             _store = None
+
+
+def _of_this_attempt(store: Any, rank: int, world: int) -> Any:
+    """Return the part of torchrun's store that nobody used before.
+
+    After a restart that store (torch 2.14 at least) still holds the counters and the addresses of
+    the dead, and agents on several nodes count restarts differently. So worker 0 makes up a name,
+    the others answer to it, and only the answers of those that live now are confirmed.
+    """
+    import torch.distributed as dist
+
+    me = secrets.token_hex(8)
+
+    def read(key: str) -> str:
+        return str(store.get(key).decode())
+
+    if rank == 0:
+        store.set("percept/attempt", me)
+        answers = [read(f"percept/{me}/{other}") for other in range(1, world)]
+        store.set(f"percept/{me}/confirmed", " ".join(answers))
+        return dist.PrefixStore(f"percept/{me}", store)  # type: ignore[attr-defined]
+    while True:
+        attempt = read("percept/attempt")
+        store.set(f"percept/{attempt}/{rank}", me)
+        confirmed = f"percept/{attempt}/confirmed"
+        while read("percept/attempt") == attempt:
+            if not store.check([confirmed]):
+                time.sleep(0.02)
+            elif me in read(confirmed).split():
+                return dist.PrefixStore(f"percept/{attempt}", store)  # type: ignore[attr-defined]
+            else:  # a dead attempt's, which this one follows
+                time.sleep(0.02)
 
 
 def rank() -> int:
@@ -321,27 +362,76 @@ def all_gather_rows(rows: torch.Tensor) -> torch.Tensor:
     import torch
     import torch.distributed as dist
 
-    world = world_size()
-
-    def exchange(block: torch.Tensor) -> list[torch.Tensor]:
-        blocks = [torch.empty_like(block) for _ in range(world)]
-        try:
-            dist.all_gather(blocks, block)
-        except RuntimeError as error:
-            if world == 1:
-                raise
-            raise Interrupted(
-                f"worker {rank()} lost another worker; the same command resumes"
-            ) from error
-        return blocks
-
-    size = torch.tensor([rows.shape[0]], dtype=torch.int64, device=rows.device)
-    counts = [int(n.item()) for n in exchange(size)]
-    block = rows.new_zeros((max(counts), *rows.shape[1:]))
-    block[: rows.shape[0]] = rows
+    counts = _counts(rows)
+    block = _padded(rows, max(counts))
     if block.numel() == 0:
         return block
-    return torch.cat([part[:n] for part, n in zip(exchange(block), counts, strict=True)])
+    blocks = [torch.empty_like(block) for _ in counts]
+    with _meeting():
+        dist.all_gather(blocks, block)
+    return torch.cat([part[:n] for part, n in zip(blocks, counts, strict=True)])
+
+
+def gather_rows(rows: torch.Tensor, to: int) -> torch.Tensor:
+    """Concatenate every worker's rows, in order of rank, on worker ``to``; the others get none.
+
+    As :func:`all_gather_rows`, but for tensors on the CPU alone.
+    """
+    import torch
+    import torch.distributed as dist
+
+    counts = _counts(rows)
+    block = _padded(rows, max(counts))
+    here = rank() == to
+    if block.numel() == 0:
+        return block
+    blocks = [torch.empty_like(block) for _ in counts] if here else None
+    with _meeting():
+        dist.gather(block, blocks, dst=to)
+    if blocks is None:
+        return rows[:0]
+    return torch.cat([part[:n] for part, n in zip(blocks, counts, strict=True)])
+
+
+def broadcast(block: torch.Tensor, source: int) -> torch.Tensor:
+    """Fill ``block``, whose shape and dtype every worker knows, with worker ``source``'s."""
+    import torch.distributed as dist
+
+    with _meeting():
+        dist.broadcast(block, source)
+    return block
+
+
+def _counts(rows: torch.Tensor) -> list[int]:
+    import torch
+    import torch.distributed as dist
+
+    size = torch.tensor([rows.shape[0]], dtype=torch.int64, device=rows.device)
+    sizes = [torch.empty_like(size) for _ in range(world_size())]
+    with _meeting():
+        dist.all_gather(sizes, size)
+    return [int(n.item()) for n in sizes]
+
+
+def _padded(rows: torch.Tensor, count: int) -> torch.Tensor:
+    if len(rows) == count:
+        return rows.contiguous()
+    block = rows.new_zeros((count, *rows.shape[1:]))
+    block[: len(rows)] = rows
+    return block
+
+
+@contextmanager
+def _meeting() -> Iterator[None]:
+    """Say that another worker is gone where a collective fails because of it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world_size() == 1:
+            raise
+        raise Interrupted(
+            f"worker {rank()} lost another worker; the same command resumes"
+        ) from error
 
 
 def all_gather_texts(texts: Sequence[str]) -> list[str]:
@@ -430,14 +520,34 @@ def _in_slurm_step() -> bool:
 
 
 def _slurm_environment() -> dict[str, str]:
-    nodes = os.environ.get("SLURM_STEP_NODELIST", "localhost")
-    first = re.match(r"([^\[,]*)(?:\[(\w+)[^\]]*\]([^,]*))?", nodes)
-    host = "".join(part or "" for part in first.groups()) if first else "localhost"
     job = int(os.environ.get("SLURM_JOB_ID", "0")) + int(os.environ.get("SLURM_STEP_ID", "0"))
     return {
-        "MASTER_ADDR": os.environ.get("MASTER_ADDR", host),
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR") or _first_slurm_node(),
         "MASTER_PORT": os.environ.get("MASTER_PORT", str(20000 + job % 20000)),
         "RANK": os.environ["SLURM_PROCID"],
         "LOCAL_RANK": os.environ.get("SLURM_LOCALID", "0"),
         "WORLD_SIZE": os.environ["SLURM_STEP_NUM_TASKS"],
     }
+
+
+def _first_slurm_node() -> str:
+    if os.environ.get("SLURM_STEP_NUM_NODES", "1") == "1":
+        return "localhost"
+    nodes = os.environ.get("SLURM_STEP_NODELIST", "localhost")
+    host = _first_name(nodes)
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:  # Slurm's names are its own; torch would try this one until it times out
+        raise InputError(
+            "Slurm's name of the first node leads to no address",
+            key="SLURM_STEP_NODELIST",
+            value=nodes,
+            remedy="Set MASTER_ADDR to an address of that node.",
+        ) from None
+    return host
+
+
+def _first_name(nodes: str) -> str:
+    """``n03`` of ``n[03-05,9]``."""
+    first = re.match(r"([^\[,]*)(?:\[(\w+)[^\]]*\]([^,]*))?", nodes)
+    return "".join(part or "" for part in first.groups()) if first else nodes

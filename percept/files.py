@@ -48,11 +48,16 @@ def atomic_file(file: str | Path) -> Iterator[IO[bytes]]:
         if isinstance(error, OSError) and error.filename == os.fspath(temporary):
             error.filename = os.fspath(file)  # the name that a person knows
         raise
-    folder = os.open(file.parent, os.O_RDONLY)
+    sync_folder(file.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on disk, or a power cut could take a new one back."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)  # or a power cut could take the new name back
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def write_bytes_atomic(file: str | Path, data: bytes) -> None:

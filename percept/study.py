@@ -13,7 +13,9 @@ import json
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -25,14 +27,18 @@ import pandas as pd
 from sqlalchemy.exc import OperationalError
 
 from percept import __version__, stats
-from percept.design import SessionPlan, plan_session
+from percept.design import SessionPlan, golds_needed, plan_session, retire_golds
 from percept.errors import InputError, Interrupted
+from percept.files import sync_folder
 from percept.inference.run import Run
 from percept.protocol import Protocol, parse_protocol
+from percept.simulation import Observer, World, types_of
 from percept.stimuli import render_stimuli, select_stimuli
+from percept.store.masks import decode_mask
 from percept.store.store import (
     Answer,
     Conflict,
+    Invite,
     Joined,
     Mark,
     Session,
@@ -41,7 +47,7 @@ from percept.store.store import (
     Trial,
     Usage,
 )
-from percept.types import GRAY, REFERENCE
+from percept.types import REFERENCE
 
 if TYPE_CHECKING:
     from percept.stats.planning import Pilot, Plan
@@ -102,13 +108,7 @@ def create_study(
     Interrupted
         The disk is full or the database went away. What was written is removed.
     """
-    if not _NAME.fullmatch(name):
-        raise InputError(
-            "not a name for a study",
-            key="name",
-            value=name,
-            remedy="Use up to 100 letters, digits, '.', '_' and '-'",
-        )
+    check_name(name)
     _check_seed(seed)
     run_path = str(run.root.resolve())
     existing = next((one for one in store.studies() if one.name == name), None)
@@ -125,16 +125,34 @@ def create_study(
     selection = select_stimuli(
         run, max_side=protocol.display.max_side, conditions=conditions, contents=contents
     )
-    if protocol.method == "pairwise" and len(selection.conditions) < 2:
+    names = [one.name for one in selection.conditions]
+    if protocol.method == "pairwise" and len(names) < 2:
         raise InputError(
             "pairs need two conditions",
             file=run.root,
-            value=[one.name for one in selection.conditions],
+            value=names,
             remedy="Run inference with more --condition NAME=SPEC",
         )
+    if protocol.needs_reference and (REFERENCE not in names or len(names) < 2):
+        raise InputError(
+            "this protocol compares with the true images: it needs the condition "
+            f"{REFERENCE!r} and another one",
+            file=run.root,
+            value=names,
+            remedy=f"Run inference with --condition {REFERENCE}={REFERENCE}",
+        )
     folder = stimuli.resolve() if stimuli is not None else store.stimuli_folder()
-    rendered = render_stimuli(selection, folder, progress=progress)
+    new = not folder.exists()
+    # Out of the way of others who fill the same folder, until the study is all but saved.
+    part = folder / f".{uuid.uuid4().hex}.part"
+
+    def place() -> None:
+        for file in part.iterdir():
+            file.replace(folder / file.name)  # the same bytes, where another study has them
+        sync_folder(folder)
+
     try:
+        rendered = render_stimuli(selection, part, golds=golds_needed(protocol), progress=progress)
         return store.add_study(
             name=name,
             method=protocol.method,
@@ -169,12 +187,26 @@ def create_study(
                 for row in selection.contents.to_dict("records")
             ],
             stimuli=rendered.rows,
+            place=place,
         )
-    except BaseException as error:
-        rendered.remove()
-        if isinstance(error, OperationalError):
-            raise Interrupted(f"the study could not be saved: {error.orig}") from error
-        raise
+    except OperationalError as error:
+        raise Interrupted(f"the study could not be saved: {error.orig}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        if new:
+            with suppress(OSError):  # it holds the images of a study
+                folder.rmdir()
+
+
+def check_name(name: str) -> None:
+    """Raise :class:`InputError` where a study cannot be called so."""
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            "not a name for a study",
+            key="name",
+            value=name,
+            remedy="Use up to 100 letters, digits, '.', '_' and '-'",
+        )
 
 
 def _check_seed(seed: int) -> None:
@@ -218,10 +250,11 @@ def join(
     Raises
     ------
     InputError
-        The protocol has no such group.
+        The protocol has no such group, or the screening facts are not what it asks for.
     Conflict
-        Another version of the consent text was agreed to (code ``consent``), or the study takes
-        nobody (``paused``, ``closed``).
+        Another version of the consent text was agreed to (code ``consent``), the checks turn
+        this person away (``screened_out``, with ``completion`` in its details), or see
+        :meth:`percept.store.store.Store.join`.
     """
     protocol = protocol_of(study)
     if consent_version != protocol.consent.version:
@@ -234,25 +267,150 @@ def join(
             value=group,
             remedy=f"Use one of: {', '.join(protocol.groups)}",
         )
+    failed = not simulated and not _check_screening(protocol, screening or {})
+    first = protocol.attributes[0].name
     stimuli = store.stimuli(study)
+    if protocol.golds:
+        shown = set(stimuli.loc[~stimuli["retired"], "id"])
+        missed = retire_golds(store.gold_answers(study, first))
+        if missed := {gold: reason for gold, reason in missed.items() if gold in shown}:
+            store.retire(missed)
+            stimuli = store.stimuli(study)
+    votes = store.votes(study, first) if protocol.selection == "adaptive" else None
 
     def assign(ordinal: int, usage: Usage) -> SessionPlan:
         rng = np.random.default_rng([study.seed, ordinal])
-        return plan_session(protocol, stimuli, usage, rng=rng)
+        return plan_session(protocol, stimuli, usage, rng=rng, votes=votes)
 
-    return store.join(
-        study,
-        client_id,
-        assign,
-        group=group,
-        consent_version=consent_version,
-        screening=screening,
-        invite=invite,
-        crowd=crowd,
-        simulated=simulated,
-        name=name,
-        now=now,
-    )
+    try:
+        return store.join(
+            study,
+            client_id,
+            assign,
+            group=group,
+            consent_version=consent_version,
+            screening=screening,
+            invite=invite,
+            invite_only=protocol.invite_only and not simulated,
+            crowd=crowd,
+            screened_out=failed,
+            simulated=simulated,
+            name=name,
+            now=now,
+        )
+    except Conflict as error:
+        if error.code != "screened_out":
+            raise
+        told = protocol.completion
+        completion = {"code": told.screen_out_code, "message": told.screen_out_message}
+        raise Conflict(error.code, told.screen_out_message, completion=completion) from None
+
+
+def _check_screening(protocol: Protocol, screening: Mapping[str, Any]) -> bool:
+    """Check the form of the screening facts; False if the observer is to be turned away."""
+    strict = protocol.checks.on_fail == "screen_out"
+    passed = True
+    for check in ("color_vision", "display"):
+        facts = screening.get(check)
+        if facts is None and not (strict and getattr(protocol.checks, check)):
+            continue
+        key = f"screening.{check}"
+        if not isinstance(facts, dict) or not isinstance(facts.get("passed"), bool):
+            raise InputError("must say whether it was passed", key=key,
+                             remedy='Send {"passed": true} or {"passed": false}')  # fmt: skip
+        if check == "color_vision" and len(facts) > 1:
+            raise InputError("nothing but passed is stored of this check", key=key)
+        passed &= facts["passed"] or not getattr(protocol.checks, check)
+    answers = screening.get("questions", {})
+    if not isinstance(answers, dict):
+        raise InputError("must be answers by name", key="screening.questions")
+    asked = {question.name: question for question in protocol.questions}
+    for name in answers:
+        if name not in asked:
+            raise InputError("is not asked", key=f"screening.questions.{name}")
+    for name, question in asked.items():
+        given = answers.get(name)
+        if given not in (*question.answers, *([None] if question.optional else [])):
+            raise InputError("is not one of the answers", key=f"screening.questions.{name}",
+                             remedy=f"Use one of: {'; '.join(question.answers)}")  # fmt: skip
+    return passed or not strict
+
+
+def invite_observers(
+    store: Store,
+    study: Study,
+    label: str,
+    *,
+    group: str | None = None,
+    max_uses: int | None = 1,
+) -> Invite:
+    """Make an invitation.
+
+    Parameters
+    ----------
+    label : str
+        Who it is for; stored, and exported with the observers who use it.
+    group : str, optional
+        Group of everyone who uses it; by default observers say.
+    max_uses : int, optional
+        How many may use it; None: any number.
+
+    Raises
+    ------
+    InputError
+        There is no such group, or the label or number is none.
+    """
+    groups = protocol_of(study).groups
+    if group is not None and group not in groups:
+        raise InputError("no such group", key="group", value=group,
+                         remedy=f"Use one of: {', '.join(groups)}")  # fmt: skip
+    if not 1 <= len(label.strip()) <= 200:
+        raise InputError("a label has 1 to 200 characters", key="label", value=label)
+    if max_uses is not None and max_uses < 1:
+        raise InputError("must be at least 1", key="uses", value=max_uses)
+    return store.add_invite(study, label.strip(), group=group, max_uses=max_uses)
+
+
+#: A pause of this length begins a new sitting.
+SITTING_GAP = timedelta(minutes=30)
+
+
+def seconds_left(
+    store: Store, session: Session, protocol: Protocol, *, now: datetime | None = None
+) -> int | None:
+    """Tell when a sitting should offer to stop: seconds, 0 if it should; None: no limit."""
+    if not protocol.session_minutes:
+        return None
+    now = now or datetime.now(UTC)
+    begun = now
+    for moment in reversed([session.started_at, *store.rated_at(session)]):
+        if begun - moment > SITTING_GAP:
+            break
+        begun = min(begun, moment)
+    return max(0, round(60 * protocol.session_minutes - (now - begun).total_seconds()))
+
+
+def may_look(store: Store, study: Study) -> bool:
+    """Whether results may be looked at: the study is closed, or its stopping rule is met."""
+    rule = protocol_of(study).stopping
+    if study.state == "closed":
+        return True
+    if not (rule.votes or rule.half_width):
+        return False
+    conditions = store.conditions(study)["condition"].tolist()
+    n = len(conditions)
+    units = {"pairwise": n * (n - 1) // 2, "real_or_fake": n - 1}.get(study.method, n)
+    if protocol_of(study).reference == "true":
+        units = n - 1  # the true image is only beside the others
+    trials = store.progress(study).by_unit["trials"]
+    if len(trials) < units or trials.min() < rule.votes:
+        return False
+    if not rule.half_width:
+        return True
+    votes = store.votes(study, protocol_of(study).attributes[0].name)
+    scale = stats.bradley_terry(votes, cluster=())
+    widest = (np.asarray(scale.high) - np.asarray(scale.low)).max() / 2 / scale.jod_unit
+    return bool(scale.converged and widest <= rule.half_width)
 
 
 @dataclass(frozen=True)
@@ -343,14 +501,56 @@ def check_answer(protocol: Protocol, answer: Answer) -> None:
             value=answer.reason,
             remedy=f"Use one of: {'; '.join(protocol.skip)}",
         )
+    _check_review(protocol, answer)
     if answer.value == "marks" and not answer.marks:
         raise InputError(
             "there are no marks", key="marks", remedy='Answer "none" where nothing is wrong'
         )
-    if answer.value != "marks" and answer.marks:
-        raise InputError("marks belong to the answer 'marks'", key="value", value=answer.value)
-    for index, mark in enumerate(answer.marks):
-        _check_mark(protocol, mark, f"marks.{index}")
+    if answer.marks:
+        roles = _marked_roles(protocol, answer)
+        if not roles:
+            raise InputError("this answer has no marks", key="value", value=answer.value)
+        for index, mark in enumerate(answer.marks):
+            if mark.role not in roles:
+                raise InputError(
+                    "marks are not of this image",
+                    key=f"marks.{index}.image",
+                    value=mark.role,
+                    remedy=f"Mark the image {roles[0]!r}",
+                )
+            _check_mark(protocol, mark, f"marks.{index}")
+
+
+def _marked_roles(protocol: Protocol, answer: Answer) -> tuple[str, ...]:
+    """Images that an answer may mark."""
+    if protocol.method == "artifact":
+        return ("stimulus",) if answer.value == "marks" else ()
+    if protocol.method == "review":
+        return ("stimulus",) if protocol.artifacts and answer.value != "skip" else ()
+    asked = protocol.why != "off" and answer.attribute == protocol.attributes[0].name
+    losing = {"left": ("right",), "right": ("left",)}
+    return losing.get(answer.value, ()) if asked else ()
+
+
+def _check_review(protocol: Protocol, answer: Answer) -> None:
+    known = [reason.name for reason in protocol.reasons]
+    if answer.value in ("fix", "reject"):
+        wrong = [name for name in answer.reasons if name not in known]
+        if wrong or not answer.reasons or len(set(answer.reasons)) < len(answer.reasons):
+            raise InputError(
+                f"{answer.value} needs one or more of the protocol's reasons, each once",
+                key="reasons",
+                value=list(answer.reasons),
+                remedy=f"Use some of: {', '.join(known)}",
+            )
+    elif answer.reasons:
+        raise InputError(
+            "reasons belong to the answers fix and reject",
+            key="reasons",
+            value=list(answer.reasons),
+        )
+    if answer.comment is not None and (protocol.method != "review" or answer.value == "skip"):
+        raise InputError("a comment belongs to a review", key="comment")
 
 
 def _check_mark(protocol: Protocol, mark: Mark, key: str) -> None:
@@ -370,6 +570,17 @@ def _check_mark(protocol: Protocol, mark: Mark, key: str) -> None:
             value=mark.severity,
             remedy=f"Use one of: {severities}",
         )
+    if mark.artifact == "other" and not (mark.note or "").strip():
+        raise InputError(
+            "says nothing of what it is", key=f"{key}.note", remedy="Write a few words"
+        )
+    if (mark.mask is not None) != (mark.shape == "mask"):
+        raise InputError(f"a {mark.shape} has {'no' if mark.mask else 'a'} mask", key=f"{key}.mask")
+    if mark.mask is not None:
+        try:
+            decode_mask(mark.mask)
+        except ValueError as error:
+            raise InputError(str(error), key=f"{key}.mask") from None
 
 
 # Simulated observers -------------------------------------------------------------------------
@@ -381,20 +592,35 @@ def simulate(
     observers: int,
     *,
     seed: int,
+    types: Mapping[str, float] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Let simulated observers answer a study; returns how many joined.
 
     They know nothing of metrics: every condition has a quality of its own, drawn from ``seed``
     (``gray`` low, ``reference`` high), every photograph shifts it, every observer has a taste, a
-    side bias and lapses. They answer through the calls that a real session makes, and every row
-    of theirs is marked ``simulated``. The same study and seed give the same answers; observers
-    that answered before are left as they are.
+    side bias and lapses (:mod:`percept.simulation`). They answer through the calls that a real
+    session makes, and every row of theirs is marked ``simulated``; what type of observer each is
+    stands in its screening facts, as ``simulated_type``. The same study, seed and types give the
+    same answers; observers that answered before are left as they are.
+
+    Parameters
+    ----------
+    store : Store
+    study : Study
+    observers : int
+        How many there shall be in the end.
+    seed : int
+    types : mapping of str to float, optional
+        Share of each type, adding up to 1: ``careful``, ``careless``, ``side`` (leans to one side
+        or end of the scale), ``colour_blind``. By default all are careful.
+    progress : callable, optional
+        Called with (observers done, observers in all).
 
     Raises
     ------
     InputError
-        Real observers have answered this study.
+        Real observers have answered this study, or the shares are none.
     Interrupted
         The disk is full or the database went away. Whole observers are kept.
     """
@@ -408,18 +634,61 @@ def simulate(
             remedy="Simulate on a copy: percept study create with another name",
         )
     protocol = protocol_of(study)
-    world = _World(protocol, store.conditions(study), store.contents(study), seed)
+    names = store.conditions(study)["condition"].astype(str).tolist()
+    contents = store.contents(study)["content_id"].astype(str).tolist()
+    world = World(protocol, names, contents, seed)
     joined = 0
-    for number in range(observers):
-        person = _Person(world, number, seed)
+    for number, type_ in enumerate(types_of(types, observers, seed)):
         try:
             with store.batch():
-                joined += person.answer(store, study, protocol)
+                observer = Observer(world, number, seed, type_)
+                joined += _answer_all(store, study, observer, number, seed)
         except OperationalError as error:
             raise Interrupted(f"the answers could not be saved: {error.orig}") from error
         if progress is not None:
             progress(number + 1, observers)
     return joined
+
+
+def _answer_all(store: Store, study: Study, observer: Observer, number: int, seed: int) -> bool:
+    """Let an observer join and answer every trial; False if there was one of that number."""
+    protocol, clock = observer.protocol, study.created_at
+    joined = join(
+        store,
+        study,
+        f"simulated-observer-{seed}-{number}",
+        consent_version=protocol.consent.version,
+        group=protocol.groups[number % len(protocol.groups)],
+        screening={"simulated_type": observer.type},
+        simulated=True,
+        name=f"simulated-{seed}-{number + 1:03d}",
+        now=clock,
+    )
+    if not joined.created:
+        return False
+    session = store.session(joined.token)
+    shown = store.shown(session)
+    while trials := window(store, session, protocol).trials:
+        for trial in trials:
+            images = {role: shown[token] for role, token in trial.images.items()}
+            for attribute in session.attributes:
+                reply = observer.answer(attribute, images)
+                text = f"{study.name}/{seed}/{number}/{trial.position}/{attribute}"
+                answer = Answer(
+                    response_id=hashlib.sha256(text.encode()).hexdigest()[:32],
+                    trial=trial.token,
+                    attribute=attribute,
+                    value=reply.value,
+                    reason=reply.reason,
+                    reasons=reply.reasons,
+                    marks=reply.marks,
+                    response_time_ms=round(reply.seconds * 1000, 1),
+                    presented_at=clock,
+                )
+                clock += timedelta(seconds=reply.seconds)
+                rate(store, session, protocol, answer, now=clock)
+                clock += timedelta(milliseconds=protocol.isi_ms)
+    return True
 
 
 def plan_study(
@@ -497,160 +766,6 @@ def pilot_of(store: Store, study: Study, attribute: str | None = None) -> Pilot:
     return found
 
 
-class _World:
-    """What simulated observers see: how good each image is and what is wrong with it."""
-
-    def __init__(
-        self, protocol: Protocol, conditions: pd.DataFrame, contents: pd.DataFrame, seed: int
-    ) -> None:
-        rng = np.random.default_rng([seed, 0])
-        names = [str(name) for name in conditions["condition"]]
-        rivals = [name for name in names if name not in (GRAY, REFERENCE)]
-        spaced = rng.permutation(np.linspace(-0.7, 0.7, len(rivals))).tolist()
-        quality = {GRAY: -1.3, REFERENCE: 1.6, **dict(zip(rivals, spaced, strict=True))}
-        self.names = names
-        self.utility: dict[tuple[str, str, str], float] = {}
-        self.defects: dict[tuple[str, str], list[Mark]] = {}
-        kinds = [artifact.name for artifact in protocol.artifacts]
-        habits = {name: rng.dirichlet(np.full(len(kinds), 0.6)) for name in names if kinds}
-        for content in contents["content_id"]:
-            for name in names:
-                shift = rng.normal(0, 0.45)
-                for attribute in protocol.attributes:
-                    own = quality[name] + shift + rng.normal(0, 0.15)
-                    self.utility[attribute.name, str(content), name] = own
-                if protocol.artifacts:
-                    rate = np.exp(0.2 - 0.8 * (quality[name] + shift))
-                    self.defects[str(content), name] = [
-                        self._defect(protocol, habits[name], quality[name] + shift, rng)
-                        for _ in range(rng.poisson(rate))
-                    ]
-                    if name == GRAY and "desaturated" in kinds:
-                        worst = max(level.value for level in protocol.severities)
-                        self.defects[str(content), name] = [
-                            Mark("desaturated", worst, x=0.05, y=0.05, width=0.9, height=0.9)
-                        ]
-
-    @staticmethod
-    def _defect(
-        protocol: Protocol, habit: np.ndarray, utility: float, rng: np.random.Generator
-    ) -> Mark:
-        levels = sorted(level.value for level in protocol.severities)
-        worse = 1 / (1 + np.exp(utility + rng.normal(0, 0.8)))
-        width, height = rng.uniform(0.08, 0.4, 2)
-        return Mark(
-            artifact=protocol.artifacts[int(rng.choice(len(habit), p=habit))].name,
-            severity=levels[min(int(worse * len(levels)), len(levels) - 1)],
-            x=float(rng.uniform(0, 1 - width)),
-            y=float(rng.uniform(0, 1 - height)),
-            width=float(width),
-            height=float(height),
-        )
-
-
-class _Person:
-    """One simulated observer."""
-
-    def __init__(self, world: _World, number: int, seed: int) -> None:
-        self.world, self.number, self.seed = world, number, seed
-        self.rng = np.random.default_rng([seed, 1, number])
-        self.taste = {name: self.rng.normal(0, 0.3) for name in world.names}
-        self.side_bias = self.rng.normal(0, 0.1)
-        self.lapse = self.rng.beta(1, 30)
-        self.threshold = float(np.exp(self.rng.normal(np.log(0.35), 0.4)))
-        self.pace = float(np.exp(self.rng.normal(0, 0.3)))
-        self.keenness = float(self.rng.uniform(0.35, 0.8))
-
-    def answer(self, store: Store, study: Study, protocol: Protocol) -> bool:
-        """Join and answer every trial; False if this observer did so before."""
-        clock = study.created_at
-        joined = join(
-            store,
-            study,
-            f"simulated-observer-{self.seed}-{self.number}",
-            consent_version=protocol.consent.version,
-            group=protocol.groups[self.number % len(protocol.groups)],
-            simulated=True,
-            name=f"simulated-{self.seed}-{self.number + 1:03d}",
-            now=clock,
-        )
-        if not joined.created:
-            return False
-        session = store.session(joined.token)
-        shown = store.shown(session)
-        while True:
-            trials = window(store, session, protocol).trials
-            if not trials:
-                return True
-            for trial in trials:
-                for attribute in session.attributes:
-                    seen = {role: shown[token] for role, token in trial.images.items()}
-                    value, marks, seconds = self._judge(protocol, attribute, seen)
-                    shown_at = clock
-                    clock += timedelta(seconds=seconds)
-                    answer = Answer(
-                        response_id=self._response_id(study, trial.position, attribute),
-                        trial=trial.token,
-                        attribute=attribute,
-                        value=value,
-                        marks=marks,
-                        response_time_ms=round(seconds * 1000, 1),
-                        presented_at=shown_at,
-                    )
-                    rate(store, session, protocol, answer, now=clock)
-                    clock += timedelta(milliseconds=protocol.isi_ms)
-
-    def _response_id(self, study: Study, position: int, attribute: str) -> str:
-        text = f"{study.name}/{self.seed}/{self.number}/{position}/{attribute}"
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-    def _judge(
-        self, protocol: Protocol, attribute: str, seen: Mapping[str, tuple[str, str | None]]
-    ) -> tuple[str, tuple[Mark, ...], float]:
-        if protocol.method == "artifact":
-            return self._mark(protocol, *seen["stimulus"])
-        left, right = (
-            self.world.utility[attribute, content, str(name)] + self.taste[str(name)]
-            for content, name in (seen["left"], seen["right"])
-        )
-        difference = left - right
-        felt = difference + self.side_bias + self.rng.logistic(0, 0.8)
-        value = "left" if felt > 0 else "right"
-        if protocol.tie and abs(felt) < self.threshold:
-            value = "tie"
-        if self.rng.random() < self.lapse:
-            value = str(self.rng.choice(["left", "right"]))
-        seconds = self.pace * np.exp(self.rng.normal(1.1 - 0.3 * min(abs(difference), 2), 0.35))
-        return value, (), float(seconds)
-
-    def _mark(
-        self, protocol: Protocol, content: str, name: str | None
-    ) -> tuple[str, tuple[Mark, ...], float]:
-        levels = sorted(level.value for level in protocol.severities)
-        marks = []
-        for defect in self.world.defects[content, str(name)]:
-            if defect.severity is None or self.rng.random() > self.keenness:
-                continue
-            x = float(np.clip(defect.x + self.rng.normal(0, 0.02), 0, 0.9))
-            y = float(np.clip(defect.y + self.rng.normal(0, 0.02), 0, 0.9))
-            slip = int(self.rng.choice([-1, 0, 1], p=[0.15, 0.7, 0.15]))
-            level = int(np.clip(levels.index(defect.severity) + slip, 0, len(levels) - 1))
-            marks.append(
-                Mark(
-                    artifact=defect.artifact
-                    if self.rng.random() > self.lapse + 0.05
-                    else str(self.rng.choice([one.name for one in protocol.artifacts])),
-                    severity=levels[level],
-                    x=x,
-                    y=y,
-                    width=min(defect.width, 1 - x),
-                    height=min(defect.height, 1 - y),
-                )
-            )
-        seconds = self.pace * (3 + 5 * len(marks)) * np.exp(self.rng.normal(0, 0.3))
-        return ("marks" if marks else "none"), tuple(marks), float(seconds)
-
-
 # Export --------------------------------------------------------------------------------------
 
 FORMATS = ("csv", "parquet", "json")
@@ -678,6 +793,7 @@ def export_study(
         raise InputError("is there already", file=out, remedy="Name a new or empty folder")
     tables = {
         "ratings": store.ratings(study),
+        "marks": store.marks(study),
         "observers": store.observers(study),
         "sessions": store.sessions(study),
         "conditions": store.conditions(study),
@@ -685,6 +801,8 @@ def export_study(
         "notes": store.notes(study),
         "events": store.events(study),
         "looks": store.looks(study),
+        "stimuli": store.stimuli(study).drop(columns=["id", "content"]),
+        "invites": store.invites(study).drop(columns="code"),  # codes would let others in
     }
     simulated = int(tables["observers"]["simulated"].sum())
     about = {
@@ -775,7 +893,7 @@ _COLUMNS = {
     "simulated": "whether a program answered instead of a person",
     "left": "condition shown on the left",
     "right": "condition shown on the right",
-    "choice": "left, right, tie or skip",
+    "choice": "left, right, tie or skip; real or fake: the side that was taken for real",
     "condition": "the condition shown",
     "artifact": "what was marked; empty: the observer saw nothing wrong",
     "severity": "how bad; levels in protocol.toml",
@@ -783,9 +901,21 @@ _COLUMNS = {
     "y": "upper edge of the region, as a fraction of the height",
     "width": "ratings: width of the region, as a fraction; contents: pixels of the shown images",
     "height": "ratings: height of the region, as a fraction; contents: pixels of the shown images",
-    "shape": "shape of the region",
+    "shape": "shape of the region: rectangle, or mask inside of one",
+    "mask": "COLSxROWS:a,b,c: lengths of runs over the region, row by row, of zeros first",
+    "score": "grade; labels in protocol.toml, higher is better",
+    "verdict": "accept, fix or reject",
+    "comment": "what a reviewer wrote",
+    "role": "test; original: the grey photograph on view; gold: made for a control",
+    "variant": "how a gold was made",
+    "retired": "whether a gold is shown no more, because sound observers missed it",
+    "invite": "label of the invitation that was used",
+    "label": "who an invitation is for",
+    "uses": "how many joined by it",
+    "screened_out": "whether the checks turned this person away",
+    "withdrawn_at": "when the observer withdrew; answers and personal fields are erased",
     "value": "the answer as it was sent",
-    "reason": "why a trial was skipped",
+    "reason": "notes: why a trial was skipped; ratings: why not accepted, joined by ;",
     "note": "what the observer wrote",
     "trials": "trials of the session",
     "rated_trials": "trials with an answer",
@@ -812,9 +942,9 @@ def _export_readme(study: Study, tables: Mapping[str, pd.DataFrame], simulated: 
         ]
     lines += [
         "Times are UTC. The protocol is in `protocol.toml`, where the study came from in "
-        "`study.json`. Controls, skips and answers that were taken back are here too; skips of an "
-        "artifact study are in `notes` alone. In CSV files, a text that a spreadsheet would run "
-        "as a formula begins with an apostrophe.",
+        "`study.json`. Controls, skips and answers that were taken back are here too; where "
+        "one image is judged at a time, skips are in `notes` alone. In CSV files, a text that a "
+        "spreadsheet would run as a formula begins with an apostrophe.",
     ]
     for name, table in tables.items():
         lines += ["", f"## {name}: {len(table)} rows", ""]

@@ -80,6 +80,26 @@ METHOD_COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "review": ("condition", "verdict", "reason"),
 }
 
+MARK_COLUMNS: Final = (
+    "response_id",
+    "revision",
+    "observer",
+    "trial",
+    "kind",
+    "attribute",
+    "content",
+    "condition",
+    "artifact",
+    "severity",
+    "x",
+    "y",
+    "width",
+    "height",
+    "shape",
+    "mask",
+    "note",
+)
+
 # A deliberately poor condition: the photograph left as it is; and the true colour image.
 GRAY: Final = "gray"
 REFERENCE: Final = "reference"

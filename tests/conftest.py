@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from tests import postgresql
 from tests.browser import FLAGS, REMEDY, find
 
 # A shell that runs the suite in the background has Ctrl-C ignored, by the programs under test too.
@@ -24,3 +26,14 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """URL of a PostgreSQL server; :func:`tests.postgresql.database` makes databases on it."""
+    with ExitStack() as stack:
+        try:
+            url = stack.enter_context(postgresql.server())
+        except postgresql.NoServer as error:
+            pytest.skip(f"no PostgreSQL server: {error}")
+        yield url

@@ -196,18 +196,27 @@ def test_command_words_spell_a_command_out_again():
         ("x[1-2]y", "x1y"),
     ],
 )
-def test_slurm_variables_are_understood(nodes, first, monkeypatch):
+def test_slurm_lists_of_nodes_are_understood(nodes, first):
+    assert distributed._first_name(nodes) == first
+
+
+def test_slurm_variables_are_understood(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SLURM_PROCID", "5")
     assert not distributed.in_world()  # a batch script, not a step
     assert distributed.rank() == 0
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
-    monkeypatch.setenv("SLURM_STEP_NODELIST", nodes)
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "no-such-name.invalid")
     assert distributed.in_world()
     assert (distributed.rank(), distributed.world_size()) == (5, 8)
     assert not distributed.is_main()
-    assert distributed._slurm_environment()["MASTER_ADDR"] == first
+    assert distributed._slurm_environment()["MASTER_ADDR"] == "localhost"  # there is but one node
+    monkeypatch.setenv("SLURM_STEP_NUM_NODES", "2")
+    with pytest.raises(InputError, match="Set MASTER_ADDR"):
+        distributed._slurm_environment()
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.7")
+    assert distributed._slurm_environment()["MASTER_ADDR"] == "10.0.0.7"
 
 
 def test_devices_are_checked():

@@ -7,36 +7,59 @@ import pytest
 
 from percept import bundle
 from percept.errors import InputError, InputErrors
-from percept.protocol import (
-    Artifact,
-    Attribute,
-    Completion,
-    Consent,
-    Display,
-    Protocol,
-    Severity,
-    load_protocol,
-    parse_protocol,
-)
+from percept.protocol import RULES, SCALES, TABLES, Protocol, load_protocol, parse_protocol
+from percept.types import METHODS
 
 PAIRWISE = load_protocol("pairwise").text
 ARTIFACT = load_protocol("artifact").text
-TABLES = {
-    "": Protocol,
-    "attributes": Attribute,
-    "artifacts": Artifact,
-    "severities": Severity,
-    "display": Display,
-    "consent": Consent,
-    "completion": Completion,
+ALL_TABLES = {"": Protocol, **TABLES}
+BUNDLED = {
+    "pairwise": "pairwise",
+    "artifact": "artifact",
+    "rating-acr": "rating",
+    "rating-dcr": "rating",
+    "real-or-fake": "real_or_fake",
+    "review": "review",
 }
 
 
-@pytest.mark.parametrize("name", ["pairwise", "artifact"])
-def test_bundled_protocols_are_found_by_name(name: str) -> None:
+@pytest.mark.parametrize(("name", "method"), BUNDLED.items())
+def test_bundled_protocols_are_found_by_name(name: str, method: str) -> None:
     protocol = load_protocol(name)
-    assert protocol.method == name
+    assert protocol.method == method
     assert protocol == load_protocol(bundle.root() / "protocols" / f"{name}.toml")
+
+
+def test_every_bundled_protocol_is_tested_and_every_method_has_one() -> None:
+    assert {file.stem for file in (bundle.root() / "protocols").glob("*.toml")} == set(BUNDLED)
+    assert set(BUNDLED.values()) == set(METHODS) == set(RULES)
+
+
+@pytest.mark.parametrize(
+    ("name", "answers", "reference"),
+    [
+        ("pairwise", ["left", "tie", "right", "skip"], "original"),
+        ("artifact", ["none", "marks", "skip"], "original"),
+        ("rating-acr", ["1", "2", "3", "4", "5", "skip"], "original"),
+        ("rating-dcr", ["1", "2", "3", "4", "5", "skip"], "true"),
+        ("real-or-fake", ["left", "right", "skip"], None),
+        ("review", ["accept", "fix", "reject", "skip"], "original"),
+    ],
+)
+def test_what_each_method_asks_and_shows(name: str, answers: list[str], reference) -> None:
+    protocol = load_protocol(name)
+    assert [value for value, _ in protocol.answers] == answers
+    assert protocol.reference == reference
+    assert protocol.needs_reference == (name in ("rating-dcr", "real-or-fake"))
+    assert protocol.hidden_after_ms == (1000 if name == "real-or-fake" else 0)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_rating_without_scores_has_those_of_its_scale(scale: str) -> None:
+    bundled = load_protocol(f"rating-{scale}")
+    text = re.sub(r"\[\[scores\]\]\n.*\n.*\n", "", bundled.text)
+    assert "scores" not in text
+    assert parse_protocol(text).scores == bundled.scores == SCALES[scale]
 
 
 def test_pairwise_answers_follow_tie_and_skip() -> None:
@@ -76,10 +99,30 @@ BAD = {
     "our own field": ("tie = true", 'text = "x"', "text", "unknown key"),
     "another method's key": (
         "[consent]",
-        '[[artifacts]]\nname = "a"\nlabel = "A"\n[consent]',
-        "artifacts",
-        "artifact method",
+        '[[reasons]]\nname = "a"\nlabel = "A"\n[consent]',
+        "reasons",
+        "review",
     ),
+    "marks that are never asked for": (
+        "[consent]",
+        '[[artifacts]]\nname = "a"\nlabel = "A"\n[[severities]]\nvalue = 1\nlabel = "S"\n[consent]',
+        "artifacts",
+        'why = "optional"',
+    ),
+    "why without a taxonomy": ("tie = true", 'why = "optional"', "artifacts", "for its marks"),
+    "a question without answers": (
+        "[consent]",
+        '[[questions]]\nname = "age"\ntext = "?"\nanswers = ["1"]\n[consent]',
+        "questions.0.answers",
+        "at least 2",
+    ),
+    "a mark of another table": (
+        "[consent]",
+        "[checks]\ncolour = true\n[consent]",
+        "checks.colour",
+        "color_vision",
+    ),
+    "one of two": ("tie = true", 'selection = "clever"', "selection", "clever"),
 }
 
 
@@ -100,26 +143,42 @@ def test_several_errors_are_told_together() -> None:
     assert {error.key for error in caught.value.errors} == {"trials", "tei"}
 
 
-@pytest.mark.parametrize("method", ["rating", "real_or_fake", "review"])
-def test_methods_of_other_versions_are_refused_by_name(method: str) -> None:
-    with pytest.raises(InputError, match="not available") as caught:
-        parse_protocol(PAIRWISE.replace('"pairwise"', f'"{method}"'))
-    assert "pairwise, artifact" in str(caught.value)
+ONE_MORE = '[[attributes]]\nname = "b"\nquestion = "B?"\n'
 
 
 @pytest.mark.parametrize(
-    ("edit", "key"),
+    ("name", "edit", "key"),
     [
-        (lambda text: "tie = true\n" + text, "tie"),
-        (lambda text: "identical = 2\n" + text, "identical"),
-        (lambda text: re.sub(r"\[\[severities\]\]\n.*\n.*\n", "", text), "severities"),
-        (lambda text: text + '[[attributes]]\nname = "b"\nquestion = "B?"\n', "attributes"),
+        ("artifact", lambda text: "tie = true\n" + text, "tie"),
+        ("artifact", lambda text: "identical = 2\n" + text, "identical"),
+        ("artifact", lambda text: re.sub(r"\[\[severities\]\]\n.*\n.*\n", "", text), "severities"),
+        ("artifact", lambda text: text + ONE_MORE, "attributes"),
+        ("real-or-fake", lambda text: text + ONE_MORE, "attributes"),
+        ("real-or-fake", lambda text: "tie = true\n" + text, "tie"),
+        ("real-or-fake", lambda text: 'scale = "dcr"\n' + text, "scale"),
+        ("review", lambda text: text + ONE_MORE, "attributes"),
+        ("rating-acr", lambda text: "practice_feedback = true\n" + text, "practice_feedback"),
+        ("review", lambda text: re.sub(r"\[\[reasons\]\]\n.*\n.*\n.*\n", "", text), "reasons"),
+        ("review", lambda text: re.sub(r"\[\[severities\]\]\n.*\n.*\n", "", text), "severities"),
+        ("review", lambda text: text + "[stopping]\nhalf_width = 0.2\n", "stopping.half_width"),
+        ("rating-acr", lambda text: "display_ms = 500\n" + text, "display_ms"),
+        ("rating-acr", lambda text: 'asks = "real"\n' + text, "asks"),
+        ("rating-acr", lambda text: text.replace("value = 5", "value = 6"), "scores"),
+        ("rating-dcr", lambda text: text.replace('"flicker"', '"original"'), "aids"),
     ],
 )
-def test_what_the_artifact_method_cannot_have(edit, key: str) -> None:
+def test_what_a_method_cannot_have(name: str, edit, key: str) -> None:
     with pytest.raises(InputError) as caught:
-        parse_protocol(edit(ARTIFACT))
-    assert caught.value.key == key
+        parse_protocol(edit(load_protocol(name).text), file="my.toml")
+    assert (caught.value.key, caught.value.file) == (key, "my.toml")
+    assert caught.value.remedy
+
+
+def test_pairs_with_reasons_have_marks() -> None:
+    marks = ARTIFACT[ARTIFACT.index("[[artifacts]]") : ARTIFACT.index("[display]")]
+    protocol = parse_protocol('why = "required"\n' + PAIRWISE + marks + ONE_MORE)
+    assert len(protocol.artifacts) == 11
+    assert len(protocol.attributes) == 2
 
 
 def test_the_hash_is_of_the_content_not_of_the_typing() -> None:
@@ -158,9 +217,9 @@ def test_every_key_is_documented() -> None:
     documented = set(re.findall(r"^\| `([a-z_.]+)`", tables, flags=re.M))
     keys = {
         f"{table}.{field.name}" if table else field.name
-        for table, owner in TABLES.items()
+        for table, owner in ALL_TABLES.items()
         for field in dataclasses.fields(owner)
-        if field.init and field.name not in TABLES
+        if field.init and (table or field.name not in TABLES)
     }
     assert documented == keys
 
@@ -168,7 +227,7 @@ def test_every_key_is_documented() -> None:
 def test_documented_defaults_are_the_defaults() -> None:
     readme = (bundle.root() / "protocols" / "README.md").read_text(encoding="utf-8")
     told = dict(re.findall(r"^\| `([a-z_.]+)` \| [^|]+ \| ([^|]+) \|", readme, flags=re.M))
-    for table, owner in TABLES.items():
+    for table, owner in ALL_TABLES.items():
         for field in dataclasses.fields(owner):
             key = f"{table}.{field.name}" if table else field.name
             if key not in told:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import hashlib
 import struct
 import threading
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,20 @@ import pytest
 from PIL import Image
 
 from percept import stimuli
+from percept.color import lab_to_srgb_in_gamut, srgb_to_lab
 from percept.errors import InputError
 from percept.files import write_parquet_atomic
 from percept.inference.run import open_run
 from percept.manifest import load_rgb
-from percept.stimuli import fit, gray, render_stimuli, select_stimuli
+from percept.stimuli import (
+    VARIANTS,
+    fit,
+    gray,
+    is_beyond_taste,
+    render_stimuli,
+    select_stimuli,
+    spoil,
+)
 from tests.tiny_run import make_run
 
 
@@ -212,3 +223,116 @@ def test_images_of_other_studies_stay_when_one_fails(tmp_path) -> None:
     with pytest.raises(InputError):
         render_stimuli(select_stimuli(run, max_side=99), tmp_path / "out")
     assert set((tmp_path / "out").iterdir()) == set(first.created) - {tmp_path / "out"}
+
+
+# Golds -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[np.ndarray]:
+    from skimage import data
+
+    names = (data.astronaut, data.chelsea, data.coffee)
+    return [np.asarray(Image.fromarray(load()).resize((180, 120))) for load in names]
+
+
+def colour_run(tmp_path: Path, photos: Sequence[np.ndarray], conditions: Sequence[str], n: int):
+    """A run of photographs in true colours, paler from condition to condition, and gray."""
+    run = make_run(tmp_path, contents=n, conditions=conditions, size=(180, 120))
+    hashes = {}
+    for index in range(n):
+        lab = srgb_to_lab(photos[index % len(photos)])
+        for k, condition in enumerate(conditions):
+            strength = 0.0 if condition == "gray" else 1 - 0.1 * k
+            file = run.image(f"images/{condition}/photo{index}.png")
+            Image.fromarray(lab_to_srgb_in_gamut(lab * [1, strength, strength])).save(file)
+            hashes[f"photo{index}", condition] = hashlib.sha256(file.read_bytes()).hexdigest()
+    keys = lambda frame: zip(frame["content_id"], frame["condition"], strict=True)  # noqa: E731
+    rewrite_outputs(run.root, lambda frame: frame.assign(sha256=[hashes[k] for k in keys(frame)]))
+    return open_run(run.root)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_golds_change_the_colours_alone(photos, variant: str) -> None:
+    for photo in photos:
+        before, after = srgb_to_lab(photo), srgb_to_lab(spoil(photo, variant))
+        assert np.abs(before[..., 0] - after[..., 0]).max() < 1.0  # the rounding to 8 bits
+        assert after.shape == before.shape
+        assert is_beyond_taste(photo, variant)
+
+
+def test_memory_colours_move_where_they_never_are(photos) -> None:
+    hue = lambda lab: np.rad2deg(np.arctan2(lab[..., 2], lab[..., 1])) % 360  # noqa: E731
+    colours = np.array([[(224, 172, 140), (120, 170, 230), (90, 140, 60)]], dtype=np.uint8)
+    skin, sky, foliage = hue(srgb_to_lab(spoil(colours, "hue")))[0]
+    assert 270 < skin < 330  # violet
+    assert 110 < sky < 170  # green
+    assert foliage > 340 or foliage < 20  # pink
+    strong = np.hypot(*np.moveaxis(srgb_to_lab(photos[0])[..., 1:], -1, 0)) > 15
+    turn = (hue(srgb_to_lab(spoil(photos[0], "hue"))) - hue(srgb_to_lab(photos[0])))[strong] % 360
+    assert np.median(turn) == pytest.approx(240, abs=2)
+
+
+def test_chroma_is_displaced_by_several_percent() -> None:
+    patch = np.full((60, 100, 3), 128, dtype=np.uint8)
+    patch[20:30, 40:50] = (190, 110, 110)
+    chroma = lambda rgb: np.hypot(*np.moveaxis(srgb_to_lab(rgb)[..., 1:], -1, 0)) > 10  # noqa: E731
+    rows, columns = np.nonzero(chroma(spoil(patch, "shift")))
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (24, 33, 48, 57)
+
+
+def test_weak_or_misplaced_colours_make_no_gold(photos) -> None:
+    for photo in photos:
+        pale = lab_to_srgb_in_gamut(srgb_to_lab(photo) * [1, 0.15, 0.15])
+        assert not any(is_beyond_taste(pale, variant) for variant in VARIANTS)
+        # Colours that nothing in the photograph asks for are not wronger anywhere else.
+        lab = srgb_to_lab(photo)
+        rng = np.random.default_rng(0)
+        lab[..., 1:] = np.kron(rng.normal(0, 12, (6, 9, 2)), np.ones((20, 20, 1)))
+        assert not is_beyond_taste(lab_to_srgb_in_gamut(lab), "shift")
+
+
+def test_golds_are_rendered_like_all_the_others(tmp_path, photos) -> None:
+    run = colour_run(tmp_path, photos, ["gray", "warm", "cold"], 6)
+    rendered = render_stimuli(select_stimuli(run, max_side=99), tmp_path / "out", golds=6)
+    golds = [row for row in rendered.rows if row["role"] == "gold"]
+    assert len({row["content"] for row in golds}) == 6
+    assert Counter(row["variant"] for row in golds) == {"hue": 3, "shift": 3}
+    assert {row["condition"] for row in golds} == {"warm", "cold"}
+    heads = {
+        tuple((tag, body) for tag, body in chunks(data) if tag != b"IDAT")
+        for row in rendered.rows
+        for data in [(tmp_path / "out" / f"{row['sha256']}.png").read_bytes()]
+    }
+    assert len(heads) == 1
+    test = next(
+        row
+        for row in rendered.rows
+        if (row["content"], row["condition"], row["role"])
+        == (golds[0]["content"], golds[0]["condition"], "test")
+    )
+    sound, spoilt = (
+        np.asarray(Image.open(tmp_path / "out" / f"{row['sha256']}.png"))
+        for row in (test, golds[0])
+    )
+    assert np.array_equal(spoil(sound, golds[0]["variant"]), spoilt)
+
+
+def test_golds_come_from_true_colours_and_all_over(tmp_path, photos) -> None:
+    run = colour_run(tmp_path, photos, ["warm", "reference"], 6)
+    selection = select_stimuli(run, max_side=99)
+    few = [r for r in render_stimuli(selection, tmp_path / "out", golds=2).rows
+           if r["role"] == "gold"]  # fmt: skip
+    assert [row["content"] for row in few] == ["photo0", "photo3"]
+    many = [r for r in render_stimuli(selection, tmp_path / "out", golds=50).rows
+            if r["role"] == "gold"]  # fmt: skip
+    assert Counter(row["content"] for row in many) == {f"photo{k}": 2 for k in range(6)}
+    assert {row["condition"] for row in many} == {"reference"}
+    assert not any(r["role"] == "gold" for r in render_stimuli(selection, tmp_path / "out").rows)
+
+
+def test_no_gold_of_grey_photographs(tmp_path) -> None:
+    run = make_run(tmp_path, contents=2, conditions=["gray"])
+    with pytest.raises(InputError, match="enough colour"):
+        render_stimuli(select_stimuli(run, max_side=99), tmp_path / "out", golds=2)
+    assert not (tmp_path / "out").exists()

@@ -18,7 +18,12 @@ from percept.protocol import Protocol, load_protocol, parse_protocol
 from percept.types import MANIFEST_OPTIONAL
 
 CONDITIONS = ("warm", "cold", "gray")
-_TINT = {"warm": (1.0, 0.8, 0.6), "cold": (0.6, 0.8, 1.0), "gray": (1.0, 1.0, 1.0)}
+_TINT = {
+    "warm": (1.0, 0.8, 0.6),
+    "cold": (0.6, 0.8, 1.0),
+    "gray": (1.0, 1.0, 1.0),
+    "reference": (0.8, 1.0, 0.7),
+}
 _ERAS = ("1900s", "1930s")
 
 
@@ -91,10 +96,10 @@ def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def tiny_protocol(method: str = "pairwise", **values: object) -> Protocol:
-    """A bundled protocol with some of its top-level keys changed."""
-    text = load_protocol(method).text
-    for key, value in values.items():
+def tiny_protocol(name: str = "pairwise", tables: str = "", **values: object) -> Protocol:
+    """A bundled protocol with more tables, some top-level keys changed, golds only if asked."""
+    text = load_protocol(name).text + tables
+    for key, value in {"golds": 0, **values}.items():
         line = f"{key} = {_toml(value)}"
         text, found = re.subn(rf"^{key} = .*$", line, text, count=1, flags=re.M)
         text = text if found else f"{line}\n{text}"

@@ -16,7 +16,6 @@ else:
     common.kicker("Finished")
     st.title("That was the last one")
     st.markdown(result.completion["message"])
-    st.html('<p class="percept-note">Your completion code:</p>')
-    with st.container(key="percept-code"):
-        st.code(result.completion["code"], language=None)
+    common.code("Your completion code:", result.completion["code"])
     st.write("You can close this window now.")
+    common.way_out(study)

@@ -10,32 +10,67 @@ from app import common
 from percept.protocol import Protocol
 from percept.study import protocol_of
 
+Rows = list[tuple[list[str], str]]
 
-def keys(protocol: Protocol) -> list[tuple[list[str], str]]:
-    """List the key caps and what each does, for this protocol."""
-    if protocol.method == "pairwise":
+
+def answers(protocol: Protocol) -> Rows:
+    """List the keys that answer."""
+    if protocol.method in ("pairwise", "real_or_fake"):
         rows = [(["←"], "the left one"), (["→"], "the right one")]
         if protocol.tie:
             rows.append((["↓"], "no difference"))
         rows.append((["Click"], "the photograph or the button does the same"))
-    else:
-        rows = [
-            (["Drag"], "draw a box on the coloured photograph"),
-            (["1", "2", "…"], "what is wrong"),
-            (["Q", "W", "…"], "how bad it is"),
-            (["A"], "mark the whole photograph"),
-            (["N"], "nothing wrong seen"),
-            (["⏎"], "save the marks"),
+        return rows
+    if protocol.method == "rating":
+        return [([str(score.value)], score.label) for score in protocol.scores]
+    if protocol.method == "review":
+        return [
+            (["1", "2", "3"], "accept, fix, reject"),
+            (["Q", "W", "…"], "reasons, for fix and reject"),
+            (["⏎"], "save"),
         ]
-    if "zoom" in protocol.aids:
-        move = "drag" if protocol.method == "pairwise" else "hold Space and drag"
-        rows.append((["Wheel"], f"zoom, also with two fingers; {move} to move"))
-        rows.append((["Z"], "zoom out again"))
+    return [(["N"], "nothing wrong seen"), (["⏎"], "save the marks")]
+
+
+def marks(protocol: Protocol) -> Rows:
+    """List the keys that mark places."""
+    rows = [(["Drag", "B"], "draw a box, or paint; box or brush")]
+    if protocol.method != "review":
+        rows += [(["1", "2", "…"], "what is wrong"), (["Q", "W", "…"], "how bad it is")]
+    return [*rows, (["A"], "mark the whole photograph; arrows move it, Shift and arrows resize")]
+
+
+def aids(protocol: Protocol) -> Rows:
+    """List the keys that help to look closer, and those that take back."""
+    move = "hold Space and drag" if protocol.artifacts else "drag"
+    rows = {
+        "zoom": (["Wheel", "P"], f"zoom, also with two fingers, or native pixels; {move} to move"),
+        "flicker": (["F"], "both in one place, in turn"),
+        "slider": (["D"], "both in one place, with a dividing line"),
+        "original": (["O"], "hold to see the original in place"),
+    }
+    found = [row for aid, row in rows.items() if aid in protocol.aids]
+    if found:
+        found.append((["Z"], "back to the whole photographs"))
     if protocol.undo:
-        rows.append((["U"], "undo"))
+        found.append((["U"], "undo"))
     if protocol.skip:
-        rows.append((["S"], "skip, with a reason"))
-    return rows
+        found.append((["S"], "skip, with a reason"))
+    return found
+
+
+def table(rows: Rows) -> str:
+    """Write keys and what they do."""
+    return (
+        '<table class="percept-keys">'
+        + "".join(
+            "<tr><td>"
+            + "".join(f"<kbd>{html.escape(cap)}</kbd>" for cap in caps)
+            + f"</td><td>{html.escape(text)}</td></tr>"
+            for caps, text in rows
+        )
+        + "</table>"
+    )
 
 
 study = common.current_study()
@@ -45,19 +80,11 @@ common.kicker("What to do")
 st.title(protocol.title)
 reading, using = st.columns(2, gap="large")
 reading.markdown(protocol.instructions)
-using.html(
-    '<table class="percept-keys">'
-    + "".join(
-        "<tr><td>"
-        + "".join(f"<kbd>{html.escape(cap)}</kbd>" for cap in caps)
-        + f"</td><td>{html.escape(text)}</td></tr>"
-        for caps, text in keys(protocol)
-    )
-    + "</table>"
-)
+rows = answers(protocol) + (marks(protocol) if protocol.artifacts else []) + aids(protocol)
+using.html(table(rows))
 using.html(
     '<p class="percept-note">Make the window as large as you can, and avoid strong light on the '
     "screen. You can stop at any time and come back with this browser.</p>"
 )
-if st.button("Start with the practice" if protocol.practice else "Start", type="primary"):
+if reading.button("Start with the practice" if protocol.practice else "Start", type="primary"):
     common.go("rate", study)

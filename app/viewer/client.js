@@ -2,14 +2,16 @@
 // acknowledged yet, and a short queue of decoded photographs. No page is involved.
 
 const API = new URL("api/v1/", document.baseURI);
+const SEND_AFTER_MS = 30;
 const RETRY_MS = [500, 1000, 2000, 4000, 8000, 15000];
 
 /** An answer of the server that is not 2xx; `status` 0 means that no answer came. */
 export class ApiError extends Error {
-  constructor(status, code, message) {
+  constructor(status, code, message, completion) {
     super(message || code || `HTTP ${status}`);
     this.status = status;
     this.code = code || "";
+    this.completion = completion; // a code for people whom the study turns away
   }
   /** Worth another try: no connection, server trouble, or too many requests. */
   get temporary() {
@@ -106,7 +108,8 @@ export class Client extends EventTarget {
       // an empty body, or a proxy's error page
     }
     if (!response.ok) {
-      throw new ApiError(response.status, answer?.error?.code, answer?.error?.message);
+      const { code, message, completion } = answer?.error ?? {};
+      throw new ApiError(response.status, code, message, completion);
     }
     return answer ?? {};
   }
@@ -126,6 +129,12 @@ export class Client extends EventTarget {
     this.cupboard.set("session", session);
   }
 
+  /** Have everything erased that this browser's session holds, there and here. */
+  async withdraw() {
+    await this.request("POST", "session/withdraw", { confirm: true });
+    for (const name of ["session", "client", "outbox", "held"]) this.cupboard.remove(name);
+  }
+
   /** The trials after a position; without one, from the first unanswered trial. */
   trials(after = null) {
     return this.request("GET", after === null ? "trials" : `trials?after=${after}`);
@@ -138,9 +147,26 @@ export class Client extends EventTarget {
     return this.cupboard.get("outbox", []);
   }
 
-  /** Keep an answer until the server says that it is durable, and start to send it. */
+  /**
+   * Keep an answer until the server says that it is durable. It is sent in a moment, when the
+   * next photographs are on the screen; whatever happens in between, it is kept.
+   */
   submit(rating) {
     this.cupboard.set("outbox", [...this.outbox, rating]);
+    setTimeout(() => this.closed || this.flush(), SEND_AFTER_MS);
+  }
+
+  /** Keep a vote that may still get marks. Whatever happens next, it will be sent. */
+  hold(rating) {
+    this.cupboard.set("held", rating);
+  }
+
+  /** Send the vote that is held, if there is one, with what was marked. */
+  release(more = {}) {
+    const rating = this.cupboard.get("held");
+    if (!rating) return;
+    this.cupboard.set("outbox", [...this.outbox, { ...rating, ...more }]);
+    this.cupboard.remove("held");
     this.flush();
   }
 
@@ -230,6 +256,15 @@ export class Client extends EventTarget {
   }
 }
 
+/** Name and main version of the browser, and the system, no more. */
+function browser() {
+  const known = /(Firefox|Edg|OPR|Chrome|Version)\/(\d+)/g;
+  const found = [...navigator.userAgent.matchAll(known)].at(-1);
+  const system = /Windows|Android|iPhone|iPad|Mac OS|Linux/.exec(navigator.userAgent)?.[0];
+  const name = found ? `${found[1].replace("Version", "Safari")} ${found[2]}` : "unknown";
+  return `${name}, ${system ?? "unknown"}`;
+}
+
 /** Facts about the window that bear on what colours look like; nothing that names a person. */
 export function screening() {
   const gamut = ["rec2020", "p3", "srgb"].find((name) => matchMedia(`(color-gamut: ${name})`).matches);
@@ -239,6 +274,9 @@ export function screening() {
     screen: [screen.width, screen.height],
     color_gamut: gamut ?? "unknown",
     color_depth: screen.colorDepth,
+    // Of the window against its content: the zoom of the browser, where it tells.
+    zoom: Math.round((100 * outerWidth) / innerWidth) / 100,
+    browser: browser(),
     touch: matchMedia("(pointer: coarse)").matches,
   };
 }

@@ -24,24 +24,25 @@ const box = (x, y, width, height) => ({
  * @param {{width: number, height: number}} area
  * @param {number} aspect width / height of the photographs
  * @param {boolean} original whether the grey original is on view
+ * @param {number} [tallest] the photographs are not shown higher than this
  * @returns {{stacked: boolean, left: object, right: object, reference: object}} boxes of the
  *   photographs alone; each caption is the line above its box.
  */
-export function arrangePair(area, aspect, original) {
+export function arrangePair(area, aspect, original, tallest = Infinity) {
   const { width: W, height: H } = area;
   const r = original ? SMALLEST_ORIGINAL : 0;
   const heights = {
-    between: Math.min((W - 2 * GAP) / (2 + r) / aspect, H - CAPTION),
+    between: Math.min((W - (original ? 2 : 1) * GAP) / (2 + r) / aspect, H - CAPTION),
     below: Math.min((W - GAP) / 2 / aspect, (H - 2 * CAPTION - GAP) / (1 + r)),
     stacked: Math.min((W - GAP) / (1 + r) / aspect, (H - 2 * CAPTION - GAP) / 2),
   };
   let kind = heights.between >= heights.below ? "between" : "below";
   if (heights.stacked > WORTH_STACKING * heights[kind]) kind = "stacked";
-  const h = heights[kind];
+  const h = Math.min(heights[kind], tallest);
   const w = h * aspect;
 
   if (kind === "stacked") {
-    const rw = Math.min(w, W - w - GAP);
+    const rw = original ? Math.min(w, W - w - GAP) : -GAP;
     const rh = rw / aspect;
     const x = (W - w - GAP - rw) / 2;
     const y = (H - 2 * (h + CAPTION) - GAP) / 2;
@@ -53,7 +54,7 @@ export function arrangePair(area, aspect, original) {
     };
   }
   if (kind === "between") {
-    const rw = Math.min(w, W - 2 * w - 2 * GAP);
+    const rw = original ? Math.min(w, W - 2 * w - 2 * GAP) : -GAP;
     const rh = rw / aspect;
     const x = (W - 2 * w - rw - 2 * GAP) / 2;
     const y = (H - h - CAPTION) / 2 + CAPTION;
@@ -80,8 +81,8 @@ export function arrangePair(area, aspect, original) {
 export const fullHeight = (width, aspect) => width / aspect + CAPTION;
 
 /** One photograph as large as the area allows, with its caption above it. */
-export function arrangeSingle(area, aspect) {
-  const h = Math.min(area.width / aspect, area.height - CAPTION);
+export function arrangeSingle(area, aspect, tallest = Infinity) {
+  const h = Math.min(area.width / aspect, area.height - CAPTION, tallest);
   const w = h * aspect;
   return box((area.width - w) / 2, (area.height - h - CAPTION) / 2 + CAPTION, w, h);
 }

@@ -1,9 +1,10 @@
 // What Streamlit's pages ask of the browser; see app/browser.py.
 
 import { Client, screening } from "./client.js";
+import { mountDisplay } from "./display.js";
 import { mount } from "./viewer.js";
 
-const ACTIONS = { probe, join, rate, finish };
+const ACTIONS = { probe, display, join, rate, finish, withdraw };
 const running = new WeakMap(); // parentElement: what runs there
 
 /**
@@ -23,7 +24,7 @@ export function act({ data, parentElement, setStateValue, setTriggerValue }) {
   };
   running.set(parentElement, { request, cleanup });
   const go = (page) => gone || leave(page, data.study, setTriggerValue);
-  Promise.resolve(ACTIONS[data.action](data, { go, setStateValue, setTriggerValue })).then((done) => {
+  Promise.resolve(ACTIONS[data.action](data, { go, parentElement, setStateValue, setTriggerValue })).then((done) => {
     undo = done ?? null;
     if (gone) undo?.();
   });
@@ -62,15 +63,38 @@ async function probe({ study }, { setStateValue }) {
 async function join({ study, facts }, { go, setTriggerValue }) {
   const client = new Client(study);
   try {
-    await client.join({ ...facts, screening: screening() });
+    await client.join({ ...facts, screening: { ...screening(), ...facts.screening } });
     go("instructions");
   } catch (error) {
-    setTriggerValue(
-      "refused",
-      error.status ? error.message : "The server does not answer. Please try again in a moment.",
-    );
+    setTriggerValue("refused", refusal(error));
   }
   client.close();
+}
+
+function refusal({ status, code, message, completion }) {
+  if (!status) return { code: "offline", message: "The server does not answer. Please try again in a moment." };
+  return { code, message, ...(completion && { completion }) };
+}
+
+/** What the screen shows, and what its owner sees on it. */
+function display(_, { parentElement, setStateValue }) {
+  return mountDisplay(parentElement, (told) => setStateValue("display", { ...screening(), ...told }));
+}
+
+async function withdraw({ study }, { go, setStateValue, setTriggerValue }) {
+  const client = new Client(study);
+  if (!client.session) return go("join");
+  try {
+    await client.withdraw();
+    setStateValue("withdrawn", true);
+  } catch (error) {
+    if (error.status === 401) {
+      client.cupboard.remove("session");
+      return go("join");
+    }
+    setTriggerValue("refused", refusal(error));
+  }
+  return () => client.close();
 }
 
 function rate({ study }, { go }) {

@@ -1,8 +1,8 @@
-// Two colourings of one photograph, the grey original with them, and a question.
+// Two colourings of one photograph, or the true photograph and a colouring, and a question.
 
 import { h, key, pane } from "./dom.js";
-import { arrangePair } from "./layout.js";
-import { Zoom } from "./zoom.js";
+import { arrangePair, arrangeSingle } from "./layout.js";
+import { View, onView } from "./view.js";
 
 const SIDE_BY_SIDE = { left: "Left", right: "Right" };
 const STACKED = { left: "Upper", right: "Lower" };
@@ -10,23 +10,21 @@ const STACKED = { left: "Upper", right: "Lower" };
 const DIGITS = { 1: "left", 2: "right", 3: "tie" };
 const ARROWS = { arrowleft: "left", arrowright: "right", arrowdown: "tie" };
 
-export class PairView {
-  constructor(images, { answer, used, changed, zoom }) {
-    this.answer = answer;
-    this.panes = ["left", "reference", "right"]
-      .filter((role) => images[role])
+export class PairView extends View {
+  constructor(images, options) {
+    const roles = onView(images, options.study);
+    const panes = ["left", "reference", "right"]
+      .filter((role) => roles.includes(role))
       .map((role) => pane(role, SIDE_BY_SIDE[role] ?? "Original", images[role]));
-    this.field = h("div.field", {}, ...this.panes.flatMap(({ frame, label }) => [frame, label]));
+    super("pairwise", images, panes, ["left", "right"], options, {
+      onClick: ({ role }, event) => {
+        if (role !== "reference" && !this.aids.inPlace) this.answer({ value: role }, event);
+      },
+    });
+    this.displayMs = options.trial.display_ms ?? options.study.display_ms ?? 0;
     this.buttons = {};
     this.controls = h("div.controls.answers");
-    this.element = h("div.stage.pairwise", {}, this.field, this.controls);
-    this.zoom = new Zoom(this.panes, {
-      onUse: used,
-      onChange: changed,
-      onClick: ({ role }, event) => role !== "reference" && this.answer({ value: role }, event),
-      enabled: zoom,
-    });
-    this.aspect = images.left.naturalWidth / images.left.naturalHeight;
+    this.element.append(this.controls);
   }
 
   /** Show a question's answers. */
@@ -57,25 +55,52 @@ export class PairView {
       button.lastChild.textContent = names[value];
       button.dataset.value = value;
     }
-    for (const { role, label, frame } of this.panes) {
-      label.textContent = names[role] ?? "Original";
-      frame.ariaLabel = label.textContent;
-    }
+    for (const each of this.panes) each.caption(names[each.role] ?? "Original");
   }
 
   arrange() {
     const area = { width: this.field.clientWidth, height: this.field.clientHeight };
     if (!area.width) return;
-    const boxes = arrangePair(area, this.aspect, this.panes.length === 3);
+    const boxes = arrangePair(area, this.aspect, Boolean(this.reference), this.tallest);
+    if (this.aids.inPlace) {
+      const single = arrangeSingle(area, this.aspect, this.tallest);
+      Object.assign(boxes, { left: single, right: single });
+    }
     for (const each of this.panes) each.place(boxes[each.role]);
-    this.stacked = boxes.stacked;
-    this.#label();
+    for (const part of this.reference ? [this.reference.frame, this.reference.label] : []) {
+      part.hidden = this.aids.inPlace;
+    }
+    const stacked = boxes.stacked && !this.aids.inPlace;
+    if (this.stacked !== stacked) {
+      this.stacked = stacked;
+      this.#label();
+    }
+    this.calibrate();
   }
 
-  /** @returns {object | null} the answer that a key stands for */
   answerOf(name) {
     const value = DIGITS[name] ?? (this.stacked ? undefined : ARROWS[name]);
     return value && this.buttons[value] ? { value } : null;
+  }
+
+  /**
+   * The photographs are on the screen since `from`. Where the study shows them for a time only,
+   * hide them at the frame that comes closest; the answer may come later.
+   */
+  shown(from, over) {
+    if (!this.displayMs) return;
+    let last = from;
+    const frame = (now) => {
+      const length = Math.min(50, Math.max(0, now - last)); // of one frame of this screen
+      last = now;
+      if (now - from + length / 2 < this.displayMs) {
+        this.timer = requestAnimationFrame(frame);
+      } else {
+        this.element.classList.add("over");
+        over(now - from);
+      }
+    };
+    this.timer = requestAnimationFrame(frame);
   }
 
   /** A short sign that the answer was taken, before the photographs go. */
@@ -84,6 +109,7 @@ export class PairView {
   }
 
   destroy() {
-    this.zoom.destroy();
+    cancelAnimationFrame(this.timer);
+    super.destroy();
   }
 }

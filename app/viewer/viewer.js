@@ -1,21 +1,44 @@
 // The rating page: shows one trial after the other, takes the answers, keeps none for itself.
 //
 // Nothing on the way from one trial to the next waits for the network: the next photographs are
-// loaded and decoded beforehand, and an answer is kept in local storage and sent in the
-// background until the server says that it is durable.
+// loaded, decoded and laid out beforehand, under an opaque cover, so that the browser has them
+// rastered when their turn comes. An answer is kept in local storage and sent in the background
+// until the server says that it is durable.
+//
+// `data-state` of the viewer: `loading`; `shown` (handed to the browser); `open` (painted; the
+// time runs, `data-trial` is the trial on the screen); `ready` (an answer is taken now); `closed`;
+// `interval` (the grey field); `card` (a sheet covers it).
 
-import { ArtifactView } from "./artifact.js";
 import { ApiError, Client, decode, randomId, sleep } from "./client.js";
-import { h, key } from "./dom.js";
+import { h, icon, quiet } from "./dom.js";
 import { PairView } from "./pairwise.js";
+import { ArtifactView, RatingView, ReviewView, WhyView } from "./single.js";
 
-const AHEAD = 4; // trials whose photographs are decoded beforehand
-const VIEWS = { pairwise: PairView, artifact: ArtifactView };
+const AHEAD = 4; // trials whose photographs are ready beforehand
+const NOTICED_MS = 250; // a shorter minimum viewing time needs no sign
+const AFTER_PAINT_MS = 40; // until then the frame with the new photographs is certainly out
+const ANTICIPATION_MS = 100; // nobody has judged anything sooner; the second half of a double tap
+const VIEWS = {
+  pairwise: PairView,
+  real_or_fake: PairView,
+  artifact: ArtifactView,
+  rating: RatingView,
+  review: ReviewView,
+};
+const AIDS = { f: "flicker", d: "slider" };
+const OTHER = { left: "right", right: "left" };
 
-/** Resolves when what was drawn before the call is on the screen, with the time. */
+/**
+ * Resolves, with the time, when what was drawn before the call has been handed to the screen:
+ * in the first task after the frame that contains it.
+ */
 const painted = () =>
   new Promise((resolve) => {
-    requestAnimationFrame(() => requestAnimationFrame(() => resolve(performance.now())));
+    requestAnimationFrame(() => {
+      const { port1, port2 } = new MessageChannel();
+      port1.onmessage = () => resolve(performance.now());
+      port2.postMessage(null);
+    });
   });
 
 /** Try until the server answers; `onWait` hears of every failure. Other errors are thrown. */
@@ -29,6 +52,11 @@ async function persist(client, attempt, onWait) {
       await client.patience(ms);
     }
   }
+}
+
+/** Change a text only where it changes: the browser lays out again whatever is touched. */
+function write(element, text) {
+  if (element.textContent !== text) element.textContent = text;
 }
 
 export class Viewer {
@@ -57,8 +85,10 @@ export class Viewer {
   destroy() {
     this.listeners.abort();
     this.resizing.disconnect();
-    this.client.close();
+    this.client.release();
+    this.client.flush();
     this.client.sendEvents();
+    this.client.close();
     this.view?.destroy();
     this.root.replaceChildren();
   }
@@ -68,6 +98,7 @@ export class Viewer {
   async #run() {
     if (!this.client.session) return this.go("join");
     this.client.cupboard.set("active", this.tab);
+    this.client.release(); // a vote whose marks were left open by a reload
     this.study = await persist(
       this.client,
       () => this.client.request("GET", `studies/${encodeURIComponent(this.client.study)}`),
@@ -75,6 +106,7 @@ export class Viewer {
     );
     // Answers from before a reload go first: the server then knows where we are.
     await Promise.race([this.client.flush(), sleep(1500)]);
+    await this.#clock();
     for (;;) {
       const step = await this.#next();
       if (this.client.closed) return undefined;
@@ -90,11 +122,13 @@ export class Viewer {
       await this.#fetch();
     }
     const step = this.steps[this.cursor];
-    this.#lookAhead();
+    if (!step.entry.view) this.#lookAhead();
     if (step.rest) {
       step.rest = false;
       await this.#rest(step);
     }
+    if (performance.now() > this.deadline) await this.#overtime(step);
+    if (this.client.closed) return null;
     const waiting = setTimeout(() => {
       this.element.dataset.state = "loading";
       this.#notice("Loading photographs …");
@@ -127,7 +161,7 @@ export class Viewer {
     let rest = state === "break";
     for (const trial of trials) {
       this.held = trial.position;
-      const entry = { trial, decoding: null, images: null };
+      const entry = { trial, decoding: null, images: null, view: null };
       for (const attribute of trial.attributes) {
         const waiting = kept.some((one) => one.trial === trial.trial && one.attribute === attribute.name);
         if (waiting || attribute.name in trial.answered) continue;
@@ -144,9 +178,11 @@ export class Viewer {
     try {
       while (!this.client.closed) {
         const coming = new Set(this.steps.slice(this.cursor).map(({ entry }) => entry));
-        const entry = [...coming].slice(0, AHEAD).find(({ images }) => !images);
-        if (entry) await this.#decoded(entry);
-        else if (coming.size < AHEAD && !this.complete) await this.#fetch();
+        const entry = [...coming].slice(0, AHEAD).find(({ view }) => !view);
+        if (entry) {
+          await this.#decoded(entry);
+          this.#prepare(entry);
+        } else if (coming.size < AHEAD && !this.complete) await this.#fetch();
         else break;
       }
     } catch {
@@ -182,54 +218,105 @@ export class Viewer {
     if (this.wasPractice && !trial.practice) await this.#practiceOver();
     this.wasPractice = Boolean(trial.practice);
 
-    if (this.shown !== entry) this.#show(entry);
-    this.view.ask(attribute);
+    this.#show(entry, attribute);
     this.#head(step);
-    this.view.arrange();
-    this.element.dataset.state = "shown";
-    const from = await painted();
+    const { answer, from, presentedAt } = await this.#answered(trial, trial.min_view_ms);
     if (this.client.closed) return;
-    const presentedAt = new Date().toISOString();
-
-    const answer = await new Promise((resolve) => {
-      this.open = { from, earliest: from + trial.min_view_ms, resolve };
-      this.element.dataset.trial = trial.trial;
-      this.element.dataset.state = "open";
-      this.opening = setTimeout(() => this.#ready(), trial.min_view_ms);
-    });
-    clearTimeout(this.opening);
-    this.open = null;
-    this.element.dataset.state = "closed";
     if (answer.undo) {
-      this.cursor = this.back;
-      this.undone = true;
+      this.#undone();
       return;
     }
     this.back = this.cursor;
     this.undone = false;
-    do {
-      const answered = this.steps[this.cursor];
+    const { at, ...given } = answer;
+    const rating = () => {
+      const answered = this.steps[this.cursor++];
       answered.revision += 1;
-      this.client.submit({
+      return {
         response_id: randomId(),
         trial: trial.trial,
         attribute: answered.attribute.name,
         revision: answered.revision,
-        value: answer.value,
-        ...(answer.reason ? { reason: answer.reason } : {}),
-        ...(answer.marks ? { marks: answer.marks } : {}),
-        response_time_ms: Math.max(0, Math.round((answer.at - from) * 10) / 10),
+        ...given,
+        response_time_ms: Math.max(0, Math.round((at - from) * 10) / 10),
         presented_at: presentedAt,
-      });
-      this.cursor += 1;
-      // A photograph that cannot be judged is skipped with all its questions.
-    } while (answer.value === "skip" && this.steps[this.cursor]?.entry === entry);
+      };
+    };
+    const asksWhy = this.#asksWhy(step, answer);
+    if (asksWhy) this.client.hold(rating());
+    else this.client.submit(rating());
+    // A photograph that cannot be judged is skipped with all its questions.
+    while (answer.value === "skip" && this.steps[this.cursor]?.entry === entry) {
+      this.client.submit(rating());
+    }
+    const expected = trial.feedback?.[attribute.name];
+    if (expected) await this.#feedback(attribute, answer.value, expected);
+    if (asksWhy && !(await this.#why(step, OTHER[answer.value]))) return;
     if (this.steps[this.cursor]?.entry !== entry) await this.#interval(trial.isi_ms, answer);
+  }
+
+  /** Open the question on the screen, once it is painted, and wait for its answer. */
+  async #answered(trial, minViewMs) {
+    this.element.dataset.state = "shown";
+    const from = await painted();
+    const presentedAt = new Date().toISOString();
+    if (this.client.closed) return {};
+    const viewMs = Math.max(minViewMs, ANTICIPATION_MS);
+    const answer = await new Promise((resolve) => {
+      this.open = { from, earliest: from + viewMs, resolve };
+      this.element.dataset.trial = trial.trial;
+      this.element.dataset.state = "open";
+      this.opening = setTimeout(() => this.#ready(), viewMs);
+      this.view.shown?.(from, (ms) => this.#log("hidden", { ms: Math.round(ms) }));
+      this.#afterwards(() => {
+        this.#sweep();
+        this.#lookAhead();
+      });
+    });
+    clearTimeout(this.opening);
+    this.open = null;
+    this.element.dataset.state = "closed";
+    return { answer, from, presentedAt };
+  }
+
+  /** What can wait for the screen: loading and decoding compete with it for the processor. */
+  #afterwards(work) {
+    clearTimeout(this.later);
+    this.later = setTimeout(() => this.client.closed || work(), AFTER_PAINT_MS);
   }
 
   /** Show that an answer would be taken now. */
   #ready() {
     if (this.open && !this.card.open) this.element.dataset.state = "ready";
+  }
+
+  #undone() {
+    this.cursor = this.back;
+    this.undone = true;
+  }
+
+  /** Is this vote followed by marks on the image that lost? */
+  #asksWhy({ attribute }, { value }) {
+    const { why, attributes } = this.study;
+    return why && why !== "off" && attribute.name === attributes[0].name && value in OTHER;
+  }
+
+  /** Marks on the image that lost; the vote itself is kept already. False if it was taken back. */
+  async #why({ entry }, losing) {
+    const { stimulus = entry.images[losing], reference } = entry.images;
+    entry.view = this.#make(WhyView, entry, { stimulus, ...(reference && { reference }) });
+    this.#display(entry.view);
+    this.question.textContent = "What is wrong with the one that you did not choose?";
+    this.skip.hidden = true;
+    this.#buttons();
+    const { answer } = await this.#answered(entry.trial, 0);
+    if (this.client.closed) return false;
+    const marks = (answer.marks ?? []).map((mark) => ({ ...mark, image: losing }));
+    this.client.release(marks.length ? { marks } : {});
+    this.shown = null; // another question about this pair shows it anew
+    entry.view = null;
+    if (answer.undo) this.#undone();
+    return !answer.undo;
   }
 
   /** The grey field between two trials. */
@@ -241,18 +328,71 @@ export class Viewer {
     }
   }
 
-  #show(entry) {
-    this.view?.destroy();
-    this.shown = entry;
-    this.view = new VIEWS[this.study.method](entry.images, {
+  /** A view of some photographs, laid out under the cover. */
+  #make(kind, entry, images) {
+    const view = new kind(images, {
       answer: (answer, event) => this.#answer(answer, event.timeStamp),
-      zoom: this.study.aids.includes("zoom"),
       study: this.study,
-      used: () => this.#once("zoom"),
+      trial: entry.trial,
+      used: (aid) => this.#once(aid),
       changed: () => this.#buttons(),
     });
+    view.entry = entry;
+    view.element.inert = true;
+    view.element.ariaHidden = "true";
+    this.stage.append(view.element);
+    view.asked = this.#questionOf(entry);
+    view.ask(view.asked);
+    view.arrange();
+    return view;
+  }
+
+  #questionOf(entry) {
+    const coming = this.steps.slice(this.cursor).find((step) => step.entry === entry);
+    return coming?.attribute ?? entry.trial.attributes[0];
+  }
+
+  #prepare(entry) {
+    entry.view ??= this.#make(VIEWS[this.study.method], entry, entry.images);
+  }
+
+  #show(entry, attribute) {
+    if (this.shown === entry) {
+      this.view.ask(attribute);
+      this.view.arrange();
+      this.view.asked = attribute;
+      return;
+    }
+    this.#prepare(entry);
+    if (entry.view.asked !== attribute) {
+      entry.view.ask(attribute);
+      entry.view.asked = attribute;
+    }
+    this.shown = entry;
+    this.#display(entry.view);
+  }
+
+  /** Uncover a view. What was on the screen is removed later, off the way to the next paint. */
+  #display(view) {
+    if (this.view) {
+      this.view.element.classList.remove("current");
+      this.gone = [...(this.gone ?? []), this.view];
+    }
+    this.view = view;
     this.logged = new Set();
-    this.stage.replaceChildren(this.view.element);
+    view.element.inert = false;
+    view.element.ariaHidden = null;
+    view.element.classList.add("current");
+  }
+
+  /** Remove the views that are no longer shown. */
+  #sweep() {
+    const gone = this.gone ?? [];
+    this.gone = [];
+    for (const view of gone) {
+      if (view.entry.view === view) view.entry.view = null;
+      view.destroy();
+    }
   }
 
   #finish() {
@@ -303,10 +443,19 @@ export class Viewer {
     on(window, "keydown", (event) => this.#keydown(event));
     // A button that was clicked must not take the next Enter for itself.
     on(this.root, "click", ({ detail, target }) => detail && target.closest("button")?.blur());
-    on(window, "keyup", (event) => this.view?.hold?.(event));
+    on(window, "keyup", (event) => this.#held(event));
     on(document, "visibilitychange", () => {
       this.#log(document.hidden ? "focus_lost" : "focus_back");
       if (document.hidden) this.client.sendEvents();
+    });
+    on(window, "blur", () => {
+      this.view?.aids.hold(false);
+      this.#log("window_blur");
+    });
+    on(window, "focus", () => this.#log("window_focus"));
+    on(window, "pagehide", () => {
+      this.client.release();
+      this.client.flush();
     });
     on(window, "storage", ({ key: name, newValue }) => {
       const active = this.client.cupboard.prefix + "active";
@@ -318,7 +467,10 @@ export class Viewer {
       if (error.code === "closed") this.#fail(error);
     });
     this.client.addEventListener("lost", ({ detail }) => this.#fail(detail));
-    this.resizing = new ResizeObserver(() => this.view?.arrange());
+    this.resizing = new ResizeObserver(() => {
+      this.view?.arrange();
+      for (const { entry } of this.steps.slice(this.cursor)) entry.view?.arrange();
+    });
     this.resizing.observe(this.stage);
   }
 
@@ -340,9 +492,17 @@ export class Viewer {
       }
       return;
     }
-    this.view?.hold?.(event);
-    const onButton = this.root.getRootNode().activeElement?.tagName === "BUTTON";
-    if (onButton && ["enter", " "].includes(name)) return; // presses that button
+    const focused = this.root.getRootNode().activeElement;
+    if (["INPUT", "TEXTAREA"].includes(focused?.tagName)) {
+      // Words are being written; Enter or Escape ends that.
+      if (name === "escape" || (name === "enter" && !event.shiftKey)) {
+        take();
+        focused.blur();
+      }
+      return;
+    }
+    this.#held(event);
+    if (focused?.tagName === "BUTTON" && ["enter", " "].includes(name)) return; // presses it
     if (name.startsWith("arrow") || [" ", "backspace"].includes(name)) take();
     if (event.repeat || !this.open) {
       if (!["tab", "shift"].includes(name)) {
@@ -350,35 +510,63 @@ export class Viewer {
       }
       return;
     }
-    if (name === "z") this.view.zoom.reset();
+    if (name === "z") this.#unzoom();
     else if (name === "+") this.view.zoom.zoomBy(1.5);
+    else if (name === "p") this.view.zoom.toggleNative();
+    else if (name in AIDS && this.view.aids.available.includes(AIDS[name])) {
+      this.view.aids.toggle(AIDS[name]);
+    } else if (name === "," || name === ".") this.view.aids.slide(name === "." ? 1 : -1);
+    else if (name === "o") this.view.aids.hold(true);
     else if (name === "u" || name === "backspace") this.#takeBack();
     else if (name === "s" && !this.skip.hidden) this.#chooseSkip();
     else {
-      const answer = this.view.answerOf(name);
+      const answer = this.view.answerOf(name, event);
       if (answer) this.#answer(answer, event.timeStamp);
     }
   }
 
   #takeBack() {
-    if (!this.view?.takeBack?.()) this.#undo();
+    if (this.open && !this.view.takeBack()) this.#undo();
+  }
+
+  /** Keys that act as long as they are held. */
+  #held(event) {
+    this.view?.hold?.(event);
+    if (event.type === "keyup" && event.key.toLowerCase() === "o") this.view?.aids.hold(false);
+  }
+
+  /** Back to how the photographs were shown at first. */
+  #unzoom() {
+    this.view.aids.toggle(null);
+    this.view.zoom.reset();
   }
 
   // -- what stands around the photographs -----------------------------------------------------------
 
   #build() {
-    const quiet = (cap, text, onclick) =>
-      h("button.quiet", { type: "button", onclick }, key(cap), h("span", {}, text));
     this.undo = quiet("U", "Undo", () => this.#takeBack());
     this.skip = quiet("S", "Skip", () => this.#chooseSkip());
-    this.unzoom = quiet("Z", "Zoom out", () => this.view?.zoom.reset());
+    this.unzoom = quiet("Z", "Zoom out", () => this.#unzoom());
+    const tool = (name, title, onclick) =>
+      h("button.tool", { type: "button", title, ariaLabel: title, onclick }, icon(name));
+    this.tools = {
+      flicker: tool("flicker", "Flicker (F)", () => this.view.aids.toggle("flicker")),
+      slider: tool("slider", "Slider (D)", () => this.view.aids.toggle("slider")),
+      original: tool("original", "Hold to see the original (O)"),
+      native: tool("native", "Native pixels (P)", () => this.view.zoom.toggleNative()),
+    };
+    this.tools.original.onpointerdown = () => this.view.aids.hold(true);
+    for (const end of ["onpointerup", "onpointercancel", "onpointerleave"]) {
+      this.tools.original[end] = () => this.view.aids.hold(false);
+    }
+    this.aids = h("div.tools", { role: "group", ariaLabel: "Viewing aids" }, ...Object.values(this.tools));
     this.question = h("h1.question", { ariaLive: "polite" });
     this.context = h("p.context");
     this.practice = h("span.practice", {}, "Practice");
     this.count = h("span.count");
     this.offline = h("p.offline", { role: "status" });
     this.bar = h("div.bar");
-    this.stage = h("main.stagebox");
+    this.stage = h("main.stagebox", {}, h("div.cover"));
     this.message = h("p.message", { role: "status" });
     this.card = h("dialog.card");
     this.element = h(
@@ -390,7 +578,7 @@ export class Viewer {
         {},
         h("div.side", {}, this.undo, this.skip, this.unzoom),
         h("div.middle", {}, this.question, this.context),
-        h("div.side.end", {}, this.practice, this.count),
+        h("div.side.end", {}, this.aids, this.practice, this.count),
       ),
       this.stage,
       this.offline,
@@ -403,10 +591,9 @@ export class Viewer {
   }
 
   #head({ entry: { trial }, attribute }) {
-    this.question.textContent = attribute.question;
-    this.context.textContent = Object.values(trial.context ?? {})
-      .filter(Boolean)
-      .join(" · ");
+    write(this.question, attribute.question);
+    write(this.context, Object.values(trial.context ?? {}).filter(Boolean).join(" · "));
+    this.element.classList.toggle("patient", trial.min_view_ms > NOTICED_MS);
     this.practice.hidden = !trial.practice;
     this.skip.hidden = !this.study.skip_reasons.length;
     this.#buttons();
@@ -415,9 +602,18 @@ export class Viewer {
   }
 
   #buttons() {
-    this.undo.hidden = !this.study.undo && !this.view?.takeBack;
-    this.undo.disabled = !this.undoable && !this.view?.marks?.length;
-    this.unzoom.hidden = !this.view?.zoom?.zoomed;
+    const { view } = this;
+    if (!view?.zoom) return; // it is being built
+    this.undo.hidden = !this.study.undo && !view.marks;
+    this.undo.disabled = !this.undoable && !view.marks?.length;
+    const { available, mode } = view.aids;
+    this.unzoom.hidden = !view.zoom.away && !mode;
+    for (const [name, tool] of Object.entries(this.tools)) {
+      tool.hidden = name === "native" ? !view.zoom.enabled : !available.includes(name);
+      if (name !== "original") {
+        tool.ariaPressed = String(name === mode || (name === "native" && view.zoom.away));
+      }
+    }
   }
 
   #connection({ online, waiting }) {
@@ -474,6 +670,48 @@ export class Viewer {
     );
   }
 
+  /** How long this sitting may still be, where the study limits it. */
+  async #clock() {
+    this.deadline = Infinity;
+    if (!this.study.session_minutes) return;
+    const ask = () => this.client.request("GET", "session");
+    const { seconds_left: left } = await persist(this.client, ask, () => {});
+    if (typeof left === "number") this.deadline = performance.now() + 1000 * left;
+  }
+
+  async #overtime({ entry }) {
+    this.deadline = Infinity; // said once
+    this.#log("time_over");
+    const stop = await this.#sheet(
+      "Time for today is up",
+      [
+        `You have done ${entry.trial.position - 1} of ${this.total}, and all of it is saved. A tired eye judges less well.`,
+        "You can stop here and come back to the rest with this browser, or go on.",
+      ],
+      [{ label: "Stop here", value: true }, { label: "Go on", kind: "cancel" }],
+    );
+    if (!stop) return;
+    this.#log("stopped");
+    await this.client.flush();
+    this.client.sendEvents();
+    await this.#sheet(
+      "Your answers are saved",
+      ["You can close this window. The link that brought you here brings you back to where you stopped."],
+      [{ label: "Go on after all" }],
+    );
+  }
+
+  #feedback(attribute, given, expected) {
+    const { label } = attribute.answers.find(({ value }) => value === expected) ?? { label: expected };
+    if (given === expected) return this.#sheet("Yes", ["That was right."], [{ label: "Continue" }]);
+    if (given === "skip") return undefined;
+    return this.#sheet(
+      "Not this time",
+      [`The right answer was “${label}”. During practice that costs nothing.`],
+      [{ label: "Continue" }],
+    );
+  }
+
   async #chooseSkip() {
     const { open } = this;
     if (!open || this.card.open) return;
@@ -485,7 +723,8 @@ export class Viewer {
         { label: "Back", value: null, kind: "cancel" },
       ],
     );
-    this.element.dataset.state = "ready";
+    this.element.dataset.state = "open";
+    this.#ready();
     if (reason) this.#answer({ value: "skip", reason }, performance.now());
   }
 

@@ -8,7 +8,7 @@ const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
 export class Zoom {
   /**
-   * @param {{frame: HTMLElement, image: HTMLElement}[]} panes the frame clips, the image moves
+   * @param {{frame: HTMLElement, layers: HTMLElement[]}[]} panes the frame clips, the layers move
    * @param {object} options
    * @param {() => void} options.onUse called when the view is changed by hand
    * @param {(view: Zoom) => void} options.onChange called whenever the view has changed
@@ -21,6 +21,8 @@ export class Zoom {
     Object.assign(this, { panes, onUse, onChange, onClick, onDrag, enabled });
     this.pointers = new Map();
     this.listeners = new AbortController();
+    this.home = 1; // scale to begin with and to come back to
+    this.native = 1; // scale at which one pixel of the photograph is one of the screen
     this.reset();
     for (const pane of panes) this.#listen(pane);
   }
@@ -29,14 +31,40 @@ export class Zoom {
     this.listeners.abort();
   }
 
+  /** Whether the photograph reaches beyond its frame. */
   get zoomed() {
     return this.scale > 1.001;
   }
 
+  get away() {
+    return Math.abs(this.scale / this.home - 1) > 0.001;
+  }
+
   reset() {
-    this.scale = 1;
-    this.x = 0; // fraction of the photograph at the frame's left edge
-    this.y = 0;
+    this.#to(this.home);
+  }
+
+  /** Set the scale at which pixels are native, and whether to begin there. */
+  calibrate(native, fromThere) {
+    const home = fromThere ? Math.max(1, native) : 1;
+    const fresh = !this.away;
+    Object.assign(this, { native, home });
+    if (fresh) this.reset();
+    else this.#apply();
+  }
+
+  /** Between the native pixels and the beginning. */
+  toggleNative() {
+    if (!this.enabled) return;
+    const there = Math.abs(this.scale / this.native - 1) < 0.001;
+    this.#to(there ? 1 : clamp(this.native, 1, LARGEST));
+    this.onUse();
+  }
+
+  #to(scale) {
+    this.scale = scale;
+    this.x = (1 - 1 / scale) / 2; // fraction of the photograph at the frame's left edge
+    this.y = this.x;
     this.#apply();
   }
 
@@ -51,7 +79,8 @@ export class Zoom {
 
   /** Change the scale, keeping the spot under the point (fractions of the frame) in place. */
   zoomBy(factor, u = 0.5, v = 0.5) {
-    const scale = clamp(this.scale * factor, 1, this.enabled ? LARGEST : 1);
+    if (!this.enabled) return;
+    const scale = clamp(this.scale * factor, 1, Math.max(LARGEST, this.home));
     if (scale === this.scale) return;
     this.x += u / this.scale - u / scale;
     this.y += v / this.scale - v / scale;
@@ -72,14 +101,22 @@ export class Zoom {
     const room = 1 - 1 / this.scale;
     this.x = clamp(this.x, 0, room);
     this.y = clamp(this.y, 0, room);
-    const transform = this.zoomed
-      ? `scale(${this.scale}) translate(${-100 * this.x}%, ${-100 * this.y}%)`
-      : "";
-    for (const { frame, image } of this.panes) {
-      image.style.transform = transform;
+    for (const { frame, layers } of this.panes) {
+      for (const layer of layers) layer.style.transform = this.#transform(layer);
       frame.classList.toggle("zoomed", this.zoomed);
     }
     this.onChange(this);
+  }
+
+  #transform({ naturalWidth, naturalHeight }) {
+    if (!this.zoomed) return "";
+    let { x, y } = this;
+    if (naturalWidth && Math.abs(this.scale / this.native - 1) < 0.001) {
+      // Pixel on pixel: nothing is resampled.
+      x = Math.round(x * naturalWidth) / naturalWidth;
+      y = Math.round(y * naturalHeight) / naturalHeight;
+    }
+    return `scale(${this.scale}) translate(${-100 * x}%, ${-100 * y}%)`;
   }
 
   #listen(pane) {
@@ -101,7 +138,7 @@ export class Zoom {
       },
       { passive: false },
     );
-    on("dblclick", () => this.zoomed && this.reset());
+    on("dblclick", () => this.away && this.reset());
     on("contextmenu", (event) => event.preventDefault());
 
     on("pointerdown", (event) => {

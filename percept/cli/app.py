@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         studies = store.studies()
         simulated = {one.name for one in studies if store.observers(one)["simulated"].any()}
     _check_address(args.host, args.port)
-    token = os.environ.get("PERCEPT_ADMIN_TOKEN") or secrets.token_urlsafe(24)
+    token = _admin_token()
     settings = {
         "PERCEPT_DB": args.db,
         "PERCEPT_HOST": args.host,
@@ -73,6 +73,18 @@ def run(args: argparse.Namespace) -> int:
     finally:
         _stop(server)
     return 0
+
+
+def _admin_token() -> str:
+    """Take the token from the environment, or make one for this start."""
+    token = os.environ.get("PERCEPT_ADMIN_TOKEN") or secrets.token_urlsafe(24)
+    if len(token) < 16:
+        raise InputError(
+            f"too short to be safe: {len(token)} characters",
+            key="PERCEPT_ADMIN_TOKEN",
+            remedy="Use at least 16 random ones, such as those of `openssl rand -base64 24`",
+        )
+    return token
 
 
 def _check_address(host: str, port: int) -> None:

@@ -87,7 +87,9 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
 
     chain.title("Metrics")
-    chain.call("weights", "fetch", may_fail="LPIPS is left out, with the reason in run.json")
+    chain.call(
+        "weights", "fetch", "alexnet", may_fail="LPIPS is left out, with the reason in run.json"
+    )
     chain.call("metrics", run_dir, "--nproc", nproc)
 
     chain.title("Studies: one pairwise, one artifact, and a copy of each for simulated observers")

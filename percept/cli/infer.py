@@ -69,6 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--overlap", type=int, default=64, metavar="N", help="pixels that tiles share (64)")
     add(
+        "--shard",
+        choices=("photos", "tiles"),
+        default="photos",
+        help="what processes share: photographs (photos), or also the tiles of each that is cut "
+        "into them; changes no result",
+    )
+    add(
         "--compile",
         action="store_true",
         help="compile checkpoints by torch.compile, once for each padded shape; pays off where "
@@ -132,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
                 batch_megapixels=args.batch_megapixels,
                 tile=args.tile,
                 overlap=args.overlap,
+                shard=args.shard,
                 compile=args.compile,
                 format=args.format,
                 png_level=args.png_level,

@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from percept.calibrate import Model
     from percept.inference.run import Run
     from percept.metrics.evaluate import Evaluation, Progress
+
+_CALIBRATED = "calibrated:"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="NAME",
-        help="metrics to compute: psnr, psnr_ab, ssim, ciede2000, ciede2000_p95, lpips_alex, "
-        "colorfulness, luminance_fidelity (default: all)",
+        help="metrics to compute: psnr, psnr_ab, ssim, ms_ssim, ms_ssim_ab, ciede2000, "
+        "ciede2000_p95, lpips_alex, lpips_vgg, lpips_alex_deep, lpips_vgg_deep, cvvdp, "
+        "colorfulness, colorfulness_abs, luminance_fidelity, luminance_ssim, grain_retention, "
+        "chroma_bleeding, chroma_lag, patchiness, artifact_chroma, palette_distance (default: all "
+        "these); or "
+        "traits, two dozen that compare with the true colours, for percept calibrate; or "
+        "calibrated:FILE, a model of percept calibrate, with the metrics that it needs",
     )
     what.add_argument(
         "--import",
@@ -42,6 +51,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --import: small values of these metrics are the good ones",
     )
+    parser.add_argument(
+        "--palette",
+        metavar="FILE",
+        help="palettes of percept palette for palette_distance; the run keeps them",
+    )
+    parser.add_argument(
+        "--marks",
+        metavar="STUDY",
+        help="study whose regions, drawn by observers, are the masks of artifact_chroma, in place "
+        "of the manifest's; the run keeps them",
+    )
+    parser.add_argument("--db", metavar="URL", help="with --marks: database that holds the study")
     parser.add_argument(
         "--nproc", type=int, default=1, metavar="N", help="processes (default: %(default)s)"
     )
@@ -67,15 +88,88 @@ def run(args: argparse.Namespace) -> int:
     if args.lower_is_better:
         raise InputError("--lower-is-better goes with --import; percept knows its own metrics")
     if args.nproc > 1 and not in_world():
+        _keep(opened, args)
         return relaunch(args, args.nproc, positional=("run_dir",))
     from percept.metrics.evaluate import evaluate_run
 
+    if is_main():
+        _keep(opened, args)
+    models, names = _models(opened, args.metric)
     with _progress_bar(shown=is_main()) as progress:
-        done = evaluate_run(opened, args.metric, fresh=args.fresh, progress=progress)
+        done = evaluate_run(opened, names, fresh=args.fresh, progress=progress)
     if not is_main():
         return 0
+    done = replace(done, computed=(*done.computed, *_apply(opened, models)))
     _tell(opened, done, as_json=args.json)
     return 1 if done.failed and not args.allow_failures else 0
+
+
+def _models(opened: Run, asked: list[str] | None) -> tuple[list[Model], list[str] | None]:
+    """Models among the metrics asked for, and the metrics to compute, theirs included."""
+    from percept.calibrate import read_model
+    from percept.metrics.registry import METRICS
+
+    files = [name.partition(":")[2] for name in asked or () if name.startswith(_CALIBRATED)]
+    models = [read_model(file) for file in files]
+    if asked is None or not models:
+        return models, asked
+    names = [name for name in asked if not name.startswith(_CALIBRATED)]
+    there = set(opened.metrics["metric"])
+    needed = {feature.metric for model in models for feature in model.features}
+    return models, [
+        *names,
+        *(name for name in METRICS if name in needed),
+        *(needed - METRICS.keys() - there),
+    ]
+
+
+def _apply(opened: Run, models: list[Model]) -> list[str]:
+    """Write the scores of models into the run; warn where they do not apply."""
+    import sys
+
+    from percept.calibrate import add_to_run
+    from percept.metrics.evaluate import hash_inputs
+
+    for model in models:
+        found = add_to_run(model, opened, hash_inputs(opened))
+        outside = found[found["outside"] != ""]
+        for content, own in outside.groupby("content", sort=False):
+            named = sorted(set(", ".join(own["outside"]).split(", ")))
+            print(
+                f"warning: {content} lies outside what {model.name} was fitted on: "
+                f"{', '.join(named)}",
+                file=sys.stderr,
+            )
+        for warning in model.warnings:
+            print(f"warning: {model.name}: {warning}", file=sys.stderr)
+    return [model.name for model in models]
+
+
+def _keep(opened: Run, args: argparse.Namespace) -> None:
+    """Give the run its palettes and the regions that observers drew."""
+    import sys
+
+    from percept.errors import InputError
+    from percept.metrics.evaluate import keep_marks, keep_palettes
+
+    if (args.marks is None) != (args.db is None):
+        raise InputError("--marks STUDY and --db URL go together")
+    if args.palette is not None:
+        keep_palettes(opened, args.palette)
+    if args.marks is not None:
+        import pandas as pd
+
+        from percept.store import open_store
+        from percept.store.masks import decode_mask
+
+        with open_store(args.db) as store:
+            ratings, marks = store.ratings(args.marks), store.marks(args.marks)
+        newest = ratings.groupby(["trial", "attribute"])["revision"].transform("max")
+        valid = ratings.loc[(ratings["revision"] == newest) & (ratings["kind"] == "test")]
+        marks = marks[marks["response_id"].isin(valid["response_id"])]
+        cells = [decode_mask(mask) if isinstance(mask, str) else None for mask in marks["mask"]]
+        n = keep_marks(opened, marks.assign(cells=pd.Series(cells, marks.index, dtype=object)))
+        print(f"masks of {n} photographs from {args.marks}", file=sys.stderr)
 
 
 def _import(opened: Run, args: argparse.Namespace) -> int:

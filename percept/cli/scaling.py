@@ -132,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
             device=args.device,
             progress=progress,
         )
+    spin = scaling.spin_scaling(args.world, args.rounds)
     facts = {
         "cores": cores,
         "load_before": round(load, 2),
@@ -140,6 +141,7 @@ def run(args: argparse.Namespace) -> int:
         "photos": args.photos,
         "rounds": args.rounds,
         "smallest_world": min(args.world),
+        "spin_scaling": spin,
     }
     if args.out:
         Path(args.out).mkdir(parents=True, exist_ok=True)
@@ -168,6 +170,8 @@ def run(args: argparse.Namespace) -> int:
                 f"{best.seconds / fastest.seconds:.2f}× the best single process "
                 f"({best.threads} thread{'s' if best.threads > 1 else ''})"
             )
+    bare = ", ".join(f"{speedup:.2f}× at {world}" for world, speedup in spin.items())
+    print(f"A bare loop scales here by {bare}.")
     if load > cores / 2:
         print(f"The machine was busy before this was measured (load {load:.1f}).", file=sys.stderr)
     if args.out:

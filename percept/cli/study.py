@@ -1,10 +1,11 @@
-"""``percept study``: create, list, status, simulate, export, plan."""
+"""``percept study``: create a study, run it, take its votes out or in."""
 
 from __future__ import annotations
 
 import argparse
 import math
 from pathlib import Path
+from typing import Literal
 
 DB_HELP = "database: sqlite:///FILE, a file name, or postgresql://USER@HOST/NAME"
 
@@ -23,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--protocol",
         required=True,
         metavar="FILE",
-        help="protocol: a TOML file, or a bundled one by name (pairwise, artifact)",
+        help="protocol: a TOML file, or a bundled one by name (pairwise, artifact, rating-acr, "
+        "rating-dcr, real-or-fake, review)",
     )
     create.add_argument("--db", required=True, metavar="URL", help=f"{DB_HELP}; made if missing")
     create.add_argument(
@@ -69,6 +71,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     status.add_argument("--db", required=True, metavar="URL", help=DB_HELP)
     status.add_argument("--study", metavar="NAME", help="name of the study (default: all)")
 
+    for action, told, more in (
+        ("open", "let observers join and answer", "Let observers join and answer again."),
+        (
+            "pause",
+            "let nobody join for now",
+            "Let nobody join for now; observers who began can finish.",
+        ),
+        (
+            "close",
+            "let nobody join or answer",
+            "Let nobody join or answer any more; results can be looked at.",
+        ),
+    ):
+        state = actions.add_parser(action, help=told, description=more)
+        state.add_argument("--db", required=True, metavar="URL", help=DB_HELP)
+        state.add_argument("--study", required=True, metavar="NAME", help="name of the study")
+
+    invite = actions.add_parser(
+        "invite",
+        help="make, list or revoke invitations",
+        description="Make invitations, and print what to add to the observers' link; without "
+        "--label, list the invitations of a study.",
+    )
+    invite.add_argument("--db", required=True, metavar="URL", help=DB_HELP)
+    invite.add_argument("--study", required=True, metavar="NAME", help="name of the study")
+    invite.add_argument(
+        "--label", metavar="TEXT", help="who it is for; stored with the observers who use it"
+    )
+    invite.add_argument(
+        "--group", metavar="NAME", help="group of everyone who uses it (default: observers say)"
+    )
+    invite.add_argument(
+        "--uses",
+        type=int,
+        default=1,
+        metavar="N",
+        help="how many people may use it, 0 for any number (default: %(default)s)",
+    )
+    invite.add_argument(
+        "--count",
+        type=int,
+        default=1,
+        metavar="N",
+        help="make this many invitations, with numbered labels (default: %(default)s)",
+    )
+    invite.add_argument("--revoke", metavar="CODE", help="let nobody join by this invitation")
+
     simulate = actions.add_parser(
         "simulate",
         help="let simulated observers answer a study",
@@ -82,6 +131,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     simulate.add_argument(
         "--seed", type=int, default=1, help="seed of the observers (default: %(default)s)"
+    )
+    simulate.add_argument(
+        "--types",
+        metavar="NAME=SHARE,…",
+        help="shares of careful, careless, side (prefers one side or end of the scale) and "
+        "colour_blind observers, adding up to 1, such as careful=0.8,careless=0.2; recorded in "
+        "the screening facts as simulated_type (default: all careful)",
     )
 
     export = actions.add_parser(
@@ -100,6 +156,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("csv", "parquet", "json"),
         default="csv",
         help="file format of the tables (default: %(default)s)",
+    )
+
+    importing = actions.add_parser(
+        "import",
+        help="take in votes that were made elsewhere",
+        description="Take in votes that were made elsewhere, by a mapping of columns "
+        "(docs/import.md). A study that does not exist is made, closed and without images. The "
+        "same file twice changes nothing; if any row is wrong, all wrong rows are listed and "
+        "nothing is written.",
+    )
+    importing.add_argument("--db", required=True, metavar="URL", help=f"{DB_HELP}; made if missing")
+    importing.add_argument("--study", required=True, metavar="NAME", help="name of the study")
+    importing.add_argument(
+        "--votes", type=Path, required=True, metavar="FILE", help="CSV or Parquet, a row a vote"
+    )
+    importing.add_argument(
+        "--mapping", type=Path, required=True, metavar="FILE", help="TOML: columns to ours"
+    )
+
+    backup = actions.add_parser(
+        "backup",
+        help="copy a database while it is in use",
+        description="Copy an SQLite database while it is in use. The display images lie beside "
+        "it and are not in the copy; PostgreSQL has pg_dump.",
+    )
+    backup.add_argument("--db", required=True, metavar="URL", help=DB_HELP)
+    backup.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="new file to write to"
+    )
+
+    withdraw = actions.add_parser(
+        "withdraw",
+        help="erase an observer's answers and personal fields",
+        description="Erase an observer's answers and personal fields; the observer's name and the "
+        "times of joining and withdrawing stay. Backups and exports made before still hold them: "
+        "delete those, or withdraw again after restoring one.",
+    )
+    withdraw.add_argument("--db", required=True, metavar="URL", help=DB_HELP)
+    withdraw.add_argument("--study", required=True, metavar="NAME", help="name of the study")
+    withdraw.add_argument(
+        "--observer", required=True, metavar="NAME", help="name of the observer, as exported"
     )
 
     plan = actions.add_parser(
@@ -203,6 +300,13 @@ def run(args: argparse.Namespace) -> int:
         "create": _create,
         "list": _list,
         "status": _status,
+        "open": _state,
+        "pause": _state,
+        "close": _state,
+        "invite": _invite,
+        "import": _import,
+        "backup": _backup,
+        "withdraw": _withdraw,
         "simulate": _simulate,
         "export": _export,
         "plan": _plan,
@@ -249,8 +353,7 @@ def _create(args: argparse.Namespace) -> int:
             f"study {study.name} ({study.method}): {len(store.contents(study))} photographs, "
             f"{len(conditions)} conditions ({', '.join(conditions)})"
         )
-        length, asked = session_length(store, study), protocol_of(study)
-        wanted = asked.practice + asked.trials + asked.repeats + asked.identical
+        length, wanted = session_length(store, study), protocol_of(study).length
         print(
             f"each session has {length} trials"
             + (f" ({wanted} asked for; there are no more different ones)" * (length < wanted))
@@ -282,6 +385,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
+    from percept.design import passes
     from percept.store import open_store
 
     with open_store(args.db) as store:
@@ -290,13 +394,19 @@ def _status(args: argparse.Namespace) -> int:
             progress = store.progress(study)
             print("\n" * bool(index) + f"{study.name} ({study.method}, {study.state})")
             lines = {
-                "observers": f"{progress.observers}, of them {progress.simulated} simulated",
+                "observers": f"{progress.observers}, of them {progress.simulated} simulated"
+                + f", {progress.withdrawn} withdrawn" * bool(progress.withdrawn)
+                + f"; {progress.screened_out} screened out" * bool(progress.screened_out),
                 "sessions": f"{progress.finished} of {progress.sessions} finished, "
                 f"{progress.active} active now",
                 "trials": f"{progress.rated_trials} of {progress.trials} assigned ones rated",
                 "ratings": f"{progress.ratings}, of them {progress.skips} skips",
                 "repeats": f"{progress.repeats_alike} of {progress.repeats} answered alike",
             }
+            if progress.golds:
+                passed = sum(n for told, n in progress.golds.items() if passes(*told))
+                total = sum(progress.golds.values())
+                lines["golds"] = f"{passed} of {total} answered as expected"
             if progress.median_response_time_ms is not None:
                 lines["median time"] = f"{progress.median_response_time_ms / 1000:.1f} s"
             if progress.last_rating_at is not None:
@@ -310,6 +420,102 @@ def _status(args: argparse.Namespace) -> int:
     return 0
 
 
+def _state(args: argparse.Namespace) -> int:
+    from percept.store import open_store
+
+    states: dict[str, Literal["open", "paused", "closed"]] = {
+        "open": "open",
+        "pause": "paused",
+        "close": "closed",
+    }
+    with open_store(args.db) as store:
+        study = store.set_state(args.study, states[args.action])
+    print(f"study {study.name} is {study.state}")
+    return 0
+
+
+def _invite(args: argparse.Namespace) -> int:
+    from urllib.parse import quote
+
+    from percept.errors import InputError
+    from percept.store import open_store
+    from percept.store.store import NotFound
+    from percept.study import invite_observers
+
+    if not 1 <= args.count <= 10_000:
+        raise InputError("must be 1 to 10000", key="--count", value=args.count)
+    with open_store(args.db) as store:
+        study = store.study(args.study)
+        if args.revoke is not None:
+            try:
+                store.revoke_invite(study, args.revoke)
+            except NotFound as error:
+                raise InputError(str(error), key="--revoke", value=args.revoke) from None
+            print(f"nobody joins {study.name} by {args.revoke} any more")
+        elif args.label is None:
+            invites = store.invites(study).astype(object)
+            rows: list[tuple[str, ...]] = [
+                (
+                    str(one["code"]),
+                    str(one["label"]),
+                    str(one["group"] or "–"),
+                    f"{one['uses']} of {one['max_uses'] or 'any'}",
+                    "revoked" if str(one["revoked_at"]) != "NaT" else "valid",
+                )
+                for one in invites.where(invites.notna(), None).to_dict("records")
+            ]
+            _table(("code", "label", "group", "used", "state"), rows)
+        else:
+            with store.batch():  # all of them or none
+                for number in range(1, args.count + 1):
+                    label = f"{args.label} {number}" if args.count > 1 else args.label
+                    uses = args.uses or None
+                    made = invite_observers(store, study, label, group=args.group, max_uses=uses)
+                    print(f"/?study={quote(study.name)}&invite={made.code}  {made.label}")
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from percept.store import open_store
+    from percept.votes import import_votes
+
+    store = open_store(args.db, create=True)
+    try:
+        study, new = import_votes(store, args.study, args.votes, args.mapping)
+    except BaseException:
+        store.discard()
+        raise
+    with store:
+        print(
+            f"study {study.name} ({study.method}): {new} votes of "
+            f"{store.progress(study).observers} observers"
+            if new
+            else f"{args.votes} was imported into {study.name} before; nothing was changed"
+        )
+    return 0
+
+
+def _backup(args: argparse.Namespace) -> int:
+    from percept.store import open_store
+
+    with open_store(args.db) as store:
+        store.backup(args.out)
+        folders = {store.stimuli_folder(study) for study in store.studies() if not study.imported}
+    print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
+    for folder in sorted(folders):
+        print(f"copy the display images, too: {folder}")
+    return 0
+
+
+def _withdraw(args: argparse.Namespace) -> int:
+    from percept.store import open_store
+
+    with open_store(args.db) as store:
+        store.withdraw(store.observer_id(store.study(args.study), args.observer))
+    print(f"{args.observer} has withdrawn; backups and exports made before still hold the answers")
+    return 0
+
+
 def _simulate(args: argparse.Namespace) -> int:
     from percept.errors import InputError
     from percept.store import open_store
@@ -319,10 +525,23 @@ def _simulate(args: argparse.Namespace) -> int:
         raise InputError("must be at least 1", key="--observers", value=args.observers)
     with open_store(args.db) as store, _Bar("Simulating") as bar:
         study = store.study(args.study)
-        joined = simulate(store, study, args.observers, seed=args.seed, progress=bar)
+        types = _shares(args.types) if args.types is not None else None
+        joined = simulate(store, study, args.observers, seed=args.seed, types=types, progress=bar)
         ratings = store.progress(study).ratings
     print(f"{joined} simulated observers joined {args.study}; it has {ratings} ratings now")
     return 0
+
+
+def _shares(text: str) -> dict[str, float]:
+    from percept.errors import InputError
+
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        return {name.strip(): float(share) for name, share in pairs}
+    except ValueError:
+        raise InputError(
+            "not of the form NAME=SHARE,NAME=SHARE", key="--types", value=text
+        ) from None
 
 
 def _export(args: argparse.Namespace) -> int:

@@ -60,6 +60,10 @@ class Colorizer(Protocol):
         """
 
 
+class Fault(Exception):
+    """A colorizer did not do what it should; it costs its items, not the run."""
+
+
 @dataclass(frozen=True)
 class Source:
     """One condition, ready to be run: it either colours, or finds pictures made elsewhere.
@@ -84,6 +88,11 @@ class Source:
     max_side: int | None = None
     divisor: int = 1
     flat: bool = False
+
+    @property
+    def scale(self) -> tuple[int | None, int]:
+        """What a photograph is fitted by; conditions of equal scale see the same luminance."""
+        return self.max_side, self.divisor
 
     @property
     def identity(self) -> str:

@@ -84,6 +84,27 @@ class Batch:
     tiled: bool = False
 
 
+@dataclass(frozen=True)
+class Portion:
+    """Photographs that one process decodes, once for all the batches that it draws with them.
+
+    Attributes
+    ----------
+    rows : tuple of int
+        Indices of the manifest's rows, ascending.
+    batches : tuple of Batch
+        By condition, then rows; each has some of these rows, or all.
+    """
+
+    rows: tuple[int, ...]
+    batches: tuple[Batch, ...]
+
+    @property
+    def tiled(self) -> bool:
+        """Whether it has a photograph that is cut into tiles."""
+        return any(batch.tiled for batch in self.batches)
+
+
 def plan_batches(
     sizes: Sequence[tuple[int, int]],
     sources: Sequence[Source],
@@ -132,13 +153,38 @@ def plan_batches(
                 full += pixels
             batches.append(Batch(index, tuple(rows[first:]), shape))
 
-    def cost(batch: Batch) -> int:
-        # A pixel costs about ten times as much to compute as to decode and encode.
-        computed = len(batch.rows) * batch.shape[0] * batch.shape[1]
-        full = sum(sizes[row][0] * sizes[row][1] for row in batch.rows)
-        return 10 * (computed + (full if batch.tiled else 0)) + full
+    return sorted(batches, key=lambda b: (-_cost(b, sizes), b.condition, b.rows))
 
-    return sorted(batches, key=lambda batch: (-cost(batch), batch.condition, batch.rows))
+
+def share_decoding(batches: Sequence[Batch], sizes: Sequence[tuple[int, int]]) -> list[Portion]:
+    """Put batches together whose photographs can be decoded once, largest portion first.
+
+    A batch joins another that has all of its rows. So a photograph is decoded once for all
+    conditions, unless conditions of different scales put it into batches that cross each other;
+    and no portion has more photographs than its largest batch.
+    """
+    portions: list[list[Batch]] = []
+    homes: dict[int, set[int]] = {}  # of a row: the portions that have it
+    for batch in sorted(batches, key=lambda b: -len(b.rows)):
+        fitting = set.intersection(*(homes.get(row, set()) for row in batch.rows))
+        if fitting:
+            portions[min(fitting)].append(batch)
+            continue
+        for row in batch.rows:
+            homes.setdefault(row, set()).add(len(portions))
+        portions.append([batch])
+    shared = [
+        Portion(group[0].rows, tuple(sorted(group, key=lambda b: (b.condition, b.rows))))
+        for group in portions
+    ]
+    return sorted(shared, key=lambda p: (-sum(_cost(b, sizes) for b in p.batches), p.rows))
+
+
+def _cost(batch: Batch, sizes: Sequence[tuple[int, int]]) -> int:
+    # A pixel costs about ten times as much to compute as to decode and encode.
+    computed = len(batch.rows) * batch.shape[0] * batch.shape[1]
+    full = sum(sizes[row][0] * sizes[row][1] for row in batch.rows)
+    return 10 * (computed + (full if batch.tiled else 0)) + full
 
 
 def working_size(width: int, height: int, max_side: int | None) -> tuple[int, int]:

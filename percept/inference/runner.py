@@ -14,11 +14,11 @@ import platform
 import threading
 import time
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from percept import distributed
 from percept.errors import InputError, PerceptError
 from percept.files import PACKAGE, sha256_file
 from percept.inference import color
-from percept.inference.colorizer import Source, load_colorizer, one_line, parse_conditions
+from percept.inference.colorizer import Fault, Source, load_colorizer, one_line, parse_conditions
 from percept.inference.directory import (
     STAGES,
     Item,
@@ -42,13 +42,25 @@ from percept.inference.directory import (
     now,
     writing,
 )
+from percept.inference.heap import keep_memory
 from percept.inference.images import PNG_LEVEL, QUALITY, Encoding, Picture, bands, new_picture
-from percept.inference.plan import FULL_PIXELS, Batch, Tiling, fit, plan_batches, unfit
+from percept.inference.plan import (
+    FULL_PIXELS,
+    Batch,
+    Portion,
+    Tiling,
+    fit,
+    plan_batches,
+    share_decoding,
+    unfit,
+)
 from percept.inference.run import RUN_FORMAT
-from percept.inference.tiling import colorize_tiles
+from percept.inference.spread import Spread, alone
+from percept.inference.tiling import Grid, colorize_tiles
 from percept.manifest import load_rgb, read_manifest
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SHARDS = ("photos", "tiles")
 # What each worker's time went into; the first two and the last three are its main thread's.
 TIMES = ("compute", "wait_decode", "wait_encode", "wait_world", "gather")
 
@@ -106,6 +118,7 @@ def infer(
     batch_megapixels: float | None = None,
     tile: int | None = None,
     overlap: int = 64,
+    shard: str = "photos",
     compile: bool = False,
     format: str = "png",
     png_level: int = PNG_LEVEL,
@@ -145,6 +158,9 @@ def infer(
         native resolution; see :mod:`percept.inference.tiling`. By default they are not.
     overlap : int
         Pixels that neighbouring tiles share.
+    shard : str
+        What processes share: ``photos``, or also the ``tiles`` of each photograph that is cut
+        into them (see :mod:`percept.inference.spread`). Changes no result.
     compile : bool
         Compile networks with ``torch.compile``, once for each padded shape.
     format : str
@@ -181,6 +197,7 @@ def infer(
     if batch_megapixels is None:
         batch_megapixels = 0.0 if target.type == "cpu" else 8.0
     _check_settings(precision, threads, batch_megapixels)
+    _check_shard(shard, tile)
     encoding = Encoding(format, png_level, quality)
     tiling = None if tile is None else Tiling(tile, overlap)
     if queue_megapixels <= 0:
@@ -190,6 +207,8 @@ def infer(
     if io_threads < 1:
         raise InputError("at least one thread is needed", key="io-threads", value=io_threads)
     torch.set_num_threads(threads)
+    if target.type == "cpu":
+        keep_memory()
     if target.type == "cuda":
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
@@ -228,7 +247,11 @@ def infer(
                 "compile": compile,
                 **encoding.settings(),
             },
-            "pipeline": {"queue_megapixels": float(queue_megapixels), "io_threads": io_threads},
+            "pipeline": {
+                "queue_megapixels": float(queue_megapixels),
+                "io_threads": io_threads,
+                "shard": shard,
+            },
             "conditions": {s.condition.name: s.identity for s in sources},
             "seeds": {s.condition.name: s.condition.seed for s in sources},
             "versions": _versions(target),
@@ -236,15 +259,22 @@ def infer(
             "sessions": [],
         }
         with distributed.together():
-            seen = distributed.all_gather_texts([json.dumps(identity(info))])
+            seen = distributed.all_gather_texts([json.dumps([identity(info), shard])])
             if len(set(seen)) > 1:
                 raise InputError(
                     "the workers do not see the same manifest, conditions and settings",
                     remedy="Start all with one command, on a filesystem that they share.",
                 )
         directory = RunDirectory(root, chosen, sources, info, suffix=encoding.suffix)
+        spread = Spread() if shard == "tiles" and distributed.world_size() > 1 else None
         worker = _Worker(
-            directory, target, PRECISIONS[precision], batch_megapixels * 1e6, tiling, encoding
+            directory,
+            target,
+            PRECISIONS[precision],
+            batch_megapixels * 1e6,
+            tiling,
+            encoding,
+            spread,
         )
         pipeline = _Pipeline(worker, queue_megapixels * 1e6, io_threads, progress)
         with closing(directory):
@@ -293,23 +323,24 @@ def _work(pipeline: _Pipeline, prior: list[Item]) -> tuple[list[Item], int, list
     done[distributed.all_gather_rows(known)] = True
     frame = directory.manifest.frame
     sizes = [(int(w), int(h)) for w, h in zip(frame["width"], frame["height"], strict=True)]
-    plan = [
+    missing = [
         batch
         for batch in plan_batches(sizes, directory.sources, worker.batch_pixels, worker.tiling)
         if not all(done[directory.index(row, batch.condition)] for row in batch.rows)
     ]
+    plan = share_decoding(missing, sizes)
     if main:
         pipeline.ok.add(len(prior))
     pipeline.report()
     with writing(directory.root), directory.journal(distributed.rank()) as journal:
         items = prior + pipeline.run(plan, sizes, done, journal)
-    finished = distributed.SharedCounter("finished")
-    finished.add(1)
-    with pipeline.timed("wait_world"):
-        while main and finished.value() < distributed.world_size():
-            time.sleep(0.05)
+    with pipeline.timed("wait_world"), ThreadPoolExecutor(1, "percept-wait") as waiter:
+        # Meeting, unlike counting who has finished, fails where a worker has died.
+        meeting = waiter.submit(distributed.barrier)
+        while not wait([meeting], timeout=0.05 if main else None).done:
             pipeline.report()
-        distributed.barrier()
+        meeting.result()
+    pipeline.report()
     with pipeline.timed("gather"):
         gathered = _gather(items)
     mine = torch.tensor([[pipeline.seconds[name] for name in TIMES]], dtype=torch.float64)
@@ -353,6 +384,15 @@ def _gather(items: Sequence[Item]) -> list[Item]:
     return sorted(gathered, key=lambda item: item.index)
 
 
+def _check_shard(shard: str, tile: int | None) -> None:
+    if shard not in SHARDS:
+        raise InputError(
+            "unknown unit of work", key="shard", value=shard, remedy=f"Use {' or '.join(SHARDS)}."
+        )
+    if shard == "tiles" and tile is None:
+        raise InputError("there are no tiles", key="shard", value=shard, remedy="Give --tile.")
+
+
 def _check_settings(precision: str, threads: int, batch_megapixels: float) -> None:
     if precision not in PRECISIONS:
         raise InputError(
@@ -381,19 +421,51 @@ def _versions(device: torch.device) -> dict[str, str]:
 
 
 def _share_of_cores() -> int:
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", "1")))
-    return max(1, min(8, distributed.cores() // local))
+    share = distributed.cores()
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        share //= int(os.environ["LOCAL_WORLD_SIZE"])
+    elif distributed.in_world():
+        # Slurm may have bound this task to cores of its own, or may not.
+        share = min(share, int(os.environ.get("SLURM_CPUS_PER_TASK", "1")))
+    return max(1, min(8, share))
 
 
 @dataclass
 class _Loaded:
-    """A batch that is decoded; ``wanted`` are the items that were not done before."""
+    """A portion that is decoded.
 
-    batch: Batch
-    wanted: list[Item]
-    good: list[Item]
-    photos: dict[int, NDArray[np.uint8]]
-    fitted: list[Tensor]
+    Attributes
+    ----------
+    portion : Portion
+    items : dict of int to Item
+        By number; those that were done before, too.
+    photos : dict of int to ndarray
+        By row, until the last of its pictures is written.
+    fitted : dict of (row, scale) to Tensor
+    left : Counter of int
+        How many pictures of a row are to be written yet.
+    """
+
+    portion: Portion
+    items: dict[int, Item] = field(default_factory=dict)
+    photos: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    fitted: dict[tuple[int, tuple[int | None, int]], Tensor] = field(default_factory=dict)
+    left: Counter[int] = field(default_factory=Counter)
+
+
+def _turns(
+    plan: Sequence[Portion], world: int, *, tiles: bool
+) -> tuple[list[Portion], list[Portion]]:
+    """Say what all processes do together, one after the other, and what they draw.
+
+    The last portions, which are the smallest, are drawn batch by batch, so that the processes end
+    at about the same time. It decides on who does what, not on what comes out.
+    """
+    shared = [portion for portion in plan if tiles and portion.tiled]
+    drawn = [portion for portion in plan if not (tiles and portion.tiled)]
+    whole = len(drawn) - world if world > 1 else len(drawn)
+    single = [Portion(batch.rows, (batch,)) for p in drawn[max(0, whole) :] for batch in p.batches]
+    return shared, drawn[: max(0, whole)] + single
 
 
 class _Pipeline:
@@ -428,18 +500,49 @@ class _Pipeline:
 
     def run(
         self,
-        plan: Sequence[Batch],
+        plan: Sequence[Portion],
         sizes: Sequence[tuple[int, int]],
         done: Tensor,
         journal: Journal,
     ) -> list[Item]:
-        """Draw batches until there are none; every item done, on disk and in the journal."""
-        draw, worker = distributed.SharedCounter("batch"), self.worker
+        """Draw portions until there are none; every item done, on disk and in the journal."""
+        draw, worker = distributed.SharedCounter("portion"), self.worker
+        rank, world, conditions = (
+            distributed.rank(),
+            distributed.world_size(),
+            len(worker.directory.conditions),
+        )
+        shared, plan = _turns(plan, world, tiles=worker.spread is not None)
+        together = deque((portion, turn % world) for turn, portion in enumerate(shared))
         items: list[Item] = []
-        drawn: deque[tuple[Batch, int]] = deque()  # with its pixels; not begun yet
-        decoding: deque[tuple[int, Future[_Loaded]]] = deque()
-        saving: dict[Future[Item], int] = {}
+        # Each with the process that does it; those that this one has not begun, and those it has.
+        drawn: deque[tuple[Portion, int]] = deque()
+        decoding: deque[tuple[Portion, int, Future[_Loaded] | None]] = deque()
+        saving: dict[Future[Item], _Loaded] = {}
         held, more, writes = 0, True, threading.Lock()
+
+        def pixels(portion: Portion) -> int:
+            return sum(sizes[row][0] * sizes[row][1] for row in portion.rows)
+
+        def look_ahead() -> None:
+            nonlocal held, more
+            while more and sum(at == rank for _, at, *_ in (*drawn, *decoding)) <= self.io_threads:
+                if together:
+                    drawn.append(together.popleft())
+                    continue
+                number = draw.next()
+                more = number < len(plan)
+                if more:
+                    drawn.append((plan[number], rank))
+            while drawn:
+                portion, at = drawn[0]
+                if at == rank:
+                    if held and held + pixels(portion) > self.held_pixels:
+                        return
+                    held += pixels(portion)
+                drawn.popleft()
+                future = decoders.submit(worker.decode, portion, done) if at == rank else None
+                decoding.append((portion, at, future))
 
         def save(item: Item, picture: Callable[[Item], None]) -> Item:
             picture(item)
@@ -448,13 +551,21 @@ class _Pipeline:
             (self.failed if item.error else self.ok).add(1)
             return item
 
-        def collect(*, until: int) -> None:
+        def let_go(loaded: _Loaded, row: int) -> None:
             nonlocal held
+            loaded.photos.pop(row, None)
+            held -= sizes[row][0] * sizes[row][1]
+
+        def collect(*, until: int) -> None:
             while len(saving) > until or any(future.done() for future in saving):
                 ended, _ = wait(saving, return_when=FIRST_COMPLETED)
                 for future in ended:
-                    held -= saving.pop(future)
-                    items.append(future.result())
+                    loaded, item = saving.pop(future), future.result()
+                    items.append(item)
+                    row = item.index // conditions
+                    loaded.left[row] -= 1
+                    if not loaded.left[row]:
+                        let_go(loaded, row)
                 self.report()
 
         with (
@@ -463,42 +574,40 @@ class _Pipeline:
         ):
             try:
                 while True:
-                    while more and len(drawn) + len(decoding) <= self.io_threads:
-                        number = draw.next()
-                        more = number < len(plan)
-                        if more:
-                            batch = plan[number]
-                            pixels = sum(sizes[row][0] * sizes[row][1] for row in batch.rows)
-                            drawn.append((batch, pixels))
-                    while drawn and (not held or held + drawn[0][1] <= self.held_pixels):
-                        batch, pixels = drawn.popleft()
-                        held += pixels
-                        decoding.append((pixels, decoders.submit(worker.decode, batch, done)))
+                    look_ahead()
                     if not decoding:
                         if not saving:
                             return items
                         with self.timed("wait_encode"):
                             collect(until=len(saving) - 1)
                         continue
-                    pixels, future = decoding.popleft()
+                    portion, at, future = decoding.popleft()
+                    if future is None:
+                        with self.timed("compute"):
+                            worker.help(portion, at, done)
+                        self.report()
+                        continue
                     with self.timed("wait_decode"):
                         loaded = future.result()
-                    with self.timed("wait_encode"):
-                        collect(until=2 * self.io_threads)
-                    with self.timed("compute"):
-                        pictures = worker.compute(loaded, encoders)
-                    for item, picture in pictures:
-                        share = sizes[item.index // len(worker.directory.conditions)]
-                        pixels -= share[0] * share[1]
-                        saving[encoders.submit(save, item, picture)] = share[0] * share[1]
-                    held -= pixels  # those that an earlier start had done
+                    for row in portion.rows:
+                        if not loaded.left[row]:  # an earlier start had done it
+                            let_go(loaded, row)
+                    for batch in portion.batches:
+                        look_ahead()
+                        with self.timed("wait_encode"):
+                            collect(until=2 * self.io_threads)
+                        with self.timed("compute"):
+                            pictures = worker.compute(loaded, batch, done, encoders)
+                        for item, picture in pictures:
+                            saving[encoders.submit(save, item, picture)] = loaded
+                    loaded.fitted.clear()
+                    del loaded, future
             finally:
+                if worker.spread is not None:
+                    self.seconds["compute"] -= worker.spread.waited
+                    self.seconds["wait_world"] += worker.spread.waited
                 for pool in (decoders, encoders):
                     pool.shutdown(wait=False, cancel_futures=True)
-
-
-class _Fault(Exception):
-    """A colorizer did not do what it should; it costs its items, not the run."""
 
 
 class _Worker:
@@ -512,72 +621,112 @@ class _Worker:
         batch_pixels: float,
         tiling: Tiling | None,
         encoding: Encoding,
+        spread: Spread | None,
     ) -> None:
         self.directory, self.device, self.dtype = directory, device, dtype
         self.batch_pixels, self.tiling, self.encoding = batch_pixels, tiling, encoding
+        self.spread = spread
         # For a condition and shape that the device's memory was too small for: how many it takes.
         self.most: dict[tuple[str, tuple[int, ...]], int] = {}
 
-    def decode(self, batch: Batch, done: Tensor) -> _Loaded:
-        """Read, check, decode and fit a batch's photographs.
+    def decode(self, portion: Portion, done: Tensor) -> _Loaded:
+        """Read, check, decode and fit a portion's photographs, each once.
 
-        All of them even if only a part is missing: what a batch is made of must not depend on
-        where an earlier start stopped.
+        All of a batch's even if only a part is missing: what a batch is made of must not depend
+        on where an earlier start stopped.
         """
-        source = self._source(batch)
-        loaded = _Loaded(batch, [], [], {}, [])
-        for row in batch.rows:
-            item = Item(self.directory.index(row, batch.condition), rank=distributed.rank())
-            wanted = not done[item.index]
-            if wanted:
-                loaded.wanted.append(item)
-            with _timed("decode", [item]):
-                photo = self._decode(row, item)
-                if photo is not None and source.find is not None:
-                    photo = self._find(source, row, item)
+        loaded = _Loaded(portion)
+        for row in portion.rows:
+            batches = [batch for batch in portion.batches if row in batch.rows]
+            items = [
+                Item(self.directory.index(row, batch.condition), rank=distributed.rank())
+                for batch in batches
+            ]
+            loaded.items |= {item.index: item for item in items}
+            loaded.left[row] = sum(not done[item.index] for item in items)
+            with _timed("decode", items):
+                photo = self._decode(row, items)
                 if photo is None:
                     continue
-                loaded.good.append(item)
-                if wanted:
-                    loaded.photos[item.index] = photo
-                if source.colorize is not None and not source.flat:
-                    loaded.fitted.append(fit(photo, source))
+                loaded.photos[row] = photo
+                for source in map(self._source, batches):
+                    key = row, source.scale
+                    if source.colorize is not None and not source.flat and key not in loaded.fitted:
+                        loaded.fitted[key] = fit(photo, source)
         return loaded
 
     def compute(
-        self, loaded: _Loaded, encoders: ThreadPoolExecutor
+        self, loaded: _Loaded, batch: Batch, done: Tensor, encoders: ThreadPoolExecutor
     ) -> list[tuple[Item, Callable[[Item], None]]]:
         """Colour a batch; each item that is wanted, with what is left to do for it."""
-        source, good = self._source(loaded.batch), loaded.good
-        outputs: dict[int, Tensor] = {}
-        if loaded.fitted and loaded.photos:
-            try:
-                with _timed("compute", good):
-                    output = self._colorize(source, torch.cat(loaded.fitted), good)
-                    outputs = {item.index: output[i] for i, item in enumerate(good)}
-                    if loaded.batch.tiled:
-                        (item,) = good
-                        photo = loaded.photos.pop(item.index)
-                        self._save_tiles(source, item, photo, output[0], encoders)
+        source, outputs = self._source(batch), dict[int, Tensor]()
+        items = {
+            row: loaded.items[self.directory.index(row, batch.condition)] for row in batch.rows
+        }
+        good = {row: item for row, item in items.items() if not item.error}
+        wanted = {row: item for row, item in items.items() if not done[item.index]}
+        leading = self.spread.leading() if batch.tiled and self.spread else nullcontext()
+        with leading:
+            if good.keys() & wanted.keys() and source.colorize is not None and not source.flat:
+                fitted = [loaded.fitted[row, source.scale] for row in good]
+                try:
+                    with _timed("compute", list(good.values())):
+                        luminance = fitted[0] if len(fitted) == 1 else torch.cat(fitted)
+                        output = self._colorize(source, luminance, list(good.values()))
+                    outputs = dict(zip(good, output, strict=True))
+                    if batch.tiled:
+                        ((row, item),) = good.items()
+                        self._save_tiles(source, item, loaded.photos[row], output[0], encoders)
                         return [(item, lambda item: None)]
-            except _Fault as fault:
-                for item in good:
-                    item.error = f"the colorizer failed: {fault}"
-        loaded.fitted.clear()
+                except Fault as fault:
+                    for item in good.values():
+                        item.error = f"the colorizer failed: {fault}"
 
         def finish(item: Item) -> None:
+            row = item.index // len(self.directory.conditions)
             if not item.error:
-                photo = loaded.photos.pop(item.index)
-                self._save(source, item, photo, outputs.pop(item.index, None))
+                self._save(source, row, item, loaded.photos[row], outputs.pop(row, None))
 
-        return [(item, finish) for item in loaded.wanted]
+        return [(item, finish) for item in wanted.values()]
+
+    def help(self, portion: Portion, leader: int, done: Tensor) -> None:
+        """Colour tiles of a portion's photographs that another process leads."""
+        for batch in portion.batches:
+            if batch.tiled:
+                self._follow(self._source(batch), batch, leader)
+
+    def _follow(self, source: Source, batch: Batch, leader: int) -> None:
+        (row,) = batch.rows
+        entry = self.directory.rows[row]
+        item = Item(self.directory.index(row, batch.condition))
+        grid = self._grid(source, int(entry["width"]), int(entry["height"]))
+        if self.spread is not None:
+            self.spread.follow(
+                grid,
+                leader,
+                lambda luminance: self._colorize(source, luminance, [item]),
+                lambda: item.warning,
+            )
 
     def _source(self, batch: Batch) -> Source:
         source = self.directory.sources[batch.condition]
         return self.tiling.view(source) if batch.tiled and self.tiling is not None else source
 
-    def _decode(self, row: int, item: Item) -> NDArray[np.uint8] | None:
-        """Read, check and decode a photograph, or nothing and an error."""
+    def _grid(self, source: Source, width: int, height: int) -> Grid:
+        if self.tiling is None:
+            raise ValueError("tiles without a tiling")
+        return Grid.lay(height, width, source, self.tiling, self.batch_pixels)
+
+    def _decode(self, row: int, items: Sequence[Item]) -> NDArray[np.uint8] | None:
+        """Read, check and decode a photograph, or nothing and an error in its items."""
+        fact = Item(row)
+        photo = self._read(row, fact)
+        for item in items:
+            item.error, item.warning = fact.error, fact.warning
+            item.width, item.height = fact.width, fact.height
+        return photo
+
+    def _read(self, row: int, item: Item) -> NDArray[np.uint8] | None:
         entry = self.directory.rows[row]
         path = str(entry["path"])
         try:
@@ -604,9 +753,9 @@ class _Worker:
 
     def _find(self, source: Source, row: int, item: Item) -> NDArray[np.uint8] | None:
         """Read the picture that was made elsewhere, or nothing and an error."""
-        if source.find is None:
-            return None
         try:
+            if source.find is None:
+                raise ValueError("nothing to find")
             file = source.find(self.directory.rows[row])
             picture = load_rgb(file)
         except (PerceptError, OSError) as error:
@@ -630,7 +779,7 @@ class _Worker:
                 [self._colorize(source, part, items) for part in luminance.split(most)]
             )
         if source.colorize is None:
-            raise _Fault("it colours nothing")
+            raise Fault("it colours nothing")
         try:
             with (
                 torch.inference_mode(),
@@ -642,12 +791,12 @@ class _Worker:
         except torch.cuda.OutOfMemoryError as error:
             if count == 1:
                 remedy = "" if self.tiling else "; --tile needs less"
-                raise _Fault(f"{one_line(error)}{remedy}") from None
+                raise Fault(f"{one_line(error)}{remedy}") from None
         except Exception as error:  # a plugin's fault
-            raise _Fault(one_line(error)) from None
+            raise Fault(one_line(error)) from None
         else:
             if problem:
-                raise _Fault(problem)
+                raise Fault(problem)
             return output
         # Out of the handler, whose traceback would keep what the call had allocated.
         if self.device.type == "cuda":
@@ -664,11 +813,22 @@ class _Worker:
     def _save(
         self,
         source: Source,
+        row: int,
         item: Item,
         photo: NDArray[np.uint8],
         output: Tensor | None,
     ) -> None:
-        """Lay a colorizer's output on the photograph, band by band, and write the picture."""
+        """Lay a colorizer's output on the photograph, band by band, and write the picture.
+
+        A picture that was made elsewhere is read only now, so that no more are held than are
+        being written.
+        """
+        if source.find is not None:
+            with _timed("decode", [item]):
+                made = self._find(source, row, item)
+            if made is None:
+                return
+            photo = made
         with (
             self._picture(item) as picture,
             _timed("encode", [item]),
@@ -695,31 +855,48 @@ class _Worker:
         encoders: ThreadPoolExecutor,
     ) -> None:
         """Colour a photograph tile by tile, and write each band while the next is computed."""
-        if self.tiling is None:
-            raise ValueError("tiles without a tiling")
-        side = -(-self.tiling.tile // source.divisor) * source.divisor
-        parts = colorize_tiles(
-            photo,
-            view,
-            source,
-            self.tiling,
-            lambda luminance: self._colorize(source, luminance, [item]),
-            device=self.device,
-            per_call=max(1, int(self.batch_pixels // side**2)),
-        )
+        grid = self._grid(source, item.width, item.height)
+
+        def colorize(luminance: Tensor) -> Tensor:
+            return self._colorize(source, luminance, [item])
+
+        def warn(text: str) -> None:
+            item.warning = text
+
+        def details(grid: Grid, luminances: Iterator[Tensor]) -> Iterator[Iterable[Tensor]]:
+            if self.spread is None:
+                return alone(grid, luminances, colorize)
+            return self.spread.lead(grid, luminances, colorize, warn)
+
+        parts = colorize_tiles(photo, view, source, grid, details)
         with self._picture(item) as picture, torch.inference_mode():
             before: Future[None] | None = None
             try:
-                for band, values in parts:
+                while True:
+                    with self._timed_with_others(item):
+                        part = next(parts, None)
                     if before is not None:
                         before.result()
+                    if part is None:
+                        break
+                    band, values = part
                     before = encoders.submit(_write_band, item, picture, photo[band], values)
             finally:
                 if before is not None:
                     wait([before])
-            if before is not None:
-                before.result()
             picture.finish()
+
+    @contextmanager
+    def _timed_with_others(self, item: Item) -> Iterator[None]:
+        """Add the block's time as compute: others' work for it, too, not the wait for them."""
+
+        def others() -> float:
+            return self.spread.helped - self.spread.waited if self.spread else 0.0
+
+        before = others()
+        with _timed("compute", [item]):
+            yield
+        item.seconds["compute"] += others() - before
 
     @contextmanager
     def _picture(self, item: Item) -> Iterator[Picture]:

@@ -19,6 +19,7 @@ from PIL import Image
 from percept import bundle
 from percept.errors import InputError
 from percept.files import sha256_file, write_bytes_atomic
+from percept.inference.heap import keep_memory
 from percept.inference.networks import build_network, save_checkpoint
 
 
@@ -172,6 +173,7 @@ def thread_rates(side: int, rounds: int, cores: int) -> dict[int, float]:
 
     The settings take turns, so that a busy moment of the machine meets all of them.
     """
+    keep_memory()
     network = build_network("unet").eval()
     picture = torch.rand(1, 1, side - side % 8, side - side % 8)
     settings = sorted({1, 2, cores // 2, cores} & set(range(1, cores + 1)))
@@ -189,6 +191,38 @@ def thread_rates(side: int, rounds: int, cores: int) -> dict[int, float]:
     finally:
         torch.set_num_threads(before)
     return {threads: 1 / statistics.median(times) for threads, times in seconds.items()}
+
+
+_SPIN = """
+import sys, time
+start, end, turns = float(sys.argv[1]), float(sys.argv[2]), 0
+while time.time() < start:
+    pass
+while time.time() < end:
+    for _ in range(1000):
+        turns += 1
+print(turns)
+"""
+
+
+def spin_scaling(worlds: Sequence[int], rounds: int, seconds: float = 1.0) -> dict[int, float]:
+    """Measure the speedup of a bare loop in several processes: what no runner here can exceed.
+
+    Returns
+    -------
+    dict of int to float
+        For each number of processes, turns per second over those of the smallest number; medians.
+    """
+    worlds = sorted(set(worlds))
+    turns: dict[int, list[int]] = {world: [] for world in worlds}
+    for turn in range(rounds):
+        for world in worlds if turn % 2 == 0 else reversed(worlds):
+            start = time.time() + 0.5  # all have started by then
+            command = [bundle.python(), "-S", "-c", _SPIN, str(start), str(start + seconds)]
+            loops = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(world)]
+            turns[world].append(sum(int(loop.communicate()[0]) for loop in loops))
+    rates = {world: statistics.median(counts) for world, counts in turns.items()}
+    return {world: round(rate / rates[worlds[0]], 3) for world, rate in rates.items()}
 
 
 def devices() -> list[str]:

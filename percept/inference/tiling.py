@@ -9,7 +9,8 @@ neighbours that disagree leave no seam. Where tiles overlap, they fade into each
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from percept.inference import color
-from percept.inference.colorizer import Source
+from percept.inference.colorizer import Fault, Source
 from percept.inference.plan import Tiling, unfit, working_size
 
 
@@ -73,15 +74,88 @@ def detail(values: Tensor, scale: float) -> Tensor:
     return values - functional.interpolate(coarse, (height, width), mode="bilinear")
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Where a photograph's tiles lie, and which of them are coloured in one call.
+
+    Attributes
+    ----------
+    height, width : int
+        Of the photograph.
+    tile_height, tile_width : int
+        Tiles have the size that the colorizer takes; only a photograph smaller than one is padded.
+    tops, lefts : list of int
+        First row, and first column, of each tile.
+    overlap : int
+    scale : float
+        Pixels of the photograph for one of the view.
+    calls : list of range
+        For every row of tiles, alike: the tiles of each call.
+    """
+
+    height: int
+    width: int
+    tile_height: int
+    tile_width: int
+    tops: list[int]
+    lefts: list[int]
+    overlap: int
+    scale: float
+    calls: list[range]
+
+    @classmethod
+    def lay(
+        cls, height: int, width: int, source: Source, tiling: Tiling, batch_pixels: float
+    ) -> Grid:
+        """Lay tiles on a photograph; ``source`` is the condition with its view's ``max_side``."""
+        side = -(-tiling.tile // source.divisor) * source.divisor
+        tile_height, tile_width = (
+            min(side, -(-length // source.divisor) * source.divisor) for length in (height, width)
+        )
+        lefts = tile_starts(width, tile_width, tiling.overlap)
+        per_call = max(1, int(batch_pixels // side**2))
+        return cls(
+            height,
+            width,
+            tile_height,
+            tile_width,
+            tile_starts(height, tile_height, tiling.overlap),
+            lefts,
+            tiling.overlap,
+            max(width, height) / max(working_size(width, height, source.max_side)),
+            [
+                range(start, min(start + per_call, len(lefts)))
+                for start in range(0, len(lefts), per_call)
+            ],
+        )
+
+    @property
+    def padded_width(self) -> int:
+        """Width of a row of tiles."""
+        return max(self.width, self.tile_width)
+
+    def luminance(self, photo: NDArray[np.uint8], index: int) -> Tensor:
+        """L*/100 under a row of tiles, shape (1, 1, tile height, padded width), on the CPU."""
+        top = self.tops[index]
+        luminance = color.luminance(photo[top : top + self.tile_height]).div_(100)
+        padding = (0, self.padded_width - self.width, 0, self.tile_height - len(luminance))
+        return functional.pad(luminance[None, None], padding, mode="replicate")
+
+    def details(self, luminance: Tensor, call: int, colorize: Callable[[Tensor], Tensor]) -> Tensor:
+        """Colour the tiles of one call and keep their detail, shape (tiles, C, height, width)."""
+        tiles = [
+            luminance[..., self.lefts[i] : self.lefts[i] + self.tile_width]
+            for i in self.calls[call]
+        ]
+        return detail(colorize(torch.cat(tiles)).float(), self.scale)
+
+
+# From the luminance under each row of tiles: for each row, the calls' details, in order.
+Details = Callable[[Grid, Iterator[Tensor]], Iterator[Iterable[Tensor]]]
+
+
 def colorize_tiles(
-    photo: NDArray[np.uint8],
-    view: Tensor,
-    source: Source,
-    tiling: Tiling,
-    colorize: Callable[[Tensor], Tensor],
-    *,
-    device: torch.device,
-    per_call: int = 1,
+    photo: NDArray[np.uint8], view: Tensor, source: Source, grid: Grid, details: Details
 ) -> Iterator[tuple[slice, Tensor]]:
     """Colour a photograph from top to bottom, holding one row of tiles at a time.
 
@@ -92,13 +166,10 @@ def colorize_tiles(
         The colorizer's output for the whole photograph, as ``fit`` scaled and padded it.
     source : Source
         The condition; its ``max_side`` is the view's.
-    tiling : Tiling
-    colorize : callable
-        From L*/100, shape (N, 1, H, W), to chroma or sRGB, shape (N, C, H, W).
-    device : torch.device
-        Where ``colorize`` wants its input.
-    per_call : int
-        Tiles for each call.
+    grid : Grid
+        The tiles.
+    details : callable
+        What colours them.
 
     Yields
     ------
@@ -106,34 +177,30 @@ def colorize_tiles(
         Rows of the photograph.
     values : Tensor of float32, shape (C, rows, W)
         Chroma or sRGB of these rows.
+
+    Raises
+    ------
+    Fault
+        If the tiles have not as many channels as the view.
     """
-    height, width = photo.shape[:2]
-    scale = max(width, height) / max(working_size(width, height, source.max_side))
-    overlap = tiling.overlap
-    # Tiles have the size that the network takes; only a photograph smaller than one is padded.
-    side = -(-tiling.tile // source.divisor) * source.divisor
-    tile_height, tile_width = (
-        min(side, -(-length // source.divisor) * source.divisor) for length in (height, width)
-    )
-    tops, lefts = (
-        tile_starts(length, tile, overlap)
-        for length, tile in ((height, tile_height), (width, tile_width))
-    )
-    down = tile_weights(tops, tile_height, overlap, height).to(device)
-    across = tile_weights(lefts, tile_width, overlap, width).to(device)
-    padded = max(width, tile_width)
-    rows = torch.zeros(view.shape[0], tile_height, padded, device=device)  # from ``first`` on
+    height, width, tops = grid.height, grid.width, grid.tops
+    down = tile_weights(tops, grid.tile_height, grid.overlap, height).to(view.device)
+    across = tile_weights(grid.lefts, grid.tile_width, grid.overlap, width).to(view.device)
+    channels = view.shape[0]
+    rows = view.new_zeros(
+        (channels, grid.tile_height, grid.padded_width), dtype=torch.float32
+    )  # of the photograph, from ``first`` on
     first = 0
-    for index, top in enumerate(tops):
-        luminance = color.luminance(photo[top : top + tile_height]).div_(100)
-        padding = (0, padded - width, 0, tile_height - len(luminance))
-        luminance = functional.pad(luminance[None, None], padding, mode="replicate")
-        for start in range(0, len(lefts), per_call):
-            chosen = range(start, min(start + per_call, len(lefts)))
-            tiles = [luminance[..., lefts[i] : lefts[i] + tile_width] for i in chosen]
-            output = detail(colorize(torch.cat(tiles).to(device)).float(), scale)
-            for i, tile in zip(chosen, output, strict=True):
-                part = rows[..., lefts[i] : lefts[i] + tile_width]
+    luminances = (grid.luminance(photo, index) for index in range(len(tops)))
+    for index, outputs in enumerate(details(grid, luminances)):
+        for call, output in zip(grid.calls, outputs, strict=True):
+            if output.shape[1] != channels:
+                raise Fault(
+                    f"it returned {channels} channels for the whole and {output.shape[1]} for a "
+                    "tile"
+                )
+            for i, tile in zip(call, output.to(rows.device), strict=True):
+                part = rows[..., grid.lefts[i] : grid.lefts[i] + grid.tile_width]
                 part += tile * across[i] * down[index][:, None]
         last = index + 1 == len(tops)
         done = (height if last else tops[index + 1]) - first

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from percept.color import srgb_to_lab
 from percept.errors import InputError
+
+if TYPE_CHECKING:
+    from percept.metrics.palette import Palette
 
 Array = npt.NDArray[Any]
 
@@ -109,6 +112,10 @@ class Images:
         The photograph it was made from.
     reference : Picture or array, optional
         The true colour image.
+    mask : array of bool, shape (H, W), or callable, optional
+        Where the photograph is damaged, or a function that reads it when it is needed.
+    palette : Palette, optional
+        Colours of photographs of its era or process.
     """
 
     def __init__(
@@ -117,8 +124,12 @@ class Images:
         *,
         source: Picture | Array | None = None,
         reference: Picture | Array | None = None,
+        mask: Array | Callable[[], Array] | None = None,
+        palette: Palette | None = None,
     ) -> None:
         self.output = _as_picture(output)
+        self._mask, self._palette = mask, palette
+        self._kept: dict[str, Any] = {}
         self._source = None if source is None else _as_picture(source)
         self._reference = None if reference is None else _as_picture(reference)
 
@@ -144,10 +155,45 @@ class Images:
         """
         return self._matching("reference", self._reference)
 
+    @property
+    def mask(self) -> Array:
+        """Where the photograph is damaged: bool, shape (H, W).
+
+        Raises
+        ------
+        InputError
+            There is no mask, or it differs from the output in size.
+        """
+        mask = self._mask() if callable(self._mask) else self._mask
+        if mask is None:
+            raise InputError("this metric needs a mask of the damage")
+        if mask.shape != self.output.size:
+            raise InputError("the mask and the output differ in size", value=mask.shape)
+        return mask
+
+    @property
+    def palette(self) -> Palette:
+        """Colours of photographs of the same era or process.
+
+        Raises
+        ------
+        InputError
+            There is none.
+        """
+        if self._palette is None:
+            raise InputError("this metric needs a palette")
+        return self._palette
+
     @cached_property
     def delta_e(self) -> Array:
         """CIEDE2000 between output and reference, shape (H, W)."""
         return delta_e_2000(self.output.lab, self.reference.lab)
+
+    def keep(self, name: str, compute: Callable[[Images], Any]) -> Any:
+        """Return what several metrics share, computed by ``compute(self)`` on first use only."""
+        if name not in self._kept:
+            self._kept[name] = compute(self)
+        return self._kept[name]
 
     def _matching(self, name: str, picture: Picture | None) -> Picture:
         if picture is None:

@@ -15,11 +15,13 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from percept import __version__
 from percept.distributed import (
@@ -31,13 +33,18 @@ from percept.distributed import (
     together,
 )
 from percept.errors import InputError, InputErrors
-from percept.files import sha256_file, write_parquet_atomic
+from percept.files import atomic_file, sha256_file, write_bytes_atomic, write_parquet_atomic
 from percept.inference.run import Run
-from percept.manifest import load_rgb
+from percept.manifest import load_mask, load_rgb
 from percept.metrics.color import Array, Images, Picture
+from percept.metrics.palette import Palette, choose, read_palettes
 from percept.metrics.registry import METRICS, Metric
 from percept.metrics.weights import load_backbone, weights_info
 from percept.types import METRIC_COLUMNS
+
+#: Where a run keeps its palettes, and the masks that observers drew.
+PALETTES: Final = "palettes.json"
+MARKS: Final = "marks"
 
 Progress = Callable[[int, int], None]
 """Called with the number of photographs begun and their total."""
@@ -66,21 +73,24 @@ class Evaluation:
 
 
 def select_metrics(names: Sequence[str] | None) -> list[Metric]:
-    """Metrics of these names, in registry order; all of them for None.
+    """Metrics of these names or groups, in registry order; for None, all that are in no group.
 
     Raises
     ------
     InputError
         An unknown name.
     """
+    groups = {metric.group for metric in METRICS.values()} - {""}
     for name in names or ():
-        if name not in METRICS:
+        if name not in METRICS and name not in groups:
             raise InputError(
                 "unknown metric",
                 value=name,
                 remedy=f"There are {', '.join(METRICS)}; others come in by --import",
             )
-    return [metric for metric in METRICS.values() if names is None or metric.name in names]
+    if names is None:
+        return [metric for metric in METRICS.values() if not metric.group]
+    return [m for m in METRICS.values() if m.name in names or (m.group and m.group in names)]
 
 
 def evaluate_run(
@@ -144,12 +154,14 @@ class _Plan:
     eligible: Array
     """(outputs, todo) bool: which images have what which metric needs."""
     skipped: dict[str, str]
-    inputs: str
-    """Hash of the tables that say what is to be measured."""
+    inputs: tuple[str, ...]
+    """Hash of what each metric to do is measured on."""
+    palettes: tuple[Palette, ...]
 
 
 def _plan(run: Run, names: Sequence[str] | None, fresh: bool) -> _Plan:
-    inputs = _hash_inputs(run)
+    tables = hash_inputs(run)
+    inputs = {None: tables} | {need: hash_inputs(run, need) for need in ("mask", "palette")}
     known = run.info.get("metrics", {})
     present = set(run.metrics["metric"])
     wanted = select_metrics(names)
@@ -159,44 +171,62 @@ def _plan(run: Run, names: Sequence[str] | None, fresh: bool) -> _Plan:
         asked = metric in wanted
         if not asked and entry is None and metric.name not in present:
             continue
-        available = metric.weights is None or weights_info(metric.weights) is not None
+        lacking = _lacking(metric)
+        available = lacking is None
         current = (
             entry is not None
-            and entry["inputs_sha256"] == inputs
+            and entry["inputs_sha256"] == inputs[metric.needs]
             and entry["failed"] == 0
             and (not available or entry["weights"] == _weights(metric))
         )
         if current and not (fresh and asked):
             kept.append(metric.name)
         elif available or (names and asked):
+            if lacking and metric.package:
+                raise InputError(lacking, value=metric.name)
             if metric.weights:
                 load_backbone(metric.weights)  # raises where they are absent or damaged
             todo.append(metric)
         else:
-            skipped[metric.name] = f"no {metric.weights} weights: run `percept weights fetch`"
+            skipped[metric.name] = str(lacking)
     for name in sorted(present - METRICS.keys()):
-        if known.get(name, {}).get("inputs_sha256", inputs) == inputs:
+        if known.get(name, {}).get("inputs_sha256", tables) == tables:
             kept.append(name)
         else:
             skipped[name] = "imported before the run changed: import it again"
     eligible = np.zeros((len(run.outputs), len(todo)), dtype=bool)
+    palettes = read_palettes(run.root / PALETTES) if (run.root / PALETTES).exists() else ()
     for column, metric in enumerate(todo):
-        eligible[:, column], reason = _eligible(run, metric)
+        eligible[:, column], reason = _eligible(run, metric, palettes)
         if reason:
             skipped[metric.name] = reason
-    return _Plan(todo, tuple(kept), eligible, skipped, inputs)
+    hashes = tuple(inputs[metric.needs] for metric in todo)
+    return _Plan(todo, tuple(kept), eligible, skipped, hashes, palettes)
 
 
-def _eligible(run: Run, metric: Metric) -> tuple[Array, str]:
+def _lacking(metric: Metric) -> str | None:
+    """Say what a metric needs that this machine has not got, and how to get it."""
+    if metric.weights is not None and weights_info(metric.weights) is None:
+        return f"no {metric.weights} weights: run `percept weights fetch`"
+    if metric.package is not None and find_spec(f"py{metric.package}") is None:
+        return f"no {metric.package} package: run `pip install 'percept[{metric.package}]'`"
+    return None
+
+
+def _eligible(run: Run, metric: Metric, palettes: Sequence[Palette]) -> tuple[Array, str]:
     """Which outputs a metric can be computed of, and why not the others."""
     outputs = run.outputs
     ok = (outputs["status"] == "ok").to_numpy(bool)
     reasons = [_count(int((~ok).sum()), "output", "failed in inference")]
-    if metric.kind == "full-reference":
-        paths = run.manifest.set_index("content_id").get("reference_path")
-        with_reference = set() if paths is None else set(paths.dropna().index)
-        has = outputs["content_id"].isin(with_reference).to_numpy(bool)
-        reasons.append(_count(outputs["content_id"][~has].nunique(), "photograph", "no reference"))
+    need = "reference" if metric.kind == "full-reference" else metric.needs
+    if need is not None:
+        having = {
+            row["content_id"]
+            for row in run.manifest.to_dict("records")
+            if _has(run, row, need, palettes)
+        }
+        has = outputs["content_id"].isin(having).to_numpy(bool)
+        reasons.append(_count(outputs["content_id"][~has].nunique(), "photograph", f"no {need}"))
         ok = ok & has
     side = outputs[["width", "height"]].min(axis=1).fillna(0).to_numpy(float)
     small = ok & (side < metric.min_side)
@@ -205,12 +235,36 @@ def _eligible(run: Run, metric: Metric) -> tuple[Array, str]:
     return ok & ~small, "; ".join(filter(None, reasons))
 
 
+def _has(run: Run, row: Mapping[Hashable, Any], need: str, palettes: Sequence[Palette]) -> bool:
+    """Whether a photograph has what a metric needs."""
+    if need == "palette":
+        return choose(palettes, row) is not None
+    if need == "mask":
+        return _mask_file(run, row) is not None
+    return isinstance(row.get("reference_path"), str)
+
+
+def _mask_file(run: Run, row: Mapping[Hashable, Any]) -> Path | None:
+    """Find the mask of a photograph's damage: what observers drew, else the manifest's."""
+    drawn = run.root / MARKS / f"{row['content_id']}.png"
+    if drawn.exists():
+        return drawn
+    path = row.get("mask_path")
+    return run.resolve(path) if isinstance(path, str) else None
+
+
 def _count(n: int, noun: str, what: str) -> str:
     return f"{what}: {n} {noun}{'' if n == 1 else 's'}" if n else ""
 
 
-def _hash_inputs(run: Run) -> str:
-    digests = [sha256_file(run.root / f"{name}.parquet") for name in ("outputs", "manifest")]
+def hash_inputs(run: Run, need: str | None = None) -> str:
+    """Hash the tables that say what is measured, and what the metric needs beside them."""
+    files = [run.root / f"{name}.parquet" for name in ("outputs", "manifest")]
+    if need == "mask":
+        files += sorted((run.root / MARKS).glob("*.png"))
+    elif need == "palette" and (run.root / PALETTES).exists():
+        files.append(run.root / PALETTES)
+    digests = [sha256_file(file) for file in files]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
@@ -270,9 +324,13 @@ def _measure_photograph(
     content = contents.loc[outputs["content_id"].iloc[0]]
     source = _picture(run, content["path"])
     reference = _picture(run, content.get("reference_path"))
+    facts = {"content_id": content.name, **content.to_dict()}
+    file = _mask_file(run, facts)
+    mask = None if file is None else partial(load_mask, file)
+    palette = choose(plan.palettes, facts)
     for index, output in zip(indices, outputs.to_dict("records"), strict=True):
         picture = Picture(partial(_read_output, run, output))
-        images = Images(picture, source=source, reference=reference)
+        images = Images(picture, source=source, reference=reference, mask=mask, palette=palette)
         told = set()
         for column in np.flatnonzero(plan.eligible[index]):
             try:
@@ -321,10 +379,23 @@ def _skipped(plan: _Plan, measured: Array) -> dict[str, str]:
     """Why each metric is missing for all or some images."""
     skipped = dict(plan.skipped)
     for column, metric in enumerate(plan.todo):
-        failed = _count(_failed(plan, measured, column), "output", "cannot be measured")
-        if failed:
-            skipped[metric.name] = "; ".join(filter(None, [skipped.get(metric.name), failed]))
+        mute = np.isnan(measured[measured[:, 1] == column, 2]).sum()
+        reasons = [
+            skipped.get(metric.name),
+            _count(_failed(plan, measured, column), "output", "cannot be measured"),
+            _count(int(mute), "output", _UNDEFINED.get(metric.name, "not defined")),
+        ]
+        if any(reasons):
+            skipped[metric.name] = "; ".join(filter(None, reasons))
     return skipped
+
+
+_UNDEFINED = {
+    "grain_retention": "no grain in the photograph",
+    "artifact_chroma": "no damage with sound surroundings",
+    **dict.fromkeys(("chroma_bleeding", "chroma_lag", "patchiness"), "grey"),
+}
+"""Why a metric answered NaN."""
 
 
 def _stored_skips(run: Run, plan: _Plan) -> dict[str, str]:
@@ -337,7 +408,10 @@ def _failed(plan: _Plan, measured: Array, column: int) -> int:
 
 
 def _write(run: Run, plan: _Plan, measured: Array) -> None:
+    skipped = _skipped(plan, measured)
+    failed = [_failed(plan, measured, column) for column in range(len(plan.todo))]
     measured = measured[np.lexsort((measured[:, 1], measured[:, 0]))]
+    measured = measured[~np.isnan(measured[:, 2])]
     outputs = run.outputs.iloc[measured[:, 0].astype(int)]
     names = np.array([metric.name for metric in plan.todo], dtype=object)
     frame = pd.DataFrame(
@@ -348,7 +422,6 @@ def _write(run: Run, plan: _Plan, measured: Array) -> None:
             "value": measured[:, 2],
         }
     )
-    skipped = _skipped(plan, measured)
     old = run.metrics
     gone = set(old["metric"]) - set(frame["metric"]) - set(plan.kept)
     if (
@@ -362,7 +435,7 @@ def _write(run: Run, plan: _Plan, measured: Array) -> None:
         run.info["metrics"] = {k: v for k, v in run.info["metrics"].items() if k not in gone}
     info = {
         metric.name: _describe(metric)
-        | {"inputs_sha256": plan.inputs, "failed": _failed(plan, measured, column)}
+        | {"inputs_sha256": plan.inputs[column], "failed": failed[column]}
         for column, metric in enumerate(plan.todo)
     }
     run.write_metrics(frame, skipped, info)
@@ -379,6 +452,80 @@ def _describe(metric: Metric) -> dict[str, Any]:
         "percept": __version__,
         "weights": _weights(metric),
     }
+
+
+# -- what metrics need beside the images ---------------------------------------------------------
+
+
+def keep_palettes(run: Run, file: str | Path) -> None:
+    """Give a run its palettes: what :func:`percept.metrics.palette.write_palettes` wrote.
+
+    Raises
+    ------
+    InputError
+        The file is none of percept's palettes, or none fits any photograph of the run.
+    """
+    palettes = read_palettes(file)
+    facts = run.manifest.to_dict("records")
+    if not any(choose(palettes, row) for row in facts):
+        groups = "; ".join(str(palette.group) for palette in palettes)
+        raise InputError(
+            f"no palette fits a photograph of the run; they are for {groups}",
+            file=file,
+            remedy="Fill in era and process in the manifest, or make a palette without --by",
+        )
+    write_bytes_atomic(run.root / PALETTES, Path(file).read_bytes())
+
+
+def keep_marks(run: Run, marks: pd.DataFrame) -> int:
+    """Give a run masks of what observers drew on its photographs.
+
+    Parameters
+    ----------
+    run : Run
+        An opened run.
+    marks : DataFrame
+        ``content, x, y, width, height`` in fractions of the image: one row a region; ``cells``,
+        where it is not null, tells which cells of that rectangle are meant: bool, shape (rows,
+        columns). Regions of one photograph are joined, on whichever condition they were drawn.
+
+    Returns
+    -------
+    int
+        Photographs with a mask now. Masks from earlier calls are replaced.
+
+    Raises
+    ------
+    InputError
+        No region lies on a photograph of the run.
+    """
+    sizes = run.manifest.set_index("content_id")[["height", "width"]]
+    marks = marks[marks["content"].isin(sizes.index) & marks["width"].notna().to_numpy()]
+    if marks.empty:
+        raise InputError("no region was drawn on a photograph of the run")
+    folder = run.root / MARKS
+    for old in folder.glob("*.png"):
+        old.unlink()
+    folder.mkdir(exist_ok=True)
+    for content, own in marks.groupby("content"):
+        height, width = sizes.loc[[content]].to_numpy(int)[0]
+        mask = np.zeros((height, width), np.uint8)
+        for mark in own.to_dict("records"):
+            top, left = (round(mark[k] * side, 6) for k, side in (("y", height), ("x", width)))
+            bottom = round((mark["y"] + mark["height"]) * height, 6)
+            right = round((mark["x"] + mark["width"]) * width, 6)
+            box = mask[math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)]
+            cells = mark.get("cells")
+            if cells is None:
+                box[:] = 255
+            else:
+                rows, columns = (
+                    np.arange(n) * cells.shape[axis] // n for axis, n in enumerate(box.shape)
+                )
+                box[cells[np.ix_(rows, columns)]] = 255
+        with atomic_file(folder / f"{content}.png") as stream:
+            Image.fromarray(mask).save(stream, "PNG")
+    return int(marks["content"].nunique())
 
 
 # -- metrics made elsewhere ----------------------------------------------------------------------
@@ -445,7 +592,7 @@ def import_metrics(run: Run, file: str | Path, *, higher_is_better: bool = True)
         "higher_is_better": higher_is_better,
         "imported_from": file.name,
         "sha256": sha256_file(file),
-        "inputs_sha256": _hash_inputs(run),
+        "inputs_sha256": hash_inputs(run),
     }
     run.write_metrics(frame, {}, dict.fromkeys(frame["metric"].unique(), entry))
     return frame

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from percept.metrics import fidelity, vintage
+from percept.metrics import fidelity, traits, vintage
 from percept.metrics.color import Images
+from percept.metrics.structure import MS_MIN_SIDE, WINDOW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,12 @@ class Metric:
     citation: str
     weights: str | None = None
     """Name of the network weights that it cannot do without."""
+    package: str | None = None
+    """Optional package that it cannot do without: ``pip install 'percept[NAME]'``."""
+    group: str = ""
+    """Metrics of a group are computed only where it, or they, are asked for by name."""
+    needs: Literal["mask", "palette"] | None = None
+    """What it cannot do without, beside the images."""
     min_side: int = 1
     """Smallest height and width in pixels on which it is defined."""
 
@@ -60,6 +67,26 @@ _ALL = (
         min_side=11,
     ),
     Metric(
+        name="ms_ssim",
+        compute=fidelity.ms_ssim,
+        kind="full-reference",
+        higher_is_better=True,
+        unit="",
+        range=(0.0, 1.0),
+        citation="Wang, Simoncelli and Bovik 2003, doi:10.1109/ACSSC.2003.1292216",
+        min_side=MS_MIN_SIDE,
+    ),
+    Metric(
+        name="ms_ssim_ab",
+        compute=fidelity.ms_ssim_ab,
+        kind="full-reference",
+        higher_is_better=True,
+        unit="",
+        range=(0.0, 1.0),
+        citation="MS-SSIM of CIE a*, b*; Mullery and Whelan 2022, arXiv:2204.05200",
+        min_side=MS_MIN_SIDE,
+    ),
+    Metric(
         name="ciede2000",
         compute=fidelity.ciede2000,
         kind="full-reference",
@@ -89,6 +116,50 @@ _ALL = (
         min_side=31,
     ),
     Metric(
+        name="lpips_vgg",
+        compute=fidelity.lpips_vgg,
+        kind="full-reference",
+        higher_is_better=False,
+        unit="",
+        range=(0.0, math.inf),
+        citation="Zhang et al. 2018, arXiv:1801.03924",
+        weights="vgg16",
+        min_side=31,
+    ),
+    Metric(
+        name="lpips_alex_deep",
+        compute=fidelity.lpips_alex_deep,
+        kind="full-reference",
+        higher_is_better=False,
+        unit="",
+        range=(0.0, math.inf),
+        citation="layers of Zhang et al. 2018, arXiv:1801.03924; 95th percentile by percept",
+        weights="alexnet",
+        min_side=31,
+    ),
+    Metric(
+        name="lpips_vgg_deep",
+        compute=fidelity.lpips_vgg_deep,
+        kind="full-reference",
+        higher_is_better=False,
+        unit="",
+        range=(0.0, math.inf),
+        citation="layers of Zhang et al. 2018, arXiv:1801.03924; 95th percentile by percept",
+        weights="vgg16",
+        min_side=31,
+    ),
+    Metric(
+        name="cvvdp",
+        compute=fidelity.cvvdp,
+        kind="full-reference",
+        higher_is_better=True,
+        unit="JOD",
+        range=(-math.inf, 10.0),
+        citation="Mantiuk et al. 2024, ColorVideoVDP, doi:10.1145/3658144",
+        package="cvvdp",
+        min_side=32,
+    ),
+    Metric(
         name="colorfulness",
         compute=vintage.colorfulness,
         kind="no-reference",
@@ -96,6 +167,15 @@ _ALL = (
         unit="",
         range=(0.0, math.inf),
         citation="Hasler and Süsstrunk 2003, doi:10.1117/12.477378",
+    ),
+    Metric(
+        name="colorfulness_abs",
+        compute=vintage.colorfulness_abs,
+        kind="no-reference",
+        higher_is_better=True,
+        unit="",
+        range=(0.0, math.inf),
+        citation="Kang et al. 2023 (DDColor's code), arXiv:2212.11613",
     ),
     Metric(
         name="luminance_fidelity",
@@ -106,6 +186,86 @@ _ALL = (
         range=(0.0, 100.0),
         citation="mean |ΔL*| to the photograph; defined by percept",
     ),
+    Metric(
+        name="luminance_ssim",
+        compute=vintage.luminance_ssim,
+        kind="no-reference",
+        higher_is_better=True,
+        unit="",
+        range=(-1.0, 1.0),
+        citation="Wang et al. 2004 on CIE L* against the photograph",
+        min_side=WINDOW,
+    ),
+    Metric(
+        name="grain_retention",
+        compute=vintage.grain_retention,
+        kind="no-reference",
+        higher_is_better=True,
+        unit="",
+        range=(-math.inf, 1.0),
+        citation="share of the photograph's grain left unchanged; defined by percept",
+    ),
+    Metric(
+        name="chroma_bleeding",
+        compute=vintage.chroma_bleeding,
+        kind="no-reference",
+        higher_is_better=False,
+        unit="",
+        range=(0.0, 1.0),
+        citation="share of colour edges away from the photograph's edges; defined by percept",
+    ),
+    Metric(
+        name="chroma_lag",
+        compute=vintage.chroma_lag,
+        kind="no-reference",
+        higher_is_better=False,
+        unit="% of diagonal",
+        range=(0.0, 7.1),
+        citation="shift of the colours against the photograph; defined by percept",
+    ),
+    Metric(
+        name="patchiness",
+        compute=vintage.patchiness,
+        kind="no-reference",
+        higher_is_better=False,
+        unit="",
+        range=(0.0, math.inf),
+        citation="blotches of colour where lightness has none; defined by percept",
+    ),
+    Metric(
+        name="artifact_chroma",
+        compute=vintage.artifact_chroma,
+        kind="no-reference",
+        higher_is_better=False,
+        unit="a*, b*",
+        range=(-math.inf, math.inf),
+        citation="colour of damage against its surroundings; defined by percept",
+        needs="mask",
+    ),
+    Metric(
+        name="palette_distance",
+        compute=vintage.palette_distance,
+        kind="no-reference",
+        higher_is_better=False,
+        unit="a*, b*",
+        range=(0.0, math.inf),
+        citation="sliced Wasserstein distance, Bonneel et al. 2015, doi:10.1007/s10851-014-0506-3",
+        needs="palette",
+    ),
 )
 
-METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
+_TRAITS = tuple(
+    Metric(
+        name=trait.__name__,
+        compute=trait,
+        kind="full-reference",
+        higher_is_better=False,
+        unit="",
+        range=(0.0, math.inf),
+        citation="a trait of a recolouring; defined by percept",
+        group="traits",
+    )
+    for trait in traits.TRAITS
+)
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (*_ALL, *_TRAITS)}

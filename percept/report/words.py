@@ -514,8 +514,8 @@ def methods(
             "photographs in which anyone marked it. Heat maps give, for each place of the frame, "
             "the share of viewings whose drawn regions cover it, over all photographs."
             + (
-                " Rates are weighted by the photographs’ sampling weights; bounds and maps count "
-                "every photograph alike."
+                " Rates, bounds and maps are weighted by the photographs’ sampling weights; a "
+                "bound counts as many photographs as they are worth (Kish)."
                 if any(entry.weighted for entry in artifacts)
                 else ""
             )

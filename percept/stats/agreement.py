@@ -22,7 +22,6 @@ from percept.stats.bootstrap import (
     check_confidence,
     check_magnitude,
     check_resamples,
-    cluster_mean,
     cluster_sums,
     critical_value,
     not_estimable,
@@ -644,7 +643,7 @@ def cohen_kappa(
     )  # fmt: skip
 
 
-# -- artifact tags and regions ------------------------------------------------------------------
+# -- artifact tags ----------------------------------------------------------------------------
 
 
 def tag_agreement(frame: pd.DataFrame, *, confidence: float = 0.95) -> dict[str | None, Estimate]:
@@ -731,82 +730,3 @@ def _set_alpha(
         value, value - half, min(value + half, 1.0), n,
         method + "; interval for new observers (jackknife)", confidence, se,
     )  # fmt: skip
-
-
-def region_agreement(frame: pd.DataFrame, *, grid: int = 64, confidence: float = 0.95) -> Estimate:
-    """Agreement on where an artifact is: soft IoU of the observers' marks, corrected for chance.
-
-    Each observer's marks on a stimulus are drawn on a grid as shares of covered cells; the soft
-    IoU of two observers is the sum of minima over the sum of maxima. Chance is the IoU of the
-    same two observers' marks on *different* stimuli, so that a habit of marking the centre earns
-    nothing. Rectangles count exactly; other shapes by their bounding box.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        Tidy frame of the artifact method with ``observer, content, condition, x, y, width,
-        height`` in fractions of the image.
-    grid : int
-        Cells along each side.
-    confidence : float
-        Of the interval, for new observers and new photographs.
-
-    Returns
-    -------
-    Estimate
-        (observed - chance) / (1 - chance); ``n``: pairs of observers on a common stimulus.
-    """
-    needed = ("observer", "content", "condition", "x", "y", "width", "height")
-    rows = counted_rows(frame, needed)
-    rows = rows[rows[["x", "y", "width", "height"]].notna().all(axis=1)]
-    edges = np.arange(grid + 1) / grid
-
-    def cover(start: float, extent: float) -> FloatArray:
-        low, high = np.clip([start, start + extent], 0, 1)
-        return np.maximum(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0) * grid
-
-    masks: dict[tuple[str, str], dict[str, FloatArray]] = {}
-    people, marked = rows["observer"].astype(str), rows[["content", "condition"]].astype(str)
-    shapes = rows[["x", "y", "width", "height"]].to_numpy(dtype=float)
-    for person, content, condition, (x, y, width, height) in zip(
-        people, marked["content"], marked["condition"], shapes, strict=True
-    ):
-        own = masks.setdefault((content, condition), {})
-        drawn = np.outer(cover(y, height), cover(x, width))
-        own[person] = np.maximum(own.get(person, 0.0), drawn)
-    method = "soft IoU of marked regions against chance"
-    common = []  # (IoU, chance, observer, content)
-    stimuli = sorted(masks)
-    for number, stimulus in enumerate(stimuli):
-        names = sorted(masks[stimulus])
-        others = stimuli[number + 1 :] + stimuli[:number]
-        for i, a in enumerate(names):
-            for b in names[i + 1 :]:
-                elsewhere = [masks[o][b] for o in others if b in masks[o] and o[0] != stimulus[0]][
-                    :5
-                ]
-                if elsewhere:
-                    chance = np.mean([_soft_iou(masks[stimulus][a], m) for m in elsewhere])
-                    iou = _soft_iou(masks[stimulus][a], masks[stimulus][b])
-                    common.append((iou, chance, a, stimulus[0]))
-    if not common:
-        return not_estimable(
-            "no two observers marked the same stimulus and another one",
-            method=method, confidence=confidence,
-        )  # fmt: skip
-    observed, chance = np.array([(c[0], c[1]) for c in common]).T
-    labels = pd.DataFrame({"observer": [c[2] for c in common], "content": [c[3] for c in common]})
-    expected = chance.mean()
-    if expected > 1 - 1e-9:
-        return not_estimable("marks cover everything", n=len(common), method=method)
-    value = (observed.mean() - expected) / (1 - expected)
-    # The ratio's influence of each pair, so that one mean carries both parts.
-    influence = value + ((observed - observed.mean()) - (1 - value) * (chance - expected)) / (
-        1 - expected
-    )
-    return cluster_mean(influence, labels, confidence=confidence, method=method)
-
-
-def _soft_iou(a: FloatArray, b: FloatArray) -> float:
-    union = np.maximum(a, b).sum()
-    return float(np.minimum(a, b).sum() / union) if union > 0 else 1.0

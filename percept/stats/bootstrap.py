@@ -98,6 +98,16 @@ def check_confidence(confidence: float) -> float:
     return float(confidence)
 
 
+def float_array(values: npt.ArrayLike, key: str) -> FloatArray:
+    """Return values as floats; what is no number is an error, and a missing one NaN."""
+    try:
+        if isinstance(values, pd.Series):
+            return values.to_numpy(dtype=float, na_value=np.nan)
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as problem:
+        raise InputError("A value is no number", key=key) from problem
+
+
 def check_magnitude(values: FloatArray, key: str) -> None:
     """Refuse numbers whose squares overflow; NaN and infinities are left to the caller."""
     with np.errstate(over="ignore", invalid="ignore"):

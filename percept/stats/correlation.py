@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ from percept.stats.bootstrap import (
     cluster_sums,
     combine,
     critical_value,
+    float_array,
     inflate,
     not_estimable,
 )
@@ -360,82 +362,179 @@ def correlate(
     of cluster resampling plus what observers add to single votes. Ratings alone: of these
     photographs only. Coefficients get their interval on Fisher's z, the RMSE on a log scale.
     """
+    return correlate_many(
+        {"metric": metric}, human, within=within, human_error=human_error, fit=fit,
+        exclude=exclude, cluster=cluster, n_boot=n_boot, confidence=confidence, rng=rng,
+    )["metric"]  # fmt: skip
+
+
+def correlate_many(
+    metrics: pd.DataFrame | Mapping[Any, npt.ArrayLike],
+    human: npt.ArrayLike,
+    *,
+    within: npt.ArrayLike | None = None,
+    human_error: npt.ArrayLike | None = None,
+    fit: Literal["logistic4"] | None = "logistic4",
+    exclude: npt.ArrayLike | None = None,
+    cluster: npt.ArrayLike | None = None,
+    n_boot: int = 0,
+    confidence: float = 0.95,
+    rng: np.random.Generator | None = None,
+) -> dict[Any, Correlation]:
+    """Correlate several metrics with the same human scores.
+
+    Resamples are drawn and ranked once for all metrics, which takes a fraction of the time of one
+    call of :func:`correlate` for each, and gives the same numbers as those with the same ``rng``.
+
+    Parameters
+    ----------
+    metrics : DataFrame (stimuli, metrics) or mapping of array_like (stimuli,)
+        Values by the metric's name. Of each metric non-finite ones are excluded, and counted.
+    human, within, human_error, fit, exclude, cluster, n_boot, confidence, rng
+        As for :func:`correlate`.
+
+    Returns
+    -------
+    dict of Correlation
+        By name, in the given order.
+    """
     check_confidence(confidence)
     generator = check_resamples(n_boot, rng)
     if fit not in ("logistic4", None):
         raise InputError("Unknown fit", key="fit", value=fit)
-    x = np.asarray(metric, dtype=float)
-    ratings = np.asarray(human, dtype=float)
-    if x.ndim != 1 or ratings.ndim not in (1, 2) or ratings.shape[-1] != x.size:
-        raise InputError(
-            "metric is (stimuli,), human (stimuli,) or (observers, stimuli)",
-            value=(x.shape, ratings.shape),
-        )
-    check_magnitude(x, "metric")
+    if isinstance(metrics, pd.DataFrame) and not metrics.columns.is_unique:
+        twice = metrics.columns[metrics.columns.duplicated()][0]
+        raise InputError("Two metrics have the same name", column=twice)
+    ratings = float_array(human, "human")
+    table = {name: float_array(values, "metric") for name, values in metrics.items()}
+    for x in table.values():
+        if x.ndim != 1 or ratings.ndim not in (1, 2) or ratings.shape[-1] != x.size:
+            raise InputError(
+                "metric is (stimuli,), human (stimuli,) or (observers, stimuli)",
+                value=(x.shape, ratings.shape),
+            )
+        check_magnitude(x, "metric")
     check_magnitude(ratings, "human")
-    observed = ratings.ndim == 2
-    ratings = np.atleast_2d(ratings)
-    given = np.isfinite(ratings)
-    seen = given.any(axis=0)
-    keep = np.isfinite(x) & seen & ~(np.isinf(ratings).any(axis=0))
+    n = ratings.shape[-1] if ratings.ndim else 0
+    usable = np.isfinite(np.atleast_2d(ratings)).any(axis=0)
+    usable &= ~np.isinf(np.atleast_2d(ratings)).any(axis=0)
     if exclude is not None:
-        keep &= ~_labels(exclude, x.size, "exclude").astype(bool)
-    group = None if within is None else codes_of(_labels(within, x.size, "within")[keep])[0]
-    clusters = None if cluster is None else codes_of(_labels(cluster, x.size, "cluster")[keep])[0]
+        usable &= ~_labels(exclude, n, "exclude").astype(bool)
+    groups = None if within is None else _labels(within, n, "within")
+    clusters = None if cluster is None else _labels(cluster, n, "cluster")
     error = None
     if human_error is not None:
-        error = _labels(human_error, x.size, "human_error").astype(float)[keep]
-    x, ratings, given = x[keep], ratings[:, keep], given[:, keep]
-    data = _Stimuli(x, group, error, fit is not None)
-    y = np.nansum(np.where(given, ratings, 0), axis=0) / np.maximum(given.sum(axis=0), 1)
-    n, excluded = x.size, int((~keep).sum())
-    warnings: list[str] = []
-    parameters = np.full(4, np.nan)
-    if n >= 3 and np.ptp(x) > 0 and np.ptp(y) > 0:
-        data, parameters, problems = data.with_fit(y)
-        warnings += problems
-        point = data.of_scores(y[None])[0]
-    else:
-        warnings.append("not estimable: fewer than 3 stimuli, or no variation")
-        point = np.full(len(_COEFFICIENTS), np.nan)
-
-    described, se = "no interval", np.full(len(point), np.nan)
-    degrees = np.full(len(point), np.inf)
-    transformed = _transform(point)
-    grouped = group is not None or clusters is not None
-    if n_boot and np.isfinite(point).any():
-        spread, degrees, described = _resample(
-            data, ratings, given, y, clusters, observed, n_boot, generator
+        error = _labels(float_array(human_error, "human_error"), n, "human_error")
+    # Metrics of the same stimuli go together.
+    alike: dict[bytes, list[Any]] = {}
+    for name, x in table.items():
+        alike.setdefault((usable & np.isfinite(x)).tobytes(), []).append(name)
+    state = generator.bit_generator.state
+    found: dict[Any, Correlation] = {}
+    for mask, names in alike.items():
+        generator.bit_generator.state = state  # whichever metrics there are beside
+        keep = np.frombuffer(mask, dtype=bool)
+        results = _correlate_alike(
+            np.stack([table[name][keep] for name in names]),
+            ratings[..., keep],
+            None if groups is None else codes_of(groups[keep])[0],
+            None if clusters is None else codes_of(clusters[keep])[0],
+            None if error is None else error[keep],
+            fit is not None,
+            n_boot,
+            confidence,
+            generator,
         )
-        se = np.sqrt(spread)
-    elif not grouped and n > 4:
+        excluded = int((~keep).sum())
+        for name, result in zip(names, results, strict=True):
+            found[name] = replace(result, n_excluded=excluded)
+    return {name: found[name] for name in table}
+
+
+def _correlate_alike(
+    x: FloatArray,
+    human: FloatArray,
+    group: IntArray | None,
+    clusters: IntArray | None,
+    error: FloatArray | None,
+    fit: bool,
+    n_boot: int,
+    confidence: float,
+    rng: np.random.Generator,
+) -> list[Correlation]:
+    """Correlate metrics (metrics, n), finite everywhere."""
+    k, n = x.shape
+    observed = human.ndim == 2
+    ratings = np.atleast_2d(human)
+    given = np.isfinite(ratings)
+    y = np.where(given, ratings, 0).sum(axis=0) / np.maximum(given.sum(axis=0), 1)
+    warnings: list[list[str]] = [[] for _ in range(k)]
+    parameters = np.full((k, 4), np.nan)
+    point, se = np.full((2, k, len(_COEFFICIENTS)), np.nan)
+    degrees = np.full(point.shape, np.inf)
+    varied = (np.ptp(x, axis=1) > 0) & (np.ptp(y) > 0) if n >= 3 else np.zeros(k, dtype=bool)
+    for i in np.flatnonzero(~varied):
+        warnings[i].append("not estimable: fewer than 3 stimuli, or no variation")
+    data = _Stimuli(x[varied], group, error, np.full((int(varied.sum()), 4), np.nan))
+    if fit and varied.any():
+        data, parameters[varied], problems = data.with_fits(y)
+        for i, texts in zip(np.flatnonzero(varied), problems, strict=True):
+            warnings[i] += texts
+    if varied.any():
+        point[varied] = data.of_scores(y[None])[0]
+    described = "no interval"
+    if n_boot and np.isfinite(point).any():
+        spread, degrees[varied], described = _resample(
+            data, ratings, given, y, clusters, observed, n_boot, rng
+        )
+        se[varied] = np.sqrt(spread)
+    elif group is None and clusters is None and n > 4:
         described = "independent stimuli (Fisher's z)"
-        factor = np.array([1, 1, 1 + point[2] ** 2 / 2, np.nan, np.nan, np.nan])
-        se = np.sqrt(factor / (n - 3))
-        se[3] = np.sqrt(0.437 / (n - 4))
+        se[:, :2] = np.sqrt(1 / (n - 3))
+        se[:, 2] = np.sqrt((1 + point[:, 2] ** 2 / 2) / (n - 3))
+        se[:, 3] = np.sqrt(0.437 / (n - 4))
     half = critical_value(confidence, degrees) * se
-    lows = np.fmin(_back(transformed - half), np.where(np.isfinite(half), point, np.nan))
-    highs = np.fmax(_back(transformed + half), np.where(np.isfinite(half), point, np.nan))
-    n_groups = 0 if group is None else data.informative_groups(y)
-    if group is not None and n_groups < group.max(initial=-1) + 1:
-        warnings.append(f"{group.max() + 1 - n_groups} groups without variation left out")
-    estimates = {}
-    for i, name in enumerate(_COEFFICIENTS):
-        if not np.isfinite(point[i]):
-            reason = (
-                "no standard errors of the scores" if name == "outlier_ratio" else "no variation"
+    bounded = np.where(np.isfinite(half), point, np.nan)
+    lows = np.fmin(_back(_transform(point) - half), bounded)
+    highs = np.fmax(_back(_transform(point) + half), bounded)
+    results = []
+    for i in range(k):
+        n_groups = 0 if group is None else _informative_groups(x[i], y, group)
+        if group is not None and n_groups < group.max(initial=-1) + 1:
+            warnings[i].append(f"{group.max() + 1 - n_groups} groups without variation left out")
+        estimates = {}
+        for j, name in enumerate(_COEFFICIENTS):
+            if not np.isfinite(point[i, j]):
+                lacks = name == "outlier_ratio"
+                estimates[name] = not_estimable(
+                    "no standard errors of the scores" if lacks else "no variation",
+                    n=n, method=name, confidence=confidence,
+                )  # fmt: skip
+            else:
+                estimates[name] = Estimate(
+                    float(point[i, j]), float(lows[i, j]), float(highs[i, j]), n,
+                    f"{name}{' within groups' if group is not None else ''}; "
+                    f"interval for {described}",
+                    confidence,
+                )  # fmt: skip
+        results.append(
+            Correlation(
+                **estimates, n=n, n_excluded=0, n_groups=n_groups, fit_parameters=parameters[i],
+                warnings=tuple(warnings[i]),
             )
-            estimates[name] = not_estimable(reason, n=n, method=name, confidence=confidence)
-        else:
-            estimates[name] = Estimate(
-                float(point[i]), float(lows[i]), float(highs[i]), n,
-                f"{name}{' within groups' if group is not None else ''}; interval for {described}",
-                confidence,
-            )  # fmt: skip
-    return Correlation(
-        **estimates, n=n, n_excluded=excluded, n_groups=n_groups, fit_parameters=parameters,
-        warnings=tuple(warnings),
-    )  # fmt: skip
+        )  # fmt: skip
+    return results
+
+
+def _informative_groups(x: FloatArray, y: FloatArray, group: IntArray) -> int:
+    """Count groups in which both the metric and the scores vary."""
+    vary = np.ones(int(group.max(initial=-1)) + 1, dtype=bool)
+    for values in (x, y):
+        low, high = np.full(vary.size, np.inf), np.full(vary.size, -np.inf)
+        np.minimum.at(low, group, values)
+        np.maximum.at(high, group, values)
+        vary &= high > low
+    return int(vary.sum())
 
 
 def _labels(values: npt.ArrayLike, n: int, key: str) -> npt.NDArray[np.object_]:
@@ -472,7 +571,7 @@ def _resample(
     n_boot: int,
     rng: np.random.Generator,
 ) -> tuple[FloatArray, FloatArray, str]:
-    """Variances and degrees of freedom (6,) on the transformed scale; what they speak of."""
+    """Variances and degrees of freedom (metrics, 6), transformed; what they speak of."""
     n = y.size
     filled = np.where(given, ratings, 0.0)
 
@@ -527,216 +626,259 @@ def _resample(
 
 @dataclass(frozen=True)
 class _Stimuli:
-    """Metric values of the stimuli; computes all coefficients for batches of resamples."""
+    """Values of metrics of the same stimuli; computes all coefficients for batches of resamples."""
 
-    x: FloatArray
-    group: IntArray | None
-    error: FloatArray | None
-    fitted: bool
-    start: FloatArray | None = None
+    x: FloatArray  # (metrics, n)
+    group: IntArray | None  # (n,)
+    error: FloatArray | None  # (n,)
+    starts: FloatArray  # (metrics, 4) fit to the scores, where fits to resamples start; NaN: a line
 
-    def with_fit(self, y: FloatArray) -> tuple[_Stimuli, FloatArray, list[str]]:
-        """Fit from several starts; keeps the best as the start of every resample."""
-        if not self.fitted:
-            return self, np.full(4, np.nan), []
-        if self.x.size < 6:
-            return (
-                _Stimuli(self.x, self.group, self.error, False),
-                np.full(4, np.nan),
-                ["fewer than 6 stimuli: plcc is without a fit"],
-            )
-        centre, scale = self.x.mean(), self.x.std()
-        z = (self.x - centre) / scale
+    def with_fits(self, y: FloatArray) -> tuple[_Stimuli, FloatArray, list[list[str]]]:
+        """Fit from several starts: parameters (metrics, 4) in units of the metrics, and doubts."""
+        k, n = self.x.shape
+        if n < 6:
+            few = "fewer than 6 stimuli: plcc is without a fit"
+            return self, self.starts, [[few] for _ in range(k)]
+        starts, parameters, doubts = np.empty((k, 4)), np.empty((k, 4)), []
         low, high = np.quantile(y, [0.05, 0.95])
-        starts = np.array(
-            [
-                (a, b, c, np.log(s))
-                for a, b in ((low, high), (high, low))
-                for c in np.quantile(z, [0.1, 0.3, 0.5, 0.7, 0.9])
-                for s in (0.2, 0.7)
-            ]
-        )
-        ends, losses = _fit_logistic(z, y[None], np.ones((1, z.size)), starts)
-        best = ends[int(np.argmin(losses))]
-        problems = []
-        width = np.exp(best[3])
-        if width > 5 * np.ptp(z) or not z.min() - 3 * width <= best[2] <= z.max() + 3 * width:
-            problems.append("the logistic is degenerate: the data show no bend (near linear)")
-        elif width < 1e-2 * np.ptp(z) / z.size:
-            problems.append("the logistic is degenerate: a step")
-        model = _Stimuli(self.x, self.group, self.error, True, best)
-        parameters = np.array([best[0], best[1], best[2] * scale + centre, width * scale])
-        return model, parameters, problems
+        for i, z in enumerate(self._standard):
+            grid = np.array(
+                [
+                    (a, b, c, np.log(s))
+                    for a, b in ((low, high), (high, low))
+                    for c in np.quantile(z, [0.1, 0.3, 0.5, 0.7, 0.9])
+                    for s in (0.2, 0.7)
+                ]
+            )
+            ends, losses = _fit_logistic(z, y[None], None, grid)
+            best = ends[int(np.argmin(losses))]
+            problems = []
+            width = np.exp(best[3])
+            if width > 5 * np.ptp(z) or not z.min() - 3 * width <= best[2] <= z.max() + 3 * width:
+                problems.append("the logistic is degenerate: the data show no bend (near linear)")
+            elif width < 1e-2 * np.ptp(z) / z.size:
+                problems.append("the logistic is degenerate: a step")
+            centre, scale = self.x[i].mean(), self.x[i].std()
+            starts[i] = best
+            parameters[i] = best[0], best[1], best[2] * scale + centre, width * scale
+            doubts.append(problems)
+        return replace(self, starts=starts), parameters, doubts
 
-    def informative_groups(self, y: FloatArray) -> int:
-        """Count groups in which both the metric and the scores vary."""
+    @cached_property
+    def _standard(self) -> FloatArray:
+        centred = self.x - self.x.mean(axis=1, keepdims=True)
+        return np.asarray(centred / self.x.std(axis=1, keepdims=True))
+
+    @cached_property
+    def _groups(self) -> list[tuple[IntArray, _Ranked]]:
+        """Members (groups, m) of the groups, those of equal size together (all stimuli in one if
+        there are none), with the ranks of the metrics (metrics, groups, m) among them.
+        """  # noqa: D205
         if self.group is None:
-            return 0
-        return sum(
-            np.ptp(self.x[self.group == g]) > 0 and np.ptp(y[self.group == g]) > 0
-            for g in range(int(self.group.max(initial=-1)) + 1)
-        )
+            members = [np.arange(self.x.shape[1])[None]]
+        else:
+            order = np.argsort(self.group, kind="stable")
+            sizes = np.bincount(self.group)
+            starts = np.cumsum(sizes) - sizes
+            members = [
+                order[starts[sizes == m][:, None] + np.arange(m)] for m in np.unique(sizes) if m > 1
+            ]
+        return [(own, _Ranked.of(self.x[:, own])) for own in members]
 
     def of_scores(self, y: FloatArray) -> FloatArray:
-        """Coefficients (b, 6) in the order of ``_COEFFICIENTS`` for scores (b, n)."""
-        ones = np.ones((1, self.x.size))
-        result, mapped = self._residuals(ones, y)
+        """Coefficients (b, metrics, 6) in the order of ``_COEFFICIENTS`` for scores (b, n)."""
+        largest = max((own.shape[1] for own, _ in self._groups), default=1)
+        room = _CACHED // (y.shape[1] * (largest if largest <= _SMALL else 1))
+        return _by_block(self._of_scores, y, max(1, room))
+
+    def _of_scores(self, y: FloatArray) -> FloatArray:
+        result, mapped = self._residuals(None, y)
         parts = []
-        for members in self._groups():
-            m = members.shape[1]
-            step = max(1, int(3e6 // (members.size * (m if m <= _SMALL else 1))))
-            rows = []
-            for start in range(0, len(y), step):
-                block = slice(start, start + step)
-                ys, xs = y[block][:, members], self.x[members]
-                fit = mapped[block] if len(mapped) == len(y) else mapped
-                one = np.ones(1)
-                both = _rank_coefficients(xs, ys)
-                rows.append(
-                    np.stack(
-                        [self._sign() * _pearson(one, fit[:, members], ys), _pearson(one, xs, ys),
-                         *both], axis=-1
-                    )
-                )  # fmt: skip
-            parts.append(np.concatenate(rows))  # (b, groups, 4)
-        return _average(result, parts, [np.ones((1, len(part[0]))) for part in parts])
+        for members, ranks in self._groups:
+            ys = y[:, members]
+            raw = _correlations(self.x[:, members], ys)
+            parts.append(
+                np.stack([self._of_fits(mapped, members, ys, raw), raw,
+                          *_rank_coefficients(ranks, _Ranked.of(ys))], axis=-1)
+            )  # fmt: skip
+        return _average(result, parts, [np.ones((1, part.shape[2])) for part in parts])
 
     def of_weights(self, weights: FloatArray, cluster: IntArray, y: FloatArray) -> FloatArray:
-        """Coefficients (b, 6) of scores (n,) for weights (b, clusters), each stimulus in one."""
-        w = weights[:, cluster]
-        result, mapped = self._residuals(w, y[None])
-        parts, shares = [], []
-        for members in self._groups():
-            xs, ys, ws = self.x[members], y[members], w[:, members]
-            fit = mapped[:, members]
-            inside = cluster[members]
-            if len(members) > 1 and (inside == inside[:, :1]).all() and len(mapped) == 1:
+        """Coefficients (b, metrics, 6) of scores (n,) for weights (b, clusters), each stimulus in
+        one cluster.
+        """  # noqa: D205
+        prepared: list[Any] = []
+        for members, ranks in self._groups:
+            inside, xs, ys = cluster[members], self.x[:, members], y[members]
+            if len(members) > 1 and (inside == inside[:, :1]).all():
                 # Weights that do not vary inside a group leave its coefficients alone.
-                ones = np.ones(1)
-                rank = _rank_coefficients(xs, ys[None])
-                fixed = [self._sign() * _pearson(ones, fit, ys), _pearson(ones, xs, ys), *rank]
-                parts.append(np.stack(np.broadcast_arrays(*fixed), axis=-1))
+                scores = ys[None]
+                prepared.append(
+                    [_correlations(xs, scores), *_rank_coefficients(ranks, _Ranked.of(scores))]
+                )
             else:
-                kendall = [_kendall(weights, c, a, b)
-                           for a, b, c in zip(xs, ys, inside, strict=True)]  # fmt: skip
-                ranks = [[_mid_ranks(row, own) for row, own in zip(side, ws.swapaxes(0, 1),
-                          strict=True)] for side in (xs, ys)]  # fmt: skip
-                rx, ry = (np.stack(side, axis=1) for side in ranks)
-                weighted = [self._sign() * _pearson(ws, fit, ys), _pearson(ws, xs, ys),
-                            _pearson(ws, rx, ry), np.stack(kendall, axis=1)]  # fmt: skip
-                parts.append(np.stack(np.broadcast_arrays(*weighted), axis=-1))
-            shares.append(ws.mean(axis=2))
-        return _average(result, parts, shares)
+                prepared.append(
+                    [_PairTotals.of(xs[:, g], ys[g], inside[g]) for g in range(len(members))]
+                )
 
-    def _residuals(self, w: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """RMSE and outlier ratio in their places of (b, 6), and the fitted scores."""
-        result = np.full((max(len(w), len(y)), len(_COEFFICIENTS)), np.nan)
-        mapped = np.broadcast_to(self.x, (1, self.x.size))
-        if self.start is not None:
-            z = (self.x - self.x.mean()) / self.x.std()
-            ends, _ = _fit_logistic(z, y, w, self.start[None], near=True)
-            mapped = _logistic4(z, ends)
-            residual = y - mapped
-            total = w.sum(axis=1)
-            result[:, 4] = np.sqrt((w * residual**2).sum(axis=1) / total)
+        def of_block(weights: FloatArray) -> FloatArray:
+            w = weights[:, cluster]
+            result, mapped = self._residuals(w, y[None])
+            parts, shares = [], []
+            for (members, _), own in zip(self._groups, prepared, strict=True):
+                xs, ys, ws = self.x[:, members], y[members], w[:, members]
+                if isinstance(own[0], _PairTotals):
+                    ry = _mid_ranks(ys, ws)
+                    raw = np.stack([_pearson(ws, values, ys) for values in xs], axis=1)
+                    spearman = [_pearson(ws, _mid_ranks(values, ws), ry) for values in xs]
+                    kendall = np.stack([totals.kendall(weights) for totals in own], axis=2)
+                    fits = self._of_fits(mapped, members, ys, raw, ws)
+                    part = [fits, raw, np.stack(spearman, axis=1), kendall]
+                else:
+                    raw, *ranked = own
+                    part = [self._of_fits(mapped, members, ys, raw), raw, *ranked]
+                parts.append(np.stack(np.broadcast_arrays(*part), axis=-1))
+                shares.append(ws.mean(axis=2))
+            return _average(result, parts, shares)
+
+        return _by_block(of_block, weights, max(1, _CACHED // y.size))
+
+    def _of_fits(
+        self,
+        mapped: list[FloatArray | None],
+        members: IntArray,
+        ys: FloatArray,
+        raw: FloatArray,
+        ws: FloatArray | None = None,
+    ) -> FloatArray:
+        """Pearson's coefficient (b, metrics, groups) of the fitted scores, where there are fits.
+
+        The direction of a decreasing fit belongs to the metric.
+        """
+        w = np.ones(1) if ws is None else ws
+        each = [
+            raw[:, i] if fit is None
+            else np.sign(self.starts[i, 1] - self.starts[i, 0]) * _pearson(w, fit[:, members], ys)
+            for i, fit in enumerate(mapped)
+        ]  # fmt: skip
+        return np.stack(np.broadcast_arrays(*each), axis=1)
+
+    def _residuals(
+        self, w: FloatArray | None, y: FloatArray
+    ) -> tuple[FloatArray, list[FloatArray | None]]:
+        """RMSE and outlier ratio in their places of (b, metrics, 6), and the fitted scores."""
+        rows = len(y) if w is None else len(w)
+        result = np.full((rows, len(self.x), len(_COEFFICIENTS)), np.nan)
+        weights = np.ones((1, y.shape[1])) if w is None else w
+        total = weights.sum(axis=1)
+        mapped: list[FloatArray | None] = []
+        for i, start in enumerate(self.starts):
+            if np.isnan(start[0]):  # residuals of the straight line
+                result[:, i, 4] = _line_rmse(self.x[i][None], y, weights)
+                mapped.append(None)
+                continue
+            z = self._standard[i]
+            fit = _logistic4(z, _fit_logistic(z, y, w, start[None], near=True)[0])
+            residual = y - fit
+            result[:, i, 4] = np.sqrt((weights * residual**2).sum(axis=1) / total)
             if self.error is not None:
                 outside = np.abs(residual) > 2 * self.error
-                result[:, 5] = (w * outside).sum(axis=1) / total
-        elif not self.fitted:  # residuals of the straight line
-            result[:, 4] = _line_rmse(self.x[None], y, w)
+                result[:, i, 5] = (weights * outside).sum(axis=1) / total
+            mapped.append(fit)
         return result, mapped
 
-    def _sign(self) -> float:
-        """Sign of the fit: the direction of a decreasing one belongs to the metric."""
-        return -1.0 if self.start is not None and self.start[0] > self.start[1] else 1.0
 
-    def _groups(self) -> list[IntArray]:
-        """Members (groups, m) of the groups, those of equal size together; all in one if none."""
-        if self.group is None:
-            return [np.arange(self.x.size)[None]]
-        order = np.argsort(self.group, kind="stable")
-        sizes = np.bincount(self.group)
-        starts = np.cumsum(sizes) - sizes
-        return [
-            order[starts[sizes == m][:, None] + np.arange(m)] for m in np.unique(sizes) if m > 1
-        ]
+def _by_block(
+    statistic: Callable[[FloatArray], FloatArray], rows: FloatArray, room: int
+) -> FloatArray:
+    """Apply to blocks of rows whose intermediate arrays stay in the cache."""
+    return np.concatenate(
+        [statistic(rows[first : first + room]) for first in range(0, len(rows), room)]
+    )
 
 
 def _average(result: FloatArray, parts: list[FloatArray], shares: list[FloatArray]) -> FloatArray:
-    """Fill in the averages over groups of coefficients (b, groups, 4) with these weights."""
+    """Fill in the averages over groups of coefficients (b, metrics, groups, 4), by these weights
+    (b, groups).
+    """  # noqa: D205
     if parts:
         b = len(result)
-        each = np.concatenate([np.broadcast_to(p, (b, *p.shape[1:])) for p in parts], axis=1)
+        each = np.concatenate([np.broadcast_to(p, (b, *p.shape[1:])) for p in parts], axis=2)
         weight = np.concatenate([np.broadcast_to(s, (b, s.shape[1])) for s in shares], axis=1)
-        weight = np.where(np.isfinite(each), weight[:, :, None], 0.0)
+        weight = np.where(np.isfinite(each), weight[:, None, :, None], 0.0)
         with np.errstate(invalid="ignore"):
-            result[:, :4] = np.where(weight > 0, each * weight, 0).sum(1) / weight.sum(1)
+            result[..., :4] = np.where(weight > 0, each * weight, 0).sum(2) / weight.sum(2)
     return result
+
+
+def _expit(values: FloatArray) -> FloatArray:
+    with np.errstate(over="ignore"):  # three times faster than scipy's
+        return np.asarray(1 / (1 + np.exp(-values)))
 
 
 def _logistic4(z: FloatArray, p: FloatArray) -> FloatArray:
     """Levels p0 (far left) and p1 (far right), centre p2, log width p3: (b, 4) -> (b, n)."""
-    s = special.expit((z - p[:, 2:3]) * np.exp(-p[:, 3:4]))
+    s = _expit((z - p[:, 2:3]) * np.exp(-p[:, 3:4]))
     return np.asarray(p[:, 0:1] + (p[:, 1:2] - p[:, 0:1]) * s)
 
 
 def _fit_logistic(
-    z: FloatArray, y: FloatArray, w: FloatArray, start: FloatArray, *, near: bool = False
+    z: FloatArray, y: FloatArray, w: FloatArray | None, start: FloatArray, *, near: bool = False
 ) -> tuple[FloatArray, FloatArray]:
-    """Weighted least squares by Levenberg–Marquardt, for a batch: parameters (b, 4), loss (b,).
+    """Least squares with weights (b, n) or none by Levenberg–Marquardt, for a batch of scores
+    (b, n): parameters (b, 4), loss (b,).
 
     From a start ``near`` the optimum of a resample, fewer steps and 4 digits will do.
-    """
-    b = max(len(start), len(y), len(w))
-    ends, losses = np.empty((b, 4)), np.empty(b)
-    step = max(1, 60_000 // z.size)  # what stays in the cache
-    for first in range(0, b, step):
-        block = slice(first, first + step)
-        rows = min(step, b - first)
-        p = np.broadcast_to(start if len(start) == 1 else start[block], (rows, 4)).copy()
-        own_y = np.broadcast_to(y if len(y) == 1 else y[block], (rows, z.size))
-        own_w = np.broadcast_to(w if len(w) == 1 else w[block], (rows, z.size))
-        ends[block], losses[block] = _fit_block(z, own_y, own_w, p, near)
-    return ends, losses
-
-
-def _fit_block(
-    z: FloatArray, y: FloatArray, w: FloatArray, p: FloatArray, near: bool
-) -> tuple[FloatArray, FloatArray]:
-    loss = (w * (y - _logistic4(z, p)) ** 2).sum(axis=1)
-    damping = np.full(len(p), 1e-6 if near else 1e-2)
+    """  # noqa: D205
+    b = max(len(start), len(y), 1 if w is None else len(w))
+    trial = np.broadcast_to(start, (b, 4))
+    y = np.broadcast_to(y, (b, z.size))
+    ends, loss = trial.copy(), np.full(b, np.inf)
+    normal, slope = np.zeros((b, 4, 4)), np.zeros((b, 4))
+    damping = np.full(b, 1e-6 if near else 1e-2)
     tolerance = 1e-6 if near else 1e-12
-    active = np.arange(len(p))
-    for _ in range(12 if near else 200):
-        own, own_y, own_w = p[active], y[active], w[active]
-        inverse = np.exp(-own[:, 3:4])
-        scaled = (z - own[:, 2:3]) * inverse
-        s = special.expit(scaled)
-        height = own[:, 1:2] - own[:, 0:1]
-        residual = own_y - own[:, 0:1] - height * s
-        bend = -height * s * (1 - s)
-        jacobian = np.stack([1 - s, s, bend * inverse, bend * scaled], axis=1)  # (b, 4, n)
-        weighted = jacobian * own_w[:, None]
-        normal = weighted @ jacobian.swapaxes(1, 2)
-        slope = (weighted @ residual[..., None])[..., 0]
-        diagonal = np.einsum("bii->bi", normal)
-        floor = 1e-9 * diagonal.max(axis=1, keepdims=True) + 1e-300
-        damped = normal + (damping[active, None] * (diagonal + floor))[:, :, None] * np.eye(4)
-        move = np.linalg.solve(damped + 1e-300 * np.eye(4), slope[..., None])[..., 0]
-        trial = own + move
-        trial[:, 3] = np.clip(trial[:, 3], -7, 7)
-        trial_loss = (own_w * (own_y - _logistic4(z, trial)) ** 2).sum(axis=1)
-        better = trial_loss < loss[active]
-        settled = np.abs(loss[active] - trial_loss) <= tolerance * loss[active]
-        p[active] = np.where(better[:, None], trial, own)
-        loss[active] = np.where(better, trial_loss, loss[active])
+    active = np.arange(b)
+    for _ in range(13 if near else 200):
+        everyone = active.size == b
+        own_y = y if everyone else y[active]
+        own_w = w if w is None or len(w) == 1 or everyone else w[active]
+        inverse = np.exp(-trial[:, 3:4])
+        scaled = (z - trial[:, 2:3]) * inverse
+        height = trial[:, 1:2] - trial[:, 0:1]
+        jacobian = np.empty((active.size, 4, z.size))
+        s = _expit(scaled)
+        jacobian[:, 1] = s
+        np.subtract(1, s, out=jacobian[:, 0])
+        bend = jacobian[:, 0] * s
+        bend *= -height
+        np.multiply(bend, inverse, out=jacobian[:, 2])
+        np.multiply(bend, scaled, out=jacobian[:, 3])
+        residual = own_y - trial[:, 0:1]
+        residual -= height * s
+        weighted = jacobian if own_w is None else jacobian * own_w[:, None]
+        squares = residual * residual if own_w is None else own_w * residual * residual
+        new = squares.sum(axis=1)
+        better = new < loss[active]
+        moved = active[better]
+        with np.errstate(invalid="ignore"):
+            settled = np.abs(loss[active] - new) <= tolerance * loss[active]
+            settled &= np.isfinite(loss[active])
         damping[active] = np.clip(
             np.where(better, damping[active] / 5, damping[active] * 4), 1e-10, 1e10
         )
+        ends[moved], loss[moved] = trial[better], new[better]
+        normal[moved] = (weighted @ jacobian.swapaxes(1, 2))[better]
+        slope[moved] = (weighted @ residual[..., None])[better, :, 0]
         active = active[~settled]
         if not active.size:
             break
-    return p, loss
+        own = normal[active]
+        diagonal = np.einsum("bii->bi", own)
+        floor = 1e-9 * diagonal.max(axis=1, keepdims=True) + 1e-300
+        own = own + (damping[active, None] * (diagonal + floor) + 1e-300)[:, :, None] * np.eye(4)
+        trial = ends[active] + np.linalg.solve(own, slope[active][..., None])[..., 0]
+        trial[:, 3] = np.clip(trial[:, 3], -7, 7)
+    return ends, loss
 
 
 def _line_rmse(x: FloatArray, y: FloatArray, w: FloatArray) -> FloatArray:
@@ -761,56 +903,109 @@ def _pearson(w: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
     return np.where((xx > tiny_x) & (yy > tiny_y), np.clip(r, -1, 1), np.nan)
 
 
-_SMALL = 24  # stimuli of a group up to which all pairs are compared
-
-
-def _rank_coefficients(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Spearman's and Kendall's (tau-b) coefficients (b, g) of x (g, m) with y (b, g, m)."""
-    m = x.shape[1]
-    if m <= _SMALL:
-        sx = np.sign(x[:, :, None] - x[:, None])
-        sy = np.sign(y[..., :, None] - y[..., None, :])
-        both = np.einsum("gij,bgij->bg", sx, sy)
-        in_x, in_y = np.abs(sx).sum(axis=(1, 2)), np.abs(sy).sum(axis=(2, 3))
-        spearman = _pearson(np.ones(1), sx.sum(axis=2), sy.sum(axis=3))
-    else:
-        found = [_sorted_coefficients(own, y[:, g]) for g, own in enumerate(x)]
-        both, in_x, in_y, spearman = (np.stack(part, axis=-1) for part in zip(*found, strict=True))
+def _correlations(x: FloatArray, y: FloatArray) -> FloatArray:
+    """Pearson's coefficients (b, k, g) of x (k, g, m) with y (b, g, m); NaN without variation."""
+    xc, yc = (v - v.mean(axis=-1, keepdims=True) for v in (x, y))
+    squares = [np.einsum("...m,...m->...", v, v) for v in (x, y, xc, yc)]
+    varied = (squares[2] > 1e-24 * squares[0]) & (squares[3] > 1e-24 * squares[1])[:, None]
+    both = np.moveaxis(np.moveaxis(yc, 1, 0) @ np.moveaxis(xc, 0, 2), 0, 2)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return spearman, np.clip(both / np.sqrt(in_x * in_y), -1, 1)
+        r = both / np.sqrt(squares[2] * squares[3][:, None])
+    return np.where(varied, np.clip(r, -1, 1), np.nan)
 
 
-def _sorted_coefficients(
-    x: FloatArray, y: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """For x (n,) and y (b, n), by sorting: (b,) each of twice the pairs concordant less
-    discordant, untied in x, and untied in y; and Spearman's coefficient.
-    """  # noqa: D205
+_CACHED = 60_000  # numbers of an array that stays in the cache
+_SMALL = 24  # stimuli of a group up to which the signs of all pairs are held
+_PACKED = 4_096  # and up to which the order of all pairs is held in bits
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """Order of values (rows, groups, m) inside each group."""
+
+    mid: FloatArray  # (rows, groups, m) mid-ranks
+    dense: IntArray  # (rows, groups, m) equal values with one rank, without gaps
+    tied: FloatArray  # (rows, groups) pairs
+
+    @classmethod
+    def of(cls, values: FloatArray) -> _Ranked:
+        m = values.shape[-1]
+        flat = values.reshape(-1, m)
+        order = np.argsort(flat, axis=1)
+        mid, dense = np.empty(flat.shape), np.empty(flat.shape, dtype=np.int64)
+        by_place, dense_by_place, tied = _ranks(np.take_along_axis(flat, order, axis=1))
+        np.put_along_axis(mid, order, by_place, axis=1)
+        np.put_along_axis(dense, order, dense_by_place, axis=1)
+        shape = values.shape
+        return cls(mid.reshape(shape), dense.reshape(shape), tied.reshape(shape[:-1]))
+
+    @cached_property
+    def signs(self) -> FloatArray:
+        """Of the differences of all pairs (rows, groups, m * m), for few members."""
+        signs = np.sign(self.dense[..., :, None] - self.dense[..., None, :])
+        return signs.reshape(*signs.shape[:2], -1).astype(float)
+
+    @cached_property
+    def bits(self) -> list[list[tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64] | None]]]:
+        """By row and group: which pairs rise and, where values are tied, which fall."""
+        return [
+            [
+                (_rising(own), _rising(-own) if tied else None)
+                for own, tied in zip(row, ties, strict=True)
+            ]
+            for row, ties in zip(self.dense, self.tied, strict=True)
+        ]
+
+
+def _rising(ranks: IntArray) -> npt.NDArray[np.uint64]:
+    """Bits (m, words): ranks[i] > ranks[j]."""
+    width = -(-ranks.size // 64) * 64
+    short = ranks.astype(np.int16 if ranks.size < 2**15 else np.int32)
+    right = np.full(width, np.iinfo(short.dtype).max, dtype=short.dtype)
+    right[: ranks.size] = short
+    return np.packbits(short[:, None] > right, axis=1).view(np.uint64)
+
+
+def _rank_coefficients(x: _Ranked, y: _Ranked) -> tuple[FloatArray, FloatArray]:
+    """Spearman's and Kendall's (tau-b) coefficients (b, k, g) of x (k, g, m) with y (b, g, m)."""
+    k, groups, m = x.mid.shape
+    pairs = m * (m - 1) / 2
+    both = np.empty((len(y.mid), k, groups))  # pairs concordant less discordant
+    if m <= _SMALL:
+        product = np.moveaxis(y.signs, 1, 0) @ np.moveaxis(x.signs, 0, 2)
+        both[:] = np.moveaxis(product, 0, 2) / 2
+    elif m <= _PACKED:
+        for row, column in np.ndindex(len(y.mid), groups):
+            rising = _rising(y.dense[row, column])
+            untied = pairs - y.tied[row, column]
+            for i in range(k):
+                up, down = x.bits[i][column]
+                alike = _common(up, rising)
+                unlike = untied - alike if down is None else _common(down, rising)
+                both[row, i, column] = alike - unlike
+    else:
+        for i, column in np.ndindex(k, groups):
+            both[:, i, column] = _concordance(x.dense[i, column], y.dense[:, column])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tau = both / np.sqrt((pairs - x.tied) * (pairs - y.tied)[:, None])
+    return _correlations(x.mid, y.mid), np.clip(tau, -1, 1)
+
+
+def _common(a: npt.NDArray[np.uint64], b: npt.NDArray[np.uint64]) -> float:
+    return float(np.bitwise_count(a & b).sum(dtype=np.int64))
+
+
+def _concordance(x: IntArray, y: IntArray) -> FloatArray:
+    """Pairs concordant less discordant (b,) of ranks x (n,) with y (b, n), by sorting."""
     n = x.size
-    first = np.argsort(x, kind="stable")
-    rank_x, dense_x, tied_x = _ranks(x[first][None])
-    dense_y, rank_y = np.empty(y.shape, dtype=np.int64), np.empty(y.shape)
-    order = np.argsort(y, axis=1)
-    mid, dense, tied_y = _ranks(np.take_along_axis(y, order, axis=1))
-    np.put_along_axis(rank_y, order, mid, axis=1)
-    np.put_along_axis(dense_y, order, dense, axis=1)
-    rank_y, dense_y = rank_y[:, first], dense_y[:, first]
-    joint = np.zeros(len(y))
-    if tied_x[0]:  # inside ties of x let y rise, so that they count as no inversion
-        key = dense_x * n + dense_y
-        within = np.argsort(key, axis=1)
-        dense_y = np.take_along_axis(dense_y, within, axis=1)
-        rank_y = np.take_along_axis(rank_y, within, axis=1)
-        joint = _ranks(np.take_along_axis(key, within, axis=1))[2]
+    key = x * n + y  # inside ties of x let y rise, so that they count as no inversion
+    order = np.argsort(key, axis=1)
+    joint = _ranks(np.take_along_axis(key, order, axis=1))[2]
+    tied_x = _ranks(np.sort(x)[None])[2]
+    tied_y = _ranks(np.sort(y, axis=1))[2]
     pairs = n * (n - 1) / 2
-    both = pairs - tied_x - tied_y + joint - 2 * _inversions(dense_y)
-    spearman = _pearson(np.ones(1), rank_x, rank_y)
-    return (
-        2 * both,
-        np.broadcast_to(2 * (pairs - tied_x), both.shape),
-        2 * (pairs - tied_y),
-        spearman,
-    )
+    inversions = _inversions(np.take_along_axis(y, order, axis=1))
+    return np.asarray(pairs - tied_x - tied_y + joint - 2 * inversions)
 
 
 def _ranks(ordered: npt.NDArray[Any]) -> tuple[FloatArray, IntArray, FloatArray]:
@@ -818,11 +1013,13 @@ def _ranks(ordered: npt.NDArray[Any]) -> tuple[FloatArray, IntArray, FloatArray]
     b, n = ordered.shape
     new = np.ones((b, n), dtype=bool)
     new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    dense = new.cumsum(axis=1, dtype=np.int64) - 1
     starts = np.flatnonzero(new)  # of runs of ties, row after row
+    if starts.size == b * n:
+        return dense.astype(float), dense, np.zeros(b)
     lengths = np.diff(np.append(starts, b * n))
     middle = starts % n + (lengths - 1) / 2
     tied = np.bincount(starts // n, lengths * (lengths - 1) / 2, minlength=b).astype(float)
-    dense = new.cumsum(axis=1, dtype=np.int64) - 1
     return np.repeat(middle, lengths).reshape(b, n), dense, tied
 
 
@@ -862,28 +1059,59 @@ def _inversions(ranks: IntArray) -> FloatArray:
 
 
 def _mid_ranks(values: FloatArray, w: FloatArray) -> FloatArray:
-    """Weighted mid-ranks (b, n) of the values (n,)."""
-    distinct, inverse = np.unique(values, return_inverse=True)
-    order = np.argsort(inverse, kind="stable")
-    mass = np.add.reduceat(w[:, order], np.searchsorted(inverse[order], np.arange(distinct.size)),
-                           axis=1)  # fmt: skip
-    return np.asarray((mass.cumsum(axis=1) - mass / 2)[:, inverse])
+    """Weighted mid-ranks (b, g, m) of values (g, m) under weights (b, g, m)."""
+    ranks = np.empty(w.shape)
+    for g, own in enumerate(values):
+        distinct, inverse = np.unique(own, return_inverse=True)
+        order = np.argsort(inverse, kind="stable")
+        mass = w[:, g, order]
+        if distinct.size < own.size:
+            starts = np.searchsorted(inverse[order], np.arange(distinct.size))
+            mass = np.add.reduceat(mass, starts, axis=1)
+        ranks[:, g] = (mass.cumsum(axis=1) - mass / 2)[:, inverse]
+    return ranks
 
 
-def _kendall(w: FloatArray, cluster: IntArray, x: FloatArray, y: FloatArray) -> FloatArray:
-    """Weighted tau-b (b,) for weights (b, clusters): concordant less discordant pairs over pairs
-    untied in x and in y.
-    """  # noqa: D205
-    used, local = np.unique(cluster, return_inverse=True)
-    members = cluster_sums(np.arange(x.size), x.size, local, used.size)  # (n, clusters)
-    sums = [np.zeros((used.size, used.size)) for _ in range(3)]
-    step = max(1, int(2e6 // x.size))
-    for first in range(0, x.size, step):
-        block = slice(first, first + step)
-        sx, sy = (np.sign(v[block, None] - v) for v in (x, y))
-        for total, signs in zip(sums, (sx * sy, np.abs(sx), np.abs(sy)), strict=True):
-            total += members[block].T @ (members.T @ signs.T).T
-    own = w[:, used]
-    both, in_x, in_y = (((own @ total) * own).sum(axis=1) for total in sums)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.clip(both / np.sqrt(in_x * in_y), -1, 1)
+@dataclass(frozen=True)
+class _PairTotals:
+    """Pairs of stimuli (i before j, and j before i) summed by the clusters of i and of j."""
+
+    used: IntArray  # (c,) clusters
+    both: FloatArray  # (metrics, c, c) concordant less discordant
+    in_x: FloatArray  # (metrics, c, c) untied
+    in_y: FloatArray  # (c, c) untied
+
+    @classmethod
+    def of(cls, x: FloatArray, y: FloatArray, cluster: IntArray) -> _PairTotals:
+        """Sum up for metrics (metrics, n) and scores (n,) with clusters (n,)."""
+        used, local = np.unique(cluster, return_inverse=True)
+        members = cluster_sums(np.arange(y.size), y.size, local, used.size)  # (n, c)
+        both, in_x = np.zeros((2, len(x), used.size, used.size))
+        in_y = np.zeros((used.size, used.size))
+        step = max(1, int(2e6 // y.size))
+        for first in range(0, y.size, step):
+            block = slice(first, first + step)
+
+            def add(total: FloatArray, signs: FloatArray, own: Any = members[block].T) -> None:
+                total += own @ (members.T @ signs.T).T
+
+            sy = np.sign(y[block, None] - y)
+            add(in_y, np.abs(sy))
+            for i, values in enumerate(x):
+                sx = np.sign(values[block, None] - values)
+                add(both[i], sx * sy)
+                add(in_x[i], np.abs(sx))
+        return cls(used, both, in_x, in_y)
+
+    def kendall(self, weights: FloatArray) -> FloatArray:
+        """Weighted tau-b (b, metrics) for weights (b, clusters): concordant less discordant pairs
+        over pairs untied in x and in y.
+        """  # noqa: D205
+        own = weights[:, self.used]
+        in_y = np.einsum("bc,bc->b", own @ self.in_y, own)
+        both, in_x = (
+            np.stack([np.einsum("bc,bc->b", own @ total, own) for total in totals], axis=1)
+            for totals in (self.both, self.in_x)
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.clip(both / np.sqrt(in_x * in_y[:, None]), -1, 1)

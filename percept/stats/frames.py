@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from percept.errors import InputError
 
@@ -67,26 +69,57 @@ def all_kinds(frame: pd.DataFrame, required: Sequence[str]) -> pd.DataFrame:
     return rows.assign(kind=rows["_kind"]).drop(columns="_kind")
 
 
+def weights_of(rows: pd.DataFrame, weights: pd.Series | None) -> npt.NDArray[np.float64]:
+    """Look up the sampling weight of each row (n,) by its content; 1 where there is none."""
+    if weights is None or "content" not in rows.columns:
+        return np.ones(len(rows))
+    found = rows["content"].map(weights).to_numpy(dtype=float, na_value=np.nan)
+    if (found < 0).any() or np.isinf(found).any():
+        raise InputError("Weights must be finite and not negative", key="weights")
+    return np.where(np.isnan(found), 1.0, found)
+
+
 def codes_of(values: object) -> tuple[IntArray, npt.NDArray[np.object_]]:
     """Integer codes (n,) and their sorted labels (k,); a missing label is code -1."""
     # A Series stays one: factorising Arrow strings is ten times faster than objects.
-    codes, labels = pd.factorize(values if isinstance(values, pd.Series) else pd.Series(values),
-                                 sort=True)  # fmt: skip
-    return codes.astype(np.int64), np.asarray(labels, dtype=object)
+    column = values if isinstance(values, pd.Series) else pd.Series(values)
+    part, spread = _without_repeats(column)
+    codes, labels = pd.factorize(part, sort=True)
+    return spread(codes.astype(np.int64)), np.asarray(labels, dtype=object)
+
+
+def _without_repeats(column: pd.Series) -> tuple[pd.Series, Callable[[IntArray], IntArray]]:
+    """Rows that stand for all rows (n,), and what spreads their codes over those.
+
+    Long tables mostly list one observer after the other, and often the same units for each: Arrow
+    strings in long runs, or in one block over and over, are recognised by comparing neighbours,
+    which costs much less than hashing every row.
+    """
+    n = len(column)
+    if n < 10_000 or getattr(column.dtype, "storage", None) != "pyarrow":
+        return column, lambda codes: codes
+    text = pa.array(column)
+    text = text.combine_chunks() if isinstance(text, pa.ChunkedArray) else text
+    if not text.null_count:
+        block = pc.index(text.slice(1, n // 2), text[0]).as_py() + 1
+        if block == 1 and len(pc.run_end_encode(text.slice(0, 1_000)).values) < 100:
+            ends = pc.run_end_encode(text).run_ends.to_numpy()
+            return column.iloc[ends - 1], lambda codes: np.repeat(codes, np.diff(ends, prepend=0))
+        if block > 1 and text.slice(block).equals(text.slice(0, n - block)):
+            return column.iloc[:block], lambda codes: np.resize(codes, n)
+    return column, lambda codes: codes
 
 
 def common_codes(
     *columns: pd.Series,
-) -> tuple[tuple[IntArray, ...], npt.NDArray[np.object_]]:
-    """Integer codes of several columns for the sorted labels of them all; missing is -1."""
+) -> tuple[tuple[IntArray, ...], tuple[IntArray, ...], npt.NDArray[np.object_]]:
+    """Codes (n,) of each column, where each code's label stands among the sorted labels of all
+    columns, and those labels (k,); a missing label is code -1.
+    """  # noqa: D205
     each = [pd.factorize(column) for column in columns]
     place, labels = codes_of(pd.concat([pd.Series(own) for _, own in each]))
-    found, start = [], 0
-    for codes, own in each:
-        table = np.append(place[start : start + len(own)], -1)  # -1 stays -1
-        found.append(table[codes])
-        start += len(own)
-    return tuple(found), labels
+    ends = np.cumsum([len(own) for _, own in each])
+    return tuple(codes for codes, _ in each), tuple(np.split(place, ends[:-1])), labels
 
 
 def distinct_codes(codes: IntArray, size: int) -> tuple[IntArray, IntArray]:

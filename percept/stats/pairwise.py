@@ -8,7 +8,7 @@ for one data set or for a whole batch of reweighted ones at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -42,7 +42,6 @@ from percept.stats.frames import (
     codes_of,
     common_codes,
     counted_rows,
-    distinct_codes,
 )
 
 Ties = Literal["davidson", "rao-kupper", "half", "drop"]
@@ -156,8 +155,6 @@ class Scale:
     covariance: FloatArray
     low: FloatArray
     high: FloatArray
-    rank_low: IntArray
-    rank_high: IntArray
     tie_parameter: float
     side_effect: float
     side_effect_low: float
@@ -175,6 +172,20 @@ class Scale:
     degrees_of_freedom: FloatArray
     jod_unit: float
     ties: Ties
+
+    @cached_property
+    def _rank_range(self) -> tuple[IntArray, IntArray]:
+        return _ranks(self.score, self.covariance, self.degrees_of_freedom, self.confidence)
+
+    @property
+    def rank_low(self) -> IntArray:
+        """Best rank of each item that the data cannot exclude (k,)."""
+        return self._rank_range[0]
+
+    @property
+    def rank_high(self) -> IntArray:
+        """Worst rank of each item that the data cannot exclude (k,)."""
+        return self._rank_range[1]
 
     def _index(self, item: Any) -> int:
         if item not in self.items:
@@ -254,8 +265,9 @@ class _Votes:
     left: IntArray  # (p,)
     right: IntArray  # (p,)
     counts: FloatArray  # (p, 3): left, tie, right
-    answer: IntArray  # (n,) what each row says
-    column_of: IntArray  # by answer: cell * 3 + outcome
+    codes: tuple[IntArray, ...]  # (n,) of each row: left, right, answer
+    means: tuple[IntArray, ...]  # by code: item, item, outcome
+    sides: bool  # whether the order in a pair says the side
     weight: FloatArray  # (n,) votes that a row stands for
     clusters: Clusters
     n_ties: float
@@ -265,7 +277,21 @@ class _Votes:
     @cached_property
     def column(self) -> IntArray:
         """Cell * 3 + outcome of each row (n,)."""
-        return self.column_of[self.answer]
+        pair, outcome = _pair_codes(self.codes, self.means, len(self.items), self.sides)
+        present = self.left * len(self.items) + self.right
+        return np.searchsorted(present, pair) * 3 + outcome
+
+
+def _pair_codes(
+    codes: tuple[IntArray, ...], means: tuple[IntArray, ...], k: int, sides: bool
+) -> tuple[IntArray, IntArray]:
+    """One number for each row's pair (n,), left * k + right, and its outcome (n,)."""
+    left, right, outcome = (mean[code] for mean, code in zip(means, codes, strict=True))
+    if not sides:
+        swap = left > right
+        left, right = np.where(swap, right, left), np.where(swap, left, right)
+        outcome = np.where(swap, 2 - outcome, outcome)
+    return left * k + right, outcome
 
 
 def _votes_of_counts(pairs: PairCounts, cluster: object) -> _Votes:
@@ -273,10 +299,11 @@ def _votes_of_counts(pairs: PairCounts, cluster: object) -> _Votes:
     left, right = np.nonzero(np.triu(wins + wins.T + ties, 1))
     counts = np.stack([wins[left, right], ties[left, right], wins[right, left]], axis=1)
     warnings = ("counts hold no observer or content: votes are taken as independent",)
+    same, outcomes = np.arange(len(wins)), np.arange(3)
     return _Votes(
         tuple(pairs.items or ()), left.astype(np.int64), right.astype(np.int64), counts,
-        np.arange(counts.size), np.arange(counts.size), counts.ravel(), Clusters(),
-        float(counts[:, 1].sum()), 0.0,
+        (np.repeat(left, 3), np.repeat(right, 3), np.tile(outcomes, left.size)),
+        (same, same, outcomes), True, counts.ravel(), Clusters(), float(counts[:, 1].sum()), 0.0,
         warnings if cluster else (),
     )  # fmt: skip
 
@@ -286,66 +313,96 @@ def votes_of_frame(
 ) -> _Votes:
     """Count the votes of a tidy frame; without ``sides`` a pair has one order only."""
     rows = counted_rows(frame, ("left", "right", "choice"))
-    codes, label = pd.factorize(rows["choice"])
+    said, label = _answers(rows["choice"])
     unknown = sorted(set(map(str, label)) - {*_OUTCOMES, "skip"})
-    if unknown or (codes < 0).any():
+    if unknown or said.min(initial=0) < 0:
         raise InputError(
             "Unknown answer",
             column="choice",
             value=unknown[0] if unknown else None,
             remedy="Answers are left, right, tie and skip",
         )
-    outcome = np.array([_OUTCOMES.get(str(name), -1) for name in label], dtype=np.int64)[codes]
-    weight, counted = np.ones(len(rows)), "count" in rows.columns
-    if counted:
-        weight = rows["count"].to_numpy(dtype=float)
-        if not np.isfinite(weight).all() or (weight < 0).any():
-            raise InputError("Counts must be finite and not negative", column="count")
+    outcome_of = np.array([_OUTCOMES.get(str(name), -1) for name in label], dtype=np.int64)
+    counted = "count" in rows.columns
+    weight = rows["count"].to_numpy(dtype=float) if counted else np.ones(1)
+    if not np.isfinite(weight).all() or (weight < 0).any():
+        raise InputError("Counts must be finite and not negative", column="count")
     n_skipped = 0.0
-    if counted or "skip" in label:
-        n_skipped = float(weight[outcome < 0].sum())
-        used = (outcome >= 0) & (weight > 0)
-        rows, outcome, weight = rows[used], outcome[used], weight[used]
-    (left, right), items = common_codes(rows["left"], rows["right"])
+    if counted or (outcome_of < 0).any():
+        skipped = (outcome_of < 0)[said]
+        n_skipped = float(np.broadcast_to(weight, said.shape)[skipped].sum())
+        used = ~skipped & (weight > 0)
+        rows, said = rows[used], said[used]
+        weight = weight[used] if counted else weight
+    (left, right), places, items = common_codes(rows["left"], rows["right"])
     if min(left.min(initial=0), right.min(initial=0)) < 0:
         raise InputError("A side of a comparison has no condition", column="left, right")
-    k = len(items)
-    answer = left * k
-    for part, factor in ((right, 3), (outcome, 1)):
-        answer += part
-        answer *= factor
-    size = 3 * k * k
-    if size > 4 * answer.size + 1_000_000:
-        first, answer = np.unique(answer, return_inverse=True)
-        place, size = np.arange(first.size), first.size
-        tally = np.bincount(answer, weight, minlength=size)
-    else:  # a table over all that could be answered beats sorting
-        tally = np.bincount(answer, weight if counted else None, minlength=size)
-        first = place = np.flatnonzero(tally)
-    # What was answered at least once, as (left, right, outcome).
-    pair, outcome = first // 3, first % 3
-    left, right = pair // max(k, 1), pair % max(k, 1)
-    if (left == right).any():
+    codes, means = (left, right, said), (*places, outcome_of)
+    k, weights = len(items), weight if counted else None
+    if 3 * k * k <= 4 * said.size + 1_000_000:
+        # A table over all that could be answered beats sorting; labels are sorted on the table.
+        shape = tuple(part.size for part in means)
+        answer = np.multiply(left, shape[1])
+        answer += right
+        answer *= shape[2]
+        answer += said
+        size = shape[0] * shape[1] * shape[2]
+        table = np.bincount(answer, weights, minlength=size).reshape(shape)
+        by_outcome: list[Any] = [None, None, None]
+        for code, outcome in enumerate(outcome_of):
+            if outcome >= 0:
+                by_outcome[outcome] = np.zeros((k, k))
+                by_outcome[outcome][np.ix_(*places)] = table[:, :, code]
+        won, tied, lost = by_outcome
+        if not sides:
+            won = _sum(won, None if lost is None else lost.T)
+            tied = _sum(tied, None if tied is None else tied.T)
+            lost = None if won is None else won.T
+        total = _sum(_sum(won, lost), tied)
+        cells = np.flatnonzero(0 if total is None else total if sides else np.triu(total))
+        first, second = np.divmod(cells, max(k, 1))
+        counts = np.zeros((3, cells.size))
+        for row, own in zip(counts, (won, tied, lost), strict=True):
+            if own is not None:
+                row[:] = own[first, second]
+        counts = counts.T
+    else:
+        pair, outcome = _pair_codes(codes, means, k, sides)
+        cells, cell = np.unique(pair, return_inverse=True)
+        tally = np.bincount(cell * 3 + outcome, weights, minlength=3 * cells.size)
+        counts = tally.reshape(-1, 3).astype(float)
+        first, second = np.divmod(cells, max(k, 1))
+    if (first == second).any():
         raise InputError(
             "A condition is compared with itself",
             column="left, right",
-            value=items[left[left == right][0]],
+            value=items[first[first == second][0]],
             remedy="Mark identical pairs with kind = 'identical'",
         )
-    if not sides:
-        swap = left > right
-        left, right = np.where(swap, right, left), np.where(swap, left, right)
-        outcome = np.where(swap, 2 - outcome, outcome)
-    present, cell = distinct_codes(left * k + right, k * k)
-    column_of = np.zeros(size, dtype=np.int64)
-    column_of[place] = cell * 3 + outcome
-    by_column = np.bincount(column_of[place], tally[place], minlength=3 * present.size)
-    counts = np.asarray(by_column, dtype=float).reshape(-1, 3)
     groups = clusters_of(rows, cluster)
     return _Votes(
-        tuple(items.tolist()), present // max(k, 1), present % max(k, 1), counts, answer,
-        column_of, weight, groups, float(counts[:, 1].sum()), n_skipped, groups.warnings,
+        tuple(items.tolist()), first, second, counts, codes, means, sides,
+        np.broadcast_to(weight, said.shape), groups, float(counts[:, 1].sum()), n_skipped,
+        groups.warnings,
     )  # fmt: skip
+
+
+def _sum(a: FloatArray | None, b: FloatArray | None) -> FloatArray | None:
+    """Sum of two tables, of which None is empty."""
+    return b if a is None else a if b is None else a + b
+
+
+def _answers(choice: pd.Series) -> tuple[IntArray, Any]:
+    """Code of each answer (n,), -1 where it is missing, and the answers of the codes."""
+    if isinstance(choice.dtype, pd.StringDtype):  # two comparisons cost less than hashing
+        compared = [choice == side for side in ("left", "right")]
+        left, right = (
+            own.to_numpy() if own.dtype == bool else own.to_numpy(bool, na_value=False)
+            for own in compared
+        )
+        if (left | right).all():
+            return right.astype(np.int64), ("left", "right")
+    return pd.factorize(choice)
 
 
 # -- likelihoods: counts (..., p, 3), differences (..., p), tie parameter (..., 1) ----------------
@@ -364,12 +421,12 @@ class _Terms:
 
 
 def _logistic(n: FloatArray, d: FloatArray, tie: FloatArray | None) -> _Terms:
+    up, total = n[..., 0], n[..., 0] + n[..., 2]
     t = np.exp(-np.abs(d))
     lead = 1 / (1 + t)
-    p = np.where(d >= 0, lead, 1 - lead)
-    total = n[..., 0] + n[..., 2]
-    value = n[..., 0] * np.minimum(d, 0) - n[..., 2] * np.maximum(d, 0) + total * np.log(lead)
-    return _Terms(value, n[..., 0] - total * p, total * t * lead**2)
+    p = 0.5 + np.copysign(lead - 0.5, d)
+    value = up * d + total * (np.log(lead) - np.maximum(d, 0))
+    return _Terms(value, up - total * p, total * lead * (1 - lead))
 
 
 def _normal(n: FloatArray, d: FloatArray, tie: FloatArray | None) -> _Terms:
@@ -422,6 +479,17 @@ def _rao_kupper(n: FloatArray, d: FloatArray, tie: FloatArray | None) -> _Terms:
     )
 
 
+def _joined(parts: list[_Terms]) -> _Terms:
+    """Terms of consecutive cells as one."""
+    if len(parts) == 1:
+        return parts[0]
+    joined: dict[str, Any] = {}
+    for own in fields(_Terms):
+        each = [getattr(part, own.name) for part in parts]
+        joined[own.name] = None if each[0] is None else np.concatenate(each, axis=-1)
+    return _Terms(**joined)
+
+
 # -- Newton -------------------------------------------------------------------------------------
 
 
@@ -437,20 +505,26 @@ class _Model:
     tie: bool
     block: IntArray  # (k,) component of each item; strengths have mean 0 in each
     penalty: float
-    incidence: sparse.csr_matrix = field(init=False)
+    incidence: sparse.csr_matrix = field(init=False)  # (p, k + side)
 
     def __post_init__(self) -> None:
         p = len(self.left)
-        columns = np.concatenate([self.left, self.right])
-        rows = np.tile(np.arange(p), 2)
-        signs = np.repeat([1.0, -1.0], p)
-        width = self.k + self.side
-        if self.side:
-            columns = np.concatenate([columns, np.full(p, self.k)])
-            rows = np.concatenate([rows, np.arange(p)])
-            signs = np.concatenate([signs, np.ones(p)])
-        matrix = sparse.coo_matrix((signs, (rows, columns)), shape=(p, width)).tocsr()
+        side = [np.full(p, self.k)] if self.side else []
+        columns = np.stack([self.left, self.right, *side], axis=1)
+        signs = np.tile([1.0, -1.0, 1.0][: columns.shape[1]], p)
+        rows = np.arange(0, columns.size + 1, columns.shape[1])
+        matrix = sparse.csr_matrix((signs, columns.ravel(), rows), shape=(p, self.k + self.side))
         object.__setattr__(self, "incidence", matrix)
+
+    @cached_property
+    def met(self) -> sparse.csr_matrix:
+        """1 where an item is in a pair (p, k)."""
+        return abs(self.incidence[:, : self.k])
+
+    @cached_property
+    def cell(self) -> IntArray:
+        """Where each pair stands in a flattened information matrix (p,)."""
+        return self.left * self.size + self.right
 
     @property
     def size(self) -> int:
@@ -459,7 +533,14 @@ class _Model:
     def evaluate(self, counts: FloatArray, beta: FloatArray) -> tuple[FloatArray, _Terms]:
         """Penalised log-likelihood (b,) and its terms, for counts (b, p, 3) and beta (b, size)."""
         d = (self.incidence @ beta[:, : self.k + self.side].T).T
-        t = self.terms(counts, d, beta[:, -1:] if self.tie else None)
+        tie = beta[:, -1:] if self.tie else None
+        room = max(1, 16_384 // len(beta))  # cells whose terms stay in the cache
+        t = _joined(
+            [
+                self.terms(counts[:, first : first + room], d[:, first : first + room], tie)
+                for first in range(0, max(d.shape[1], 1), room)
+            ]
+        )
         strengths = beta[:, : self.k]
         return t.value.sum(axis=-1) - self.penalty * (strengths**2).sum(axis=-1), t
 
@@ -475,18 +556,17 @@ class _Model:
         """Negative Hessian (b, size, size), made regular along the free origins."""
         b, k = len(t.h), self.k
         info = np.zeros((b, self.size, self.size))
-        info[:, self.left, self.right] -= t.h  # an ordered pair is one cell only
-        info += np.swapaxes(info, 1, 2)
-        diagonal = np.arange(k)
-        absolute = abs(self.incidence[:, :k])
-        info[:, diagonal, diagonal] = (absolute.T @ t.h.T).T + 2 * self.penalty
         blocks = np.unique(self.block)
         if len(blocks) == 1:
-            info[:, :k, :k] += 1 / k
+            info[:, :k, :k] = 0.5 / k
         else:
             for block in blocks:
                 members = np.flatnonzero(self.block == block)
-                info[:, members[:, None], members] += 1 / members.size
+                info[:, members[:, None], members] = 0.5 / members.size
+        info.reshape(b, -1)[:, self.cell] -= t.h  # an ordered pair is one cell only
+        info = info + np.swapaxes(info, 1, 2)
+        diagonal = np.arange(k)
+        info[:, diagonal, diagonal] += (self.met.T @ t.h.T).T + 2 * self.penalty
         if self.side:
             info[:, k, :k] = info[:, :k, k] = (self.incidence[:, :k].T @ t.h.T).T
             info[:, k, k] = t.h.sum(axis=-1)
@@ -501,10 +581,18 @@ class _Model:
     ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
         """Maximise for every data set of the batch: (beta, log-likelihood, converged)."""
         beta = np.broadcast_to(start, (len(counts), self.size)).copy()
+        # Each outcome side by side in memory.
+        counts = np.moveaxis(np.ascontiguousarray(np.moveaxis(counts, -1, 0)), 0, -1)
         value, terms = self.evaluate(counts, beta)
         active = np.ones(len(counts), dtype=bool)
+        solve, strayed = self._solver(terms), 0.0
         for _ in range(_ITERATIONS):
-            step = self._step(terms, beta)
+            step = self._limited(solve(self.gradient(terms, beta)))
+            size = np.abs(step).max(axis=-1)
+            strayed = max(strayed, float(size.max()))
+            active = size * strayed > 1e-10  # of which order the next error is
+            if not active.any():
+                return beta + step, value, ~active
             length = np.ones(len(beta))
             for _ in range(40):
                 trial = beta + length[:, None] * step
@@ -514,33 +602,46 @@ class _Model:
                     break
                 length = np.where(worse, length / 2, length)
             beta, value, terms = trial, new, new_terms
-            active = np.abs(step).max(axis=-1) > 1e-6  # the next error is of order 1e-12
-            if not active.any():
-                break
+            if strayed > 0.02 or len(beta) > 1:  # near the optimum the old curvature will do
+                solve, strayed = self._solver(terms), 0.0
         return beta, value, ~active
 
-    def _step(self, terms: _Terms, beta: FloatArray) -> FloatArray:
-        info, g = self.information(terms), self.gradient(terms, beta)
-        try:
-            if len(info) == 1:  # half the work of a general solution
-                factor = linalg.cho_factor(info[0], check_finite=False)
-                step = linalg.cho_solve(factor, g[0], check_finite=False)[None]
-            else:
-                step = np.linalg.solve(info, g[..., None])[..., 0]
+    def _solver(self, terms: _Terms) -> Callable[[FloatArray], FloatArray]:
+        """Return the function that takes gradients (b, size) to Newton's steps."""
+        info = self.information(terms)
+        if len(info) > 1:
+            return lambda g: _solve(info, g)
+        try:  # half the work of a general solution; LAPACK counts by columns
+            factor = linalg.cho_factor(info[0].T, lower=True, overwrite_a=True, check_finite=False)
         except np.linalg.LinAlgError:
-            ridge = 1e-8 * np.einsum("bii->b", info)[:, None, None] * np.eye(self.size)
-            step = np.linalg.solve(info + ridge + 1e-300 * np.eye(self.size), g[..., None])[..., 0]
+            info = self.information(terms)
+            return lambda g: _solve(info, g)
+        return lambda g: linalg.cho_solve(factor, g[0], check_finite=False)[None]
+
+    @staticmethod
+    def _limited(step: FloatArray) -> FloatArray:
         largest = np.abs(step).max(axis=-1, keepdims=True)
         return np.asarray(step * np.minimum(1, 5 / np.maximum(largest, 1e-300)))
 
     def centred(self, matrix: FloatArray) -> FloatArray:
         """Rows and columns of strengths less their mean over each component."""
         result = matrix.copy()
-        for block in np.unique(self.block):
-            members = np.flatnonzero(self.block == block)
+        blocks = np.unique(self.block)
+        for block in blocks:
+            one = len(blocks) == 1  # a slice needs no copy
+            members = slice(0, self.k) if one else np.flatnonzero(self.block == block)
             result[members] -= result[members].mean(axis=0)
             result[:, members] -= result[:, members].mean(axis=1, keepdims=True)
         return result
+
+
+def _solve(info: FloatArray, g: FloatArray) -> FloatArray:
+    try:
+        return np.asarray(np.linalg.solve(info, g[..., None])[..., 0])
+    except np.linalg.LinAlgError:
+        size = info.shape[-1]
+        ridge = 1e-8 * np.einsum("bii->b", info)[:, None, None] + 1e-300
+        return np.asarray(np.linalg.solve(info + ridge * np.eye(size), g[..., None])[..., 0])
 
 
 # -- public -------------------------------------------------------------------------------------
@@ -555,6 +656,7 @@ def bradley_terry(
     n_boot: int = 0,
     confidence: float = 0.95,
     penalty: float = 0.0,
+    intervals: bool = True,
     rng: np.random.Generator | None = None,
 ) -> Scale:
     """Scale items by Bradley & Terry's model: P(i over j) = 1 / (1 + exp(score_j - score_i)).
@@ -582,6 +684,8 @@ def bradley_terry(
         Optional ridge: this times the sum of squared scores is taken from the log-likelihood
         (as in choix). It makes never-beaten items and separate components finite, by decree:
         the result says so.
+    intervals : bool
+        False: scores only, without covariance, intervals and ranks, for speed.
     rng : Generator, keyword-only
         For ``n_boot``.
 
@@ -602,7 +706,8 @@ def bradley_terry(
     Newton's method on counts (Hunter 2004 discusses existence and uniqueness). Two-way
     covariance: Cameron, Gelbach & Miller (2011), G/(G-1) for each dimension, Student's t.
     """
-    return _scale(comparisons, False, ties, side_effect, cluster, n_boot, confidence, penalty, rng)
+    return _scale(comparisons, False, ties, side_effect, cluster, n_boot, confidence, penalty,
+                  intervals, rng)  # fmt: skip
 
 
 def thurstone_case_v(
@@ -614,6 +719,7 @@ def thurstone_case_v(
     n_boot: int = 0,
     confidence: float = 0.95,
     penalty: float = 0.0,
+    intervals: bool = True,
     rng: np.random.Generator | None = None,
 ) -> Scale:
     """Scale items by Thurstone's Case V: P(i over j) = Phi(score_i - score_j).
@@ -625,7 +731,8 @@ def thurstone_case_v(
     if ties not in ("half", "drop"):
         raise InputError("Thurstone's model has no ties", key="ties", value=ties,
                          remedy='Use "half" or "drop"')  # fmt: skip
-    return _scale(comparisons, True, ties, side_effect, cluster, n_boot, confidence, penalty, rng)
+    return _scale(comparisons, True, ties, side_effect, cluster, n_boot, confidence, penalty,
+                  intervals, rng)  # fmt: skip
 
 
 def scale_by(
@@ -669,6 +776,7 @@ def _scale(
     n_boot: int,
     confidence: float,
     penalty: float,
+    intervals: bool,
     rng: np.random.Generator | None,
 ) -> Scale:
     check_confidence(confidence)
@@ -682,7 +790,7 @@ def _scale(
             raise InputError("Counts by pair do not say which side won", key="side_effect")
         votes = _votes_of_counts(comparisons, cluster)
     else:
-        votes = votes_of_frame(comparisons, cluster, sides=side_effect)
+        votes = votes_of_frame(comparisons, cluster if intervals else None, sides=side_effect)
     k = len(votes.items)
     warnings = list(votes.warnings)
 
@@ -694,8 +802,8 @@ def _scale(
             warnings.append("ties count as half a win for each, which shrinks the scale")
     elif ties == "drop":
         treat[1] = 0.0
-    counts = votes.counts @ treat
     modelled = ties in ("davidson", "rao-kupper")
+    counts = votes.counts if modelled else votes.counts @ treat
     tie = modelled and votes.n_ties > 0
     decided = counts[:, [0, 2]].sum()
 
@@ -716,9 +824,8 @@ def _scale(
     if side_effect:
         method += ", side effect"
     covered = f"bootstrap, {n_boot} resamples" if n_boot and votes.clusters.sizes else "sandwich"
-    method += "; intervals for " + (
-        f"{votes.clusters.speaks_of} ({covered})" if votes.clusters.sizes else "independent votes"
-    )
+    spoken_of = f"{votes.clusters.speaks_of} ({covered})" if votes.clusters.sizes else None
+    method += f"; intervals for {spoken_of or 'independent votes'}" if intervals else ""
 
     unit = JOD_NORMAL if normal else JOD_LOGISTIC
     score = np.full(k, np.nan)
@@ -726,7 +833,7 @@ def _scale(
     side_value = tie_value = np.nan
     likelihood, converged = 0.0, True
     side_half = np.nan
-    degrees = np.full((k, k), np.inf)
+    degrees = np.broadcast_to(np.inf, (k, k))
     if inside.any():
         terms = _normal if normal else _logistic
         if tie:
@@ -750,17 +857,19 @@ def _scale(
             if not converged:
                 warnings.append("Newton's method did not converge")
             score[estimable] = beta[0, :k][estimable]
-            variances, freedom = _variances(model, votes, inside, treat, beta, n_boot, generator)
-            degrees = freedom[:k, :k]
-            # Mean-0 scores whose differences have these variances (Gower 1966).
-            covariance = -0.5 * model.centred(variances[:k, :k])
-            covariance[block[:, None] != block] = np.nan
-            covariance[~estimable] = np.nan
+            if intervals:
+                covariance, side_variance, freedom = _covariance(
+                    model, votes, inside, treat, beta, n_boot, generator
+                )
+                degrees = freedom[:k, :k]
+                if len(np.unique(block)) > 1:
+                    covariance[block[:, None] != block] = np.nan
+                covariance[~estimable] = np.nan
+                side_half = float(
+                    critical_value(confidence, freedom[-1, -1]) * np.sqrt(side_variance)
+                )
             if side_effect:
                 side_value = float(beta[0, k])
-                side_half = float(
-                    critical_value(confidence, freedom[k, k]) * np.sqrt(variances[k, k])
-                )
             if tie:
                 tie_value = float(np.exp(beta[0, -1]))
         if modelled and not tie:
@@ -768,7 +877,6 @@ def _scale(
     half = critical_value(confidence, np.diagonal(degrees)) * np.sqrt(
         np.maximum(np.diagonal(covariance), 0)
     )
-    rank_low, rank_high = _ranks(score, covariance, degrees, confidence)
     return Scale(
         items=votes.items,
         score=score,
@@ -776,8 +884,6 @@ def _scale(
         covariance=covariance,
         low=score - half,
         high=score + half,
-        rank_low=rank_low,
-        rank_high=rank_high,
         tie_parameter=tie_value,
         side_effect=side_value,
         side_effect_low=side_value - side_half,
@@ -801,6 +907,12 @@ def _scale(
 def _components(counts: FloatArray, votes: _Votes, k: int) -> IntArray:
     """Strongly connected components of "i was preferred to, or tied with, j" (Ford 1957)."""
     forward, backward = counts[:, 0] + counts[:, 1] > 0, counts[:, 2] + counts[:, 1] > 0
+    if 0 < k * k <= 16 * len(counts):  # a full table: mostly all is connected, and soon seen to be
+        beat = np.zeros((k, k), dtype=bool)
+        beat[votes.left, votes.right] = forward
+        beat[votes.right, votes.left] |= backward
+        if _reaches_all(beat) and _reaches_all(beat.T):
+            return np.zeros(k, dtype=np.int64)
     rows = np.concatenate([votes.left[forward], votes.right[backward]])
     columns = np.concatenate([votes.right[forward], votes.left[backward]])
     graph = sparse.coo_matrix((np.ones(rows.size), (rows, columns)), shape=(k, k))
@@ -809,6 +921,16 @@ def _components(counts: FloatArray, votes: _Votes, k: int) -> IntArray:
     _, first = np.unique(labels, return_index=True)
     order = np.argsort(np.argsort(first))
     return order[labels].astype(np.int64)
+
+
+def _reaches_all(follows: npt.NDArray[np.bool_]) -> bool:
+    """Whether the first item leads to all others, step by step."""
+    reached = np.zeros(len(follows), dtype=bool)
+    new = np.arange(len(follows)) == 0
+    while new.any():
+        reached |= new
+        new = follows[new].any(axis=0) & ~reached
+    return bool(reached.all())
 
 
 def _component_warnings(counts: FloatArray, votes: _Votes, block: IntArray) -> list[str]:
@@ -867,10 +989,13 @@ def _rough_strengths(model: _Model, counts: FloatArray) -> FloatArray:
     )
     odds = np.log((won + 0.5) / (lost + 0.5))
     mean = np.bincount(model.block, odds) / np.maximum(np.bincount(model.block), 1)
-    return np.asarray(odds - mean[model.block])
+    odds -= mean[model.block]
+    # Opponents differ, which flattens the odds against all of them (logistic-normal integral).
+    spread = odds.var()
+    return np.asarray(odds * np.sqrt(1 + 0.35 * spread / max(1 - 0.35 * spread, 0.2)))
 
 
-def _variances(
+def _covariance(
     model: _Model,
     votes: _Votes,
     inside: npt.NDArray[np.bool_],
@@ -878,16 +1003,18 @@ def _variances(
     beta: FloatArray,
     n_boot: int,
     rng: np.random.Generator,
-) -> tuple[FloatArray, FloatArray]:
-    """Variances and degrees of freedom of differences (k, k); of the side effect at [k, k]."""
+) -> tuple[FloatArray, float, FloatArray]:
+    """Covariance of the scores (k, k), variance of the side effect (NaN without one), and degrees
+    of freedom of differences (k, k), of the side effect at [k, k].
+    """  # noqa: D205
     k, width = model.k, model.k + model.side
     cells = np.repeat(inside, 3)  # columns (cell, outcome) that the model uses
     counts = (votes.counts[inside] @ treat)[None]
-    _, terms = model.evaluate(counts, beta)
-    inverse = model.centred(_inverse(model.information(terms)[0]))
+    inverse = model.centred(_inverse(model.information(model.evaluate(counts, beta)[1])[0]))
     dimensions = votes.clusters.dimensions()
     if not dimensions:
-        return _difference_variances(inverse, k, width), np.full((width, width), np.inf)
+        side = float(inverse[k, k]) if model.side else np.nan
+        return inverse[:k, :k], side, np.broadcast_to(np.inf, (width, width))
     sums = [
         cluster_sums(codes, size, votes.column, votes.counts.size, votes.weight)[:, cells]
         for codes, size in dimensions
@@ -927,19 +1054,21 @@ def _variances(
     total, degrees = combine(variances)
     for i in range(k):  # a score is a mean of differences: as uncertain as the worst of them
         degrees[i, i] = np.delete(degrees[i, :k], i).min(initial=np.inf)
-    return total, degrees
+    # Mean-0 scores whose differences have these variances (Gower 1966).
+    side = float(total[k, k]) if model.side else np.nan
+    return -0.5 * model.centred(total[:k, :k]), side, degrees
 
 
 def _inverse(information: FloatArray) -> FloatArray:
     """Inverse of a positive definite matrix; the pseudo-inverse where it is singular."""
-    try:
-        factor = linalg.cholesky(information, lower=True, check_finite=False)
-        pivots = np.diagonal(factor)
-        if pivots.min() > 1e-6 * pivots.max():
-            root = linalg.lapack.dtrtri(factor, lower=1)[0]
-            return np.asarray(root.T @ root)
-    except np.linalg.LinAlgError:
-        pass
+    factor, problem = linalg.lapack.dpotrf(information.T, lower=1)
+    pivots = np.diagonal(factor)
+    if not problem and pivots.min() > 1e-6 * pivots.max():
+        half, problem = linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
+        if not problem:  # the other triangle is zero
+            result = half + half.T
+            result[np.diag_indices(len(result))] /= 2
+            return np.asarray(result)
     return np.asarray(np.linalg.pinv(information, hermitian=True), dtype=float)
 
 

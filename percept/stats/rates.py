@@ -14,11 +14,12 @@ from scipy import special
 from percept.errors import InputError
 from percept.stats.bootstrap import (
     Estimate,
+    FloatArray,
     check_confidence,
     cluster_mean,
     proportion_interval,
 )
-from percept.stats.frames import counted_rows
+from percept.stats.frames import counted_rows, weights_of
 from percept.types import REFERENCE
 
 
@@ -38,7 +39,8 @@ class ArtifactRate:
         Trials with it, all trials, and different photographs.
     upper_bound : float
         One-sided exact bound (Clopper & Pearson) on the share of photographs, one decision for
-        each photograph: whether anyone saw it. With nothing seen, ``1 - (1 - confidence)**(1/n)``.
+        each photograph: whether anyone saw it. With nothing seen, ``1 - (1 - confidence)**(1/n)``;
+        with sampling weights n is their effective number, (sum w)² / sum w² (Kish 1965).
     """
 
     condition: Any
@@ -102,9 +104,7 @@ def artifact_rates(
         for name in names:
             chosen = marks if name is None else marks[(marks["artifact"] == name).to_numpy()]
             seen = own.index.isin(chosen.set_index(keys).index)
-            weight = None
-            if weights is not None and "content" in own.columns:
-                weight = own["content"].map(weights).fillna(1.0).to_numpy(dtype=float)
+            weight = weights_of(own, weights)
             label = "any artifact" if name is None else f"artifact {name}"
             if min_severity is not None:
                 label += f" of severity {min_severity:g} or more"
@@ -117,22 +117,31 @@ def artifact_rates(
                 confidence=confidence,
                 method=f"share of trials with {label} in {condition}",
             )
-            contents, bad = _by_content(own, seen)
-            _, bound = proportion_interval(
-                bad, contents, "clopper-pearson", confidence=2 * confidence - 1
-            ) if confidence > 0.5 else (0.0, np.nan)  # fmt: skip
+            contents, bound = _bound_by_content(own, seen, weight, confidence)
             result.append(
                 ArtifactRate(condition, name, rate, int(seen.sum()), len(own), contents, bound)
             )
     return tuple(result)
 
 
-def _by_content(trials: pd.DataFrame, seen: npt.NDArray[np.bool_]) -> tuple[int, int]:
-    """Photographs, and those in which anyone saw it; trials stand in where content is unknown."""
-    if "content" not in trials.columns:
-        return len(trials), int(seen.sum())
-    anyone = pd.Series(seen).groupby(trials["content"].to_numpy()).any()
-    return len(anyone), int(anyone.sum())
+def _bound_by_content(
+    trials: pd.DataFrame, seen: npt.NDArray[np.bool_], weight: FloatArray, confidence: float
+) -> tuple[int, float]:
+    """Count the photographs, and bound the share of them in which anyone saw it.
+
+    Trials stand in where content is unknown.
+    """
+    labels = trials["content"] if "content" in trials.columns else pd.Series(np.arange(len(seen)))
+    own = pd.DataFrame({"seen": seen, "weight": weight}).groupby(labels.to_numpy())
+    bad, w = own["seen"].any().to_numpy(), own["weight"].first().to_numpy()
+    effective = w.sum() ** 2 / max((w**2).sum(), 1e-300)
+    if confidence <= 0.5 or not effective:
+        return len(w), np.nan
+    share = min(float(w[bad].sum() / w.sum()), 1.0)
+    _, bound = proportion_interval(
+        share * effective, effective, "clopper-pearson", confidence=2 * confidence - 1
+    )
+    return len(w), bound
 
 
 # -- real or fake -------------------------------------------------------------------------------
@@ -242,7 +251,7 @@ def review_rates(
     ----------
     frame : DataFrame
         Tidy frame of the review method: ``condition, verdict`` (accept, fix or reject) and, where
-        present, ``reason``.
+        present, ``reason`` (several joined by ``;``).
     weights : Series, optional
         Sampling weights by content, so that shares are of the archive; 1 where missing.
     cluster, confidence
@@ -268,7 +277,8 @@ def review_rates(
         reasons: dict[str, int] = {}
         if "reason" in rows.columns:
             given = rows.loc[(rows["condition"] == condition).to_numpy(), "reason"].dropna()
-            reasons = {str(k): int(v) for k, v in given.value_counts().items()}
+            each = given.astype(str).str.split(";").explode()
+            reasons = {str(k): int(v) for k, v in each.value_counts().items()}
         result.append(ReviewRate(condition, own["accept"], own["fix"], own["reject"], reasons))
     return tuple(result)
 
@@ -284,14 +294,11 @@ def _rates_by_condition(
     result = []
     for condition in sorted(rows["condition"].dropna().unique()):
         own = rows[(rows["condition"] == condition).to_numpy()]
-        weight = None
-        if weights is not None and "content" in own.columns:
-            weight = own["content"].map(weights).fillna(1.0).to_numpy(dtype=float)
         rate = cluster_mean(
             own[column],
             own,
             cluster=cluster or (),
-            weights=weight,
+            weights=weights_of(own, weights),
             share=True,
             confidence=confidence,
             method=f"{label}, {condition}",

@@ -39,7 +39,8 @@ class ScreeningRules:
     max_fast : float or None
         ...and this is the greatest share of them.
     max_run : int or None
-        Longest row of the same answer (side or tie) in order of presentation.
+        Longest row of the same answer in order of presentation; of verdicts and artifacts only
+        where as long a row has a chance below 0.001, by what the others answer.
     side_p : float or None
         Two-sided binomial p below which one side is preferred...
     min_side : float
@@ -65,14 +66,15 @@ class ScreeningRules:
 
 
 def screen_observers(frame: pd.DataFrame, rules: ScreeningRules | None = None) -> pd.DataFrame:
-    """Judge every observer of a study with pairs or with ratings.
+    """Judge every observer of a study, of whatever method.
 
     Parameters
     ----------
     frame : DataFrame
-        Tidy frame, *all kinds*, with ``observer, left, right, choice`` or ``observer, content,
-        condition, score`` and, as far as present, ``kind, expected, repeat_of, trial,
-        response_time_ms, presented_at, content``.
+        Tidy frame, *all kinds*, with ``observer, left, right, choice`` (pairs, real or fake),
+        ``observer, content, condition`` and ``score`` (ratings), ``verdict`` (review) or
+        ``artifact, trial`` (artifacts: seen or not); and, as far as present, ``kind, expected,
+        repeat_of, trial, response_time_ms, presented_at, content``.
     rules : ScreeningRules, optional
         Limits; the defaults are mild.
 
@@ -86,13 +88,18 @@ def screen_observers(frame: pd.DataFrame, rules: ScreeningRules | None = None) -
         ``dissent`` (whether that is significantly below one half: a flag, not a reason).
         For ratings ``spread`` (standard deviation) instead of sides and identical pairs,
         ``agreement`` is the correlation with the mean of the others, and ``dissent`` whether it
-        is significantly negative.
+        is significantly negative. For reviews and artifacts ``run_p`` bounds the chance of the
+        longest run from the other people's share of that answer: most images may well be good.
+        A gold that expects "marks" is right with any artifact; one that expects "reject", with
+        "fix" too.
     """
     limits = rules or ScreeningRules()
     everyone = sorted(frame["observer"].dropna().unique()) if "observer" in frame else []
     table = pd.DataFrame(index=pd.Index(everyone, name="observer"))
     if "choice" not in frame and "score" in frame:
         _ratings(table, frame, limits)
+    elif "choice" not in frame and ("verdict" in frame or "artifact" in frame):
+        _verdicts(table, frame, limits)
     else:
         _pairs(table, frame, limits)
     reasons = _reasons(table, limits)
@@ -142,13 +149,8 @@ def _ratings(table: pd.DataFrame, frame: pd.DataFrame, limits: ScreeningRules) -
     if len(golds):
         near = (golds["score"] - pd.to_numeric(golds["expected"])).abs() <= limits.tolerance
     _share(table, "golds", "gold_share", near.astype(float), golds)
-    again, same = rows.iloc[:0], pd.Series(dtype=float)
-    if {"trial", "repeat_of"} <= set(rows):
-        keys = [key for key in ("study", "session") if key in rows]
-        again = rows[rows["repeat_of"].notna()].assign(original=lambda r: r["repeat_of"])
-        first = rows.assign(original=rows["trial"])[[*keys, "original", "score"]]
-        again = again.merge(first, on=[*keys, "original"], suffixes=("", "_first"))
-        same = ((again["score"] - again["score_first"]).abs() <= limits.tolerance).astype(float)
+    again = _repeats(rows, "score")
+    same = ((again["score"] - again["score_first"]).abs() <= limits.tolerance).astype(float)
     _share(table, "repeats", "repeat_share", same, again)
     _times_and_runs(table, rows, "score", limits)
     tests = rows[(rows["kind"] == "test").to_numpy()]
@@ -168,6 +170,71 @@ def _ratings(table: pd.DataFrame, frame: pd.DataFrame, limits: ScreeningRules) -
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.arctanh(table["agreement"].clip(-1, 1)) * np.sqrt(np.maximum(shared - 3, 0))
     table["dissent"] = (z < special.ndtri(0.025)).to_numpy()
+
+
+def _verdicts(table: pd.DataFrame, frame: pd.DataFrame, limits: ScreeningRules) -> None:
+    """Numbers of the observers of a review, or of artifacts that are seen or not."""
+    reviewed = "verdict" in frame
+    column = ("verdict",) if reviewed else ("artifact", "trial")
+    rows = all_kinds(frame, ("observer", "content", "condition", *column))
+    rows = rows[(rows["kind"] != "practice").to_numpy()]
+    if reviewed:
+        rows = rows[rows["verdict"].isin(("accept", "fix", "reject")).to_numpy()]
+        rows = rows.assign(said=rows["verdict"])
+    else:
+        rows = rows.assign(said=np.where(rows["artifact"].notna(), "marks", "none"))
+    if "trial" in rows:  # a trial may have a row for each mark or reason
+        keys = [key for key in ("study", "session", "trial") if key in rows]
+        rows = rows.drop_duplicates(keys)
+    rows = _in_order(rows)
+    table["n"] = rows.groupby("observer").size().reindex(table.index, fill_value=0)
+    golds = _golds(rows)
+    right = pd.Series(dtype=float)
+    if len(golds):
+        mended = (golds["expected"] == "reject") & (golds["said"] == "fix")
+        right = ((golds["said"] == golds["expected"]) | mended).astype(float)
+    _share(table, "golds", "gold_share", right, golds)
+    again = _repeats(rows, "said")
+    _share(table, "repeats", "repeat_share", (again["said"] == again["said_first"]).astype(float),
+           again)  # fmt: skip
+    _times_and_runs(table, rows, "said", limits)
+    tests = rows[(rows["kind"] == "test").to_numpy()]
+    table["run_p"] = _run_chance(table, tests)
+    # With the majority of the others on the same stimulus.
+    stimulus = ["content", "condition"]
+    counts = pd.crosstab([tests[name] for name in stimulus], tests["said"])
+    index = pd.MultiIndex.from_frame(tests[stimulus])
+    others = counts.reindex(index).to_numpy(dtype=float, copy=True)
+    own = counts.columns.get_indexer(pd.Index(tests["said"]))
+    place = np.arange(len(tests))
+    others[place, own] -= 1
+    most = others.max(axis=1, initial=0)
+    clear = (most > 0) & ((others == most[:, None]).sum(axis=1) == 1)
+    agreed = pd.Series(np.where(clear, others[place, own] == most, np.nan), index=tests.index)
+    _agreement(table, agreed, tests["observer"])
+
+
+def _run_chance(table: pd.DataFrame, tests: pd.DataFrame) -> pd.Series:
+    """Bound the chance of as long a run of one answer somewhere, as often as others give it."""
+    counts = pd.crosstab(tests["observer"], tests["said"])
+    own = counts.reindex(table.index, fill_value=0)
+    others = own.sum() - own
+    share = (others + 1).div(others.sum(axis=1) + own.shape[1], axis=0)  # never 0 or 1
+    usual = share.max(axis=1) if not own.size else pd.Series(
+        share.to_numpy()[np.arange(len(own)), own.to_numpy().argmax(axis=1)], index=own.index
+    )  # fmt: skip
+    run = table["longest_run"].astype(float)
+    return (table["n"] * usual**run).clip(upper=1.0)
+
+
+def _repeats(rows: pd.DataFrame, answer: str) -> pd.DataFrame:
+    """Repeats with the first answer beside the second, as ``<answer>_first``."""
+    if not {"trial", "repeat_of"} <= set(rows):
+        return rows.iloc[:0].assign(**{f"{answer}_first": rows[answer].iloc[:0]})
+    keys = [key for key in ("study", "session") if key in rows]
+    again = rows[rows["repeat_of"].notna()].assign(original=lambda r: r["repeat_of"])
+    first = rows.assign(original=rows["trial"])[[*keys, "original", answer]]
+    return again.merge(first, on=[*keys, "original"], suffixes=("", "_first"))
 
 
 def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
@@ -222,7 +289,10 @@ def _reasons(table: pd.DataFrame, limits: ScreeningRules) -> list[list[str]]:
              f"{{:.0%}} of answers under {limits.min_time_ms:g} ms "
              f"(limit {limits.max_fast:.0%})")  # fmt: skip
     if limits.max_run is not None:
-        flag("longest_run", table["longest_run"] > limits.max_run,
+        long = table["longest_run"] > limits.max_run
+        if "run_p" in table:  # where most images are good, a long run may be honest
+            long &= table["run_p"] < 0.001
+        flag("longest_run", long,
              f"{{:.0f}} same answers in a row (limit {limits.max_run})")  # fmt: skip
     if limits.min_spread is not None and "spread" in table:
         flag("spread", (table["n"] >= enough) & (table["spread"] < limits.min_spread),
@@ -268,7 +338,12 @@ def _dissent(table: pd.DataFrame, votes: pd.DataFrame) -> None:
     with_low = pair.transform("sum") - own.transform("sum")
     lead = np.sign(2 * with_low - others)
     agreed = np.where(lead == 0, np.nan, (lead > 0) == (work["for"] == 1))
-    result = pd.Series(agreed).groupby(work["observer"]).agg(["sum", "count"])
+    _agreement(table, pd.Series(agreed), work["observer"])
+
+
+def _agreement(table: pd.DataFrame, agreed: pd.Series, observer: pd.Series) -> None:
+    """Share of answers that go with the majority of the others, and whether it is below half."""
+    result = agreed.groupby(observer).agg(["sum", "count"])
     result = result.reindex(table.index, fill_value=0)
     count, total = result["count"].to_numpy(dtype=np.int64), result["sum"].to_numpy(dtype=float)
     table["agreement"] = np.divide(total, count, out=np.full(count.size, np.nan), where=count > 0)

@@ -27,12 +27,23 @@ class Database:
         """Begin a transaction that writes; on SQLite it holds the write lock from the start."""
         return self.engine.execution_options(percept_write=True).begin()
 
+    def revive(self) -> None:
+        """Make the file again where another process, which made it, has removed it since."""
+        if self.file is not None and not self.file.exists():
+            self.engine.dispose()
+            _migrate(self, str(self.file), create=True)
+
+    def remove(self) -> None:
+        """Remove the file; a no-op on a server."""
+        if self.file is not None:
+            for suffix in ("", "-wal", "-shm", "-journal"):
+                self.file.with_name(self.file.name + suffix).unlink(missing_ok=True)
+
     def discard(self) -> None:
         """Close, and remove the file again if opening made it."""
         self.engine.dispose()
-        if self.created and self.file is not None:
-            for suffix in ("", "-wal", "-shm", "-journal"):
-                self.file.with_name(self.file.name + suffix).unlink(missing_ok=True)
+        if self.created:
+            self.remove()
 
 
 def connect(url: str | Path, *, create: bool) -> Database:
@@ -142,6 +153,7 @@ def _sqlite_engine(file: Path) -> sa.Engine:
         connection.isolation_level = None  # begin() below says when a transaction starts
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA synchronous = FULL")  # a saved vote survives a power cut
+        connection.execute("PRAGMA secure_delete = ON")  # what a withdrawal erases is overwritten
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:

@@ -27,10 +27,11 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
 )
 
 #: The revision of ``migrations/`` that this module describes.
-REVISION = "0001"
+REVISION = "0002"
 
 metadata = MetaData(
     naming_convention={
@@ -134,8 +135,26 @@ stimulus = Table(
     Column("role", String(10), nullable=False),
     Column("variant", String(100), nullable=False, server_default=""),
     Column("sha256", String(64), nullable=False),  # of the PNG, and its file name
+    Column("retired_at", UtcDateTime),  # a gold that sound observers miss
+    Column("retired_reason", Text),
     UniqueConstraint("content_id", "condition_id", "role", "variant"),
     CheckConstraint("role IN ('test', 'original', 'gold')", name="role"),
+)
+
+# A link for one person or several; ``observer.invite`` holds the code.
+invite = Table(
+    "invite",
+    metadata,
+    _key(),
+    _to("study"),
+    Column("code", String(100), nullable=False),
+    Column("label", String(200), nullable=False),
+    Column("group", String(40)),  # null: the observer says
+    Column("uses", Integer, nullable=False),
+    Column("max_uses", Integer),  # null: any number
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("revoked_at", UtcDateTime),
+    UniqueConstraint("study_id", "code"),
 )
 
 observer = Table(
@@ -153,7 +172,8 @@ observer = Table(
     Column("screening", JSON),
     Column("simulated", Boolean, nullable=False),
     Column("joined_at", UtcDateTime, nullable=False),
-    Column("withdrawn_at", UtcDateTime),
+    Column("withdrawn_at", UtcDateTime),  # all that was personal is gone then
+    Column("screened_out", Boolean, nullable=False, server_default=false()),  # without a session
     UniqueConstraint("study_id", "name"),
     UniqueConstraint("study_id", "client_sha256"),
 )
@@ -208,7 +228,9 @@ rating = Table(
     Column("revision", Integer, nullable=False),  # from 1
     Column("response_id", String(64), nullable=False, unique=True),
     Column("value", String(20), nullable=False),
-    Column("reason", Text),
+    Column("reason", Text),  # of a skip
+    Column("reasons", JSON),  # of a review: names
+    Column("comment", Text),
     Column("response_time_ms", Float, nullable=False),
     Column("presented_at", UtcDateTime, nullable=False),  # the client's clock
     Column("rated_at", UtcDateTime, nullable=False),  # the server's clock

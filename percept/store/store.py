@@ -2,27 +2,32 @@
 
 Every public method is one short transaction. A rating is durable when :meth:`Store.rate`
 returns, and a resend of it changes nothing. On SQLite writers take turns (write-ahead log, one
-write lock taken at the start of the transaction), readers never wait.
+write lock taken at the start of the transaction), ratings that wait at the same time share one
+transaction, readers never wait.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
+import os
 import secrets
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
-from percept.errors import InputError, PerceptError
+from percept.errors import InputError, Interrupted, PerceptError
 from percept.store.connect import Database, connect
-from percept.store.frames import Frames, Progress, Study, StudyState
+from percept.store.frames import Frames, Invite, Progress, Study, StudyState
 from percept.store.schema import (
     condition,
     content,
@@ -37,11 +42,14 @@ from percept.store.schema import (
     study,
     trial,
 )
+from percept.store.schema import invite as invitation
+from percept.store.together import Together
 
 __all__ = [
     "Answer",
     "Conflict",
     "Given",
+    "Invite",
     "Joined",
     "Mark",
     "NotFound",
@@ -51,10 +59,14 @@ __all__ = [
     "Study",
     "Trial",
     "Usage",
+    "Vote",
     "open_store",
 ]
 
-#: A trial counts as used when it is rated, or while its session is younger than this.
+_T = TypeVar("_T")
+_INVITE = [column for column in invitation.c if column.name not in ("id", "study_id")]
+
+#: A trial counts as used when it is rated, or while its session began or answered this recently.
 RESERVATION = timedelta(hours=1)
 
 
@@ -63,10 +75,13 @@ class NotFound(PerceptError):
 
 
 class Conflict(PerceptError):
-    """The request contradicts what is already saved; ``code`` is a short machine-readable word."""
+    """The request contradicts what is already saved; ``code`` is a short machine-readable word.
 
-    def __init__(self, code: str, message: str) -> None:
-        self.code = code
+    ``details`` are further facts for the client.
+    """
+
+    def __init__(self, code: str, message: str, **details: Any) -> None:
+        self.code, self.details = code, details
         super().__init__(message)
 
 
@@ -76,12 +91,14 @@ class Session:
 
     id: int
     study_id: int
+    observer_id: int
     study_state: StudyState
     attributes: tuple[str, ...]
     finished_at: datetime | None
     completion: str | None
     trials: int
     group: str
+    started_at: datetime
 
 
 @dataclass(frozen=True)
@@ -120,6 +137,10 @@ class Answer:
     presented_at: datetime
     revision: int = 1
     reason: str | None = None
+    """Of a skip."""
+    reasons: tuple[str, ...] = ()
+    """Of a review."""
+    comment: str | None = None
     marks: tuple[Mark, ...] = ()
 
 
@@ -143,6 +164,8 @@ class Trial:
     height: int
     facts: Mapping[str, str | None]  # era, process
     answered: Mapping[str, Given]
+    expected: str | None = None
+    """The right answer, told of practice alone."""
 
 
 class PlannedTrial(Protocol):
@@ -181,8 +204,79 @@ class SessionPlan(Protocol):
         """Names of the questions, in the order they are asked."""
 
 
+@dataclass(frozen=True)
+class Vote:
+    """One answer that was given elsewhere; see :meth:`Store.add_votes`."""
+
+    response_id: str
+    observer: str
+    group: str
+    session: str
+    trial: str
+    kind: str
+    content: str
+    shown: Mapping[str, str]
+    """Condition by role: left and right, or stimulus."""
+    attribute: str
+    value: str
+    reasons: tuple[str, ...] = ()
+    response_time_ms: float | None = None
+    presented_at: datetime | None = None
+
+
 Usage = Mapping[tuple[int, ...], int]
 """How often each (left, right) or (stimulus,) is in use, by stimulus id, as shown."""
+
+
+# What every vote asks: built once, because building a statement takes longer than running it.
+
+_SESSION = (
+    sa.select(
+        session,
+        observer.c.study_id,
+        observer.c.group,
+        study.c.state,
+        sa.select(sa.func.count())
+        .where(trial.c.session_id == session.c.id)
+        .correlate(session)
+        .scalar_subquery()
+        .label("trials"),
+    )
+    .select_from(session.join(observer).join(study))
+    .where(session.c.token_sha256 == sa.bindparam("token_sha256"))
+)
+_LOCK = (
+    sa.select(session.c.finished_at, session.c.token_sha256)
+    .where(session.c.id == sa.bindparam("session"))
+    .with_for_update()
+)
+_ANSWERED = (
+    sa.select(
+        trial.c.id,
+        study.c.state,
+        sa.select(sa.func.max(rating.c.revision))
+        .where(rating.c.trial_id == trial.c.id, rating.c.attribute == sa.bindparam("attribute"))
+        .correlate(trial)
+        .scalar_subquery(),
+        sa.exists().where(rating.c.response_id == sa.bindparam("response_id")),
+    )
+    .select_from(trial.join(session).join(observer).join(study))
+    .where(trial.c.session_id == sa.bindparam("session"), trial.c.token == sa.bindparam("trial"))
+)
+# The last trial that lacks an answer; searched from the end, where it is found at once.
+_UNANSWERED = (
+    sa.select(trial.c.id)
+    .where(
+        trial.c.session_id == sa.bindparam("session"),
+        sa.select(sa.func.count(sa.distinct(rating.c.attribute)))
+        .where(rating.c.trial_id == trial.c.id)
+        .correlate(trial)
+        .scalar_subquery()
+        < sa.bindparam("attributes"),
+    )
+    .order_by(trial.c.position.desc())
+    .limit(1)
+)
 
 
 class Store(Frames):
@@ -192,7 +286,8 @@ class Store(Frames):
         super().__init__(database.engine)
         self._database = database
         # Waiting in line here is fairer and quicker than polling SQLite's lock.
-        self._turn = threading.RLock() if database.file is not None else nullcontext()
+        self._turn = threading.RLock() if database.file is not None else None
+        self._together = Together(database, self._turn) if self._turn is not None else None
 
     def __enter__(self) -> Store:
         return self
@@ -205,8 +300,52 @@ class Store(Frames):
         self.engine.dispose()
 
     def discard(self) -> None:
-        """Close, and remove the database again if opening created it."""
-        self._database.discard()
+        """Close, and remove the database again if opening created it and it holds no study."""
+        if self._database.created:
+            with self._write():  # nobody else writes now
+                if not self.studies():
+                    self._database.remove()
+        self.close()
+
+    def backup(self, file: Path) -> None:
+        """Copy an SQLite database while it is in use; the copy is whole or not there.
+
+        The display images are not in it: copy :meth:`stimuli_folder` too.
+
+        Raises
+        ------
+        InputError
+            The database is on a PostgreSQL server, the file exists, or cannot be written.
+        Interrupted
+            The disk is full.
+        """
+        if self._database.file is None:
+            raise InputError(
+                "PostgreSQL makes its own backups",
+                key="db",
+                remedy="Use pg_dump --format=custom --file=FILE DATABASE",
+            )
+        if file.exists():
+            raise InputError("is there already", file=file, remedy="Name a new file")
+        part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
+        try:
+            with closing(sqlite3.connect(part)) as copy, self.engine.connect() as connection:
+                source = connection.connection.driver_connection
+                assert source is not None  # noqa: S101 - just connected
+                source.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
+                (verdict,) = copy.execute("PRAGMA quick_check").fetchone()
+                if verdict != "ok":
+                    raise Interrupted(f"the copy is damaged: {verdict}")
+            with part.open("rb") as stream:
+                os.fsync(stream.fileno())
+            part.rename(file)
+        except (sqlite3.Error, OSError) as error:
+            if "full" in str(error) or getattr(error, "errno", None) == errno.ENOSPC:
+                raise Interrupted(f"the disk is full: {file}; nothing was kept") from error
+            raise InputError(f"cannot be written: {error}", file=file) from error
+        finally:
+            part.unlink(missing_ok=True)
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -223,8 +362,15 @@ class Store(Frames):
         if (current := getattr(self._local, "connection", None)) is not None:
             yield current
             return
-        with self._turn, self._database.begin() as connection:
+        with self._turn or nullcontext(), self._database.begin() as connection:
             yield connection
+
+    def _write_together(self, work: Callable[[sa.Connection], _T]) -> _T:
+        """Write durably, in one transaction with what others write at this moment."""
+        if self._together is None or getattr(self._local, "connection", None) is not None:
+            with self._write() as connection:
+                return work(connection)
+        return self._together.run(work)
 
     def ping(self) -> None:
         """Raise if the database does not answer."""
@@ -247,6 +393,8 @@ class Store(Frames):
         conditions: Sequence[Mapping[str, Any]],
         contents: Sequence[Mapping[str, Any]],
         stimuli: Sequence[Mapping[str, Any]],
+        state: StudyState = "open",
+        place: Callable[[], None] | None = None,
     ) -> Study:
         """Write a study with all that can be shown in it, in one transaction.
 
@@ -259,12 +407,17 @@ class Store(Frames):
         stimuli : sequence of mappings
             ``content`` and ``condition`` (names; condition None for the grey original),
             ``role, variant, sha256``.
+        place : callable, optional
+            Puts the images in place; called last in the transaction.
 
         Raises
         ------
         InputError
             A study of that name exists.
+        Interrupted
+            The database was removed while the study was written.
         """
+        self._database.revive()
         with self._write() as connection:
             taken = connection.scalar(sa.select(study.c.id).where(study.c.name == name))
             if taken is not None:
@@ -283,7 +436,7 @@ class Store(Frames):
                 protocol_sha256=protocol_sha256,
                 run_path=run_path,
                 stimuli_path=stimuli_path,
-                state="open",
+                state=state,
                 seed=seed,
                 secret=secrets.token_hex(32),
                 info=dict(info),
@@ -308,6 +461,10 @@ class Store(Frames):
                     variant=row["variant"],
                     sha256=row["sha256"],
                 )
+            if place is not None:
+                place()
+        if self._database.file is not None and not self._database.file.exists():
+            raise Interrupted(f"the database was removed: {self._database.file}")
         return self.study(name)
 
     def study_by_id(self, study_id: int) -> Study:
@@ -319,7 +476,19 @@ class Store(Frames):
         return Study(**row._mapping)
 
     def set_state(self, study_name: str, state: StudyState) -> Study:
-        """Open, pause (nobody joins) or close (nobody joins or answers) a study."""
+        """Open, pause (nobody joins) or close (nobody joins or answers) a study.
+
+        Raises
+        ------
+        InputError
+            There is no such study, or its votes were made elsewhere: it has nothing to show.
+        """
+        if self.study(study_name).imported:
+            raise InputError(
+                "the votes of this study were made elsewhere; it cannot be answered here",
+                key="study",
+                value=study_name,
+            )
         closed_at = datetime.now(UTC) if state == "closed" else None
         with self._write() as connection:
             connection.execute(
@@ -362,7 +531,9 @@ class Store(Frames):
         consent_version: str | None = None,
         screening: Mapping[str, Any] | None = None,
         invite: str | None = None,
+        invite_only: bool = False,
         crowd: Mapping[str, str] | None = None,
+        screened_out: bool = False,
         simulated: bool = False,
         name: str | None = None,
         now: datetime | None = None,
@@ -371,90 +542,403 @@ class Store(Frames):
 
         ``assign(ordinal, usage)`` is called inside the transaction and returns the session's
         trials; ``ordinal`` counts the study's sessions from 0, ``usage`` is what is rated or
-        reserved. Identifiers of a crowd platform are stored as keyed hashes alone.
+        reserved. Identifiers of a crowd platform are stored as keyed hashes alone. An invitation
+        that names a group decides on it. Whoever is ``screened_out`` is remembered, without a
+        session, and gets none later.
 
         Raises
         ------
         Conflict
-            The study is paused or closed (code ``paused``, ``closed``).
+            The study is paused or closed (code ``paused``, ``closed``), the invitation is missing,
+            unknown, revoked or used up (``invite``), the crowd worker has joined as another client
+            (``crowd``), or this person is or was screened out (``screened_out``).
         """
         token = _token(of, client_id)
         client_sha256 = _sha256(client_id)
         now = now or datetime.now(UTC)
+        hashed = {key: _keyed(of, value) for key, value in crowd.items()} if crowd else None
         with self._write() as connection:
             # The row's lock makes joins take turns on PostgreSQL too.
             state = connection.scalar(
                 sa.select(study.c.state).where(study.c.id == of.id).with_for_update()
             )
-            known = connection.scalar(
-                sa.select(observer.c.id).where(
+            turned_away = connection.scalar(
+                sa.select(observer.c.screened_out).where(
                     observer.c.study_id == of.id, observer.c.client_sha256 == client_sha256
                 )
             )
-            if known is not None:
+            if turned_away is False:
                 return Joined(token, created=False)
             if state != "open":
                 raise Conflict(state or "closed", f"this study is {state}")
-            ordinal = connection.scalar(
-                sa.select(sa.func.count())
-                .select_from(session.join(observer))
-                .where(observer.c.study_id == of.id)
-            )
-            plan = assign(ordinal or 0, self._usage(connection, of.id, now))
-            observer_id = _insert(
-                connection,
-                observer,
-                study_id=of.id,
-                name=name or f"o-{secrets.token_hex(4)}",
-                client_sha256=client_sha256,
-                group=group,
-                invite=invite,
-                crowd={key: _keyed(of, value) for key, value in crowd.items()} if crowd else None,
-                consent_version=consent_version,
-                consented_at=now if consent_version is not None else None,
-                screening=dict(screening) if screening is not None else None,
-                simulated=simulated,
-                joined_at=now,
-            )
-            session_id = _insert(
-                connection,
-                session,
-                observer_id=observer_id,
-                token_sha256=_sha256(token),
-                seed=ordinal or 0,
-                attributes=list(plan.attributes),
-                started_at=now,
-            )
-            trial_ids: dict[int, int] = {}
-            presentations = []
-            for position, planned in enumerate(plan.trials, start=1):
-                trial_ids[position] = _insert(
+            if turned_away is None and hashed and "worker" in hashed:
+                turned_away = self._knows_worker(connection, of.id, hashed)
+                if turned_away is False:
+                    raise Conflict("crowd", "this participant has joined before, elsewhere")
+            if not turned_away:
+                if invite is not None or invite_only:
+                    used = not screened_out
+                    group = self._redeem(connection, of.id, invite, used=used) or group
+                observer_id = _insert(
                     connection,
-                    trial,
-                    session_id=session_id,
-                    content_id=planned.content,
-                    token=secrets.token_urlsafe(16),
-                    position=position,
-                    kind=planned.kind,
-                    expected=planned.expected,
-                    repeat_of=trial_ids[planned.repeat_of] if planned.repeat_of else None,
+                    observer,
+                    study_id=of.id,
+                    name=name or f"o-{secrets.token_hex(4)}",
+                    client_sha256=client_sha256,
+                    group=group,
+                    invite=invite,
+                    crowd=hashed,
+                    consent_version=consent_version,
+                    consented_at=now if consent_version is not None else None,
+                    screening=dict(screening) if screening is not None else None,
+                    simulated=simulated,
+                    joined_at=now,
+                    screened_out=screened_out,
                 )
-                presentations += [
-                    {
-                        "trial_id": trial_ids[position],
-                        "stimulus_id": stimulus_id,
-                        "role": role,
-                        "token": secrets.token_urlsafe(16),
-                    }
-                    for role, stimulus_id in planned.images.items()
-                ]
-            connection.execute(sa.insert(presentation), presentations)
-        return Joined(token, created=True)
+                if not screened_out:
+                    self._begin(connection, of, observer_id, token, assign, now)
+                    return Joined(token, created=True)
+        raise Conflict("screened_out", "the checks turned this participant away")
+
+    @staticmethod
+    def _knows_worker(
+        connection: sa.Connection, study_id: int, hashed: Mapping[str, str]
+    ) -> bool | None:
+        """Whether the observer whom a platform knows by this name was screened out, if any."""
+        same = [
+            observer.c.crowd[key].as_string() == hashed[key]
+            for key in ("platform", "worker")
+            if key in hashed
+        ]
+        query = sa.select(observer.c.screened_out).where(observer.c.study_id == study_id, *same)
+        return connection.scalar(query)
+
+    @staticmethod
+    def _redeem(
+        connection: sa.Connection, study_id: int, code: str | None, *, used: bool
+    ) -> str | None:
+        """Check and use an invitation; the group that it names. The study is locked."""
+        if code is None:
+            raise Conflict("invite", "this study is by invitation: open the link that was sent")
+        mine = (invitation.c.study_id == study_id) & (invitation.c.code == code)
+        row = connection.execute(sa.select(invitation).where(mine)).first()
+        if row is None or row.revoked_at is not None:
+            raise Conflict("invite", "this invitation is not valid")
+        if row.max_uses is not None and row.uses >= row.max_uses:
+            raise Conflict("invite", "this invitation has been used already")
+        if used:
+            more = sa.update(invitation).where(mine).values(uses=invitation.c.uses + 1)
+            connection.execute(more)
+        return None if row.group is None else str(row.group)
+
+    def _begin(
+        self,
+        connection: sa.Connection,
+        of: Study,
+        observer_id: int,
+        token: str,
+        assign: Callable[[int, Usage], SessionPlan],
+        now: datetime,
+    ) -> None:
+        """Write a session and its trials."""
+        ordinal = connection.scalar(
+            sa.select(sa.func.count())
+            .select_from(session.join(observer))
+            .where(observer.c.study_id == of.id)
+        )
+        plan = assign(ordinal or 0, self._usage(connection, of.id, now))
+        session_id = _insert(
+            connection,
+            session,
+            observer_id=observer_id,
+            token_sha256=_sha256(token),
+            seed=ordinal or 0,
+            attributes=list(plan.attributes),
+            started_at=now,
+        )
+        self._add_trials(connection, session_id, plan.trials)
+
+    @staticmethod
+    def _add_trials(
+        connection: sa.Connection, session_id: int, planned: Sequence[PlannedTrial]
+    ) -> dict[int, int]:
+        """Write the trials of a session; the key of each position, from 1."""
+        rows = [
+            {
+                "session_id": session_id,
+                "content_id": one.content,
+                "token": secrets.token_urlsafe(16),
+                "position": position,
+                "kind": one.kind,
+                "expected": one.expected,
+            }
+            for position, one in enumerate(planned, start=1)
+        ]
+        connection.execute(sa.insert(trial), rows)
+        query = sa.select(trial.c.position, trial.c.id).where(trial.c.session_id == session_id)
+        ids: dict[int, int] = _pairs(connection, query)
+        for position, one in enumerate(planned, start=1):
+            if one.repeat_of is not None:
+                connection.execute(
+                    sa.update(trial)
+                    .where(trial.c.id == ids[position])
+                    .values(repeat_of=ids[one.repeat_of])
+                )
+        presentations = [
+            {
+                "trial_id": ids[position],
+                "stimulus_id": stimulus_id,
+                "role": role,
+                "token": secrets.token_urlsafe(16),
+            }
+            for position, one in enumerate(planned, start=1)
+            for role, stimulus_id in one.images.items()
+        ]
+        connection.execute(sa.insert(presentation), presentations)
+        return ids
+
+    def withdraw(self, observer_id: int) -> None:
+        """Erase an observer's answers and all that is personal; a tombstone stays.
+
+        The observer's and the sessions' rows stay, without the client, invitation, crowd hashes,
+        screening, token and completion code, and what was shown. Copies made earlier (backups,
+        exports) are not reached.
+        """
+        with self._write() as connection:
+            mine = sa.select(session.c.id).where(session.c.observer_id == observer_id)
+            # Locked, so that no answer arrives meanwhile on PostgreSQL.
+            connection.execute(mine.with_for_update()).all()
+            trials = sa.select(trial.c.id).where(trial.c.session_id.in_(mine))
+            answers = sa.select(rating.c.id).where(rating.c.trial_id.in_(trials))
+            connection.execute(sa.delete(mark).where(mark.c.rating_id.in_(answers)))
+            connection.execute(sa.delete(rating).where(rating.c.trial_id.in_(trials)))
+            connection.execute(sa.delete(event).where(event.c.session_id.in_(mine)))
+            connection.execute(
+                sa.update(session)
+                .where(session.c.observer_id == observer_id)
+                .values(token_sha256=None, completion=None)
+            )
+            connection.execute(
+                sa.update(observer)
+                .where(observer.c.id == observer_id, observer.c.withdrawn_at.is_(None))
+                .values(
+                    client_sha256=None,
+                    invite=None,
+                    crowd=sa.null(),
+                    screening=sa.null(),
+                    withdrawn_at=datetime.now(UTC),
+                )
+            )
+        if self._database.file is not None:
+            with self.engine.connect() as connection:  # out of the log, too
+                raw = connection.connection.driver_connection
+                assert raw is not None  # noqa: S101 - just connected
+                raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def observer_id(self, of: Study, name: str) -> int:
+        """Get the key of an observer.
+
+        Raises
+        ------
+        InputError
+            The study has no such observer, or the observer has withdrawn.
+        """
+        query = sa.select(observer.c.id, observer.c.withdrawn_at).where(
+            observer.c.study_id == of.id, observer.c.name == name
+        )
+        with self._read() as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            raise InputError("no such observer in this study", key="observer", value=name,
+                             remedy="The exported table of observers lists the names")  # fmt: skip
+        if row.withdrawn_at is not None:
+            raise InputError("has withdrawn already", key="observer", value=name)
+        return int(row.id)
+
+    # Votes made elsewhere ----------------------------------------------------------------
+
+    def add_votes(self, of: Study, votes: Sequence[Vote]) -> int:
+        """Save answers that were given elsewhere; how many were new, all of them or none.
+
+        Observers are stored under keyed hashes of their names. Conditions and photographs that
+        an imported study does not have yet are added; any other study must have them.
+        """
+        now = datetime.now(UTC)
+        with self._write() as connection:
+            connection.execute(sa.select(study.c.id).where(study.c.id == of.id).with_for_update())
+            first = sa.select(rating.c.id).where(rating.c.response_id == votes[0].response_id)
+            if connection.scalar(first) is not None:
+                return 0
+            images = self._images(connection, of, votes)
+            named = sa.select(observer.c.name, observer.c.id).where(observer.c.study_id == of.id)
+            observers: dict[str, int] = _pairs(connection, named)
+            attributes = list(dict.fromkeys(vote.attribute for vote in votes))
+            sittings: dict[tuple[str, str], dict[str, list[Vote]]] = {}
+            for vote in votes:
+                trials = sittings.setdefault((vote.observer, vote.session), {})
+                trials.setdefault(vote.trial, []).append(vote)
+            for (person, _), trials in sittings.items():
+                name = f"i-{_keyed(of, person)[:12]}"
+                if name not in observers:
+                    observers[name] = _insert(
+                        connection,
+                        observer,
+                        study_id=of.id,
+                        name=name,
+                        group=next(iter(trials.values()))[0].group,
+                        simulated=False,
+                        joined_at=now,
+                        screened_out=False,
+                    )
+                session_id = _insert(
+                    connection,
+                    session,
+                    observer_id=observers[name],
+                    seed=0,
+                    attributes=attributes,
+                    started_at=now,
+                    finished_at=now,
+                )
+                planned = []
+                for one, *_rest in trials.values():
+                    keys = {role: images[one.content, name] for role, name in one.shown.items()}
+                    content_id = next(iter(keys.values()))[0]
+                    shown = {role: stimulus_id for role, (_, stimulus_id) in keys.items()}
+                    planned.append(_Shown(one.kind, content_id, shown))
+                ids = self._add_trials(connection, session_id, planned)
+                connection.execute(
+                    sa.insert(rating),
+                    [
+                        {
+                            "trial_id": ids[position],
+                            "attribute": vote.attribute,
+                            "revision": 1,
+                            "response_id": vote.response_id,
+                            "value": vote.value,
+                            "reasons": list(vote.reasons) or None,
+                            "response_time_ms": vote.response_time_ms or 0.0,
+                            "presented_at": vote.presented_at or now,
+                            "rated_at": now,
+                        }
+                        for position, answers in enumerate(trials.values(), start=1)
+                        for vote in answers
+                    ],
+                )
+        return len(votes)
+
+    @staticmethod
+    def _images(
+        connection: sa.Connection, of: Study, votes: Sequence[Vote]
+    ) -> dict[tuple[str, str], tuple[int, int]]:
+        """(content, stimulus) keys by names of content and condition, made where missing."""
+        here: dict[str, dict[str, int]] = {}
+        for key, table in (("content", content), ("condition", condition)):
+            query = sa.select(table.c.name, table.c.id).where(table.c.study_id == of.id)
+            here[key] = _pairs(connection, query)
+        shown = (
+            sa.select(content.c.name, condition.c.name, content.c.id, stimulus.c.id)
+            .select_from(stimulus.join(content).join(condition))
+            .where(content.c.study_id == of.id, stimulus.c.role == "test")
+        )
+        images: dict[tuple[str, str], tuple[int, int]] = {
+            (row[0], row[1]): (row[2], row[3]) for row in connection.execute(shown)
+        }
+        for vote in votes:
+            for name in vote.shown.values():
+                if (vote.content, name) in images:
+                    continue
+                if vote.content not in here["content"]:
+                    here["content"][vote.content] = _insert(
+                        connection, content, study_id=of.id, name=vote.content, sha256="",
+                        width=0, height=0,
+                    )  # fmt: skip
+                if name not in here["condition"]:
+                    here["condition"][name] = _insert(
+                        connection, condition, study_id=of.id, name=name, spec="elsewhere"
+                    )
+                content_id = here["content"][vote.content]
+                images[vote.content, name] = (
+                    content_id,
+                    _insert(
+                        connection,
+                        stimulus,
+                        content_id=content_id,
+                        condition_id=here["condition"][name],
+                        role="test",
+                        variant="",
+                        sha256="",
+                    ),
+                )
+        return images
+
+    # Invitations -------------------------------------------------------------------------
+
+    def add_invite(
+        self, of: Study, label: str, *, group: str | None = None, max_uses: int | None = 1
+    ) -> Invite:
+        """Make an invitation; ``max_uses`` None: any number of people may use it."""
+        code = secrets.token_urlsafe(9)
+        with self._write() as connection:
+            _insert(
+                connection,
+                invitation,
+                study_id=of.id,
+                code=code,
+                label=label,
+                group=group,
+                uses=0,
+                max_uses=max_uses,
+                created_at=datetime.now(UTC),
+            )
+        found = self.invite(of, code)
+        assert found is not None  # noqa: S101 - it was just written
+        return found
+
+    def invite(self, of: Study, code: str) -> Invite | None:
+        """Find an invitation by its code."""
+        query = sa.select(*_INVITE).where(invitation.c.study_id == of.id, invitation.c.code == code)
+        with self._read() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else Invite(**row._mapping)
+
+    def revoke_invite(self, of: Study, code: str) -> None:
+        """Let nobody join by an invitation any more; who did stays.
+
+        Raises
+        ------
+        NotFound
+            There is none with this code.
+        """
+        with self._write() as connection:
+            done = connection.execute(
+                sa.update(invitation)
+                .where(invitation.c.study_id == of.id, invitation.c.code == code)
+                .values(revoked_at=sa.func.coalesce(invitation.c.revoked_at, datetime.now(UTC)))
+            )
+        if not done.rowcount:
+            raise NotFound("no such invitation")
+
+    def retire(self, golds: Mapping[int, str]) -> None:
+        """Show golds (stimulus: reason) no more in sessions to come."""
+        with self._write() as connection:
+            for stimulus_id, reason in golds.items():
+                connection.execute(
+                    sa.update(stimulus)
+                    .where(stimulus.c.id == stimulus_id, stimulus.c.retired_at.is_(None))
+                    .values(retired_at=datetime.now(UTC), retired_reason=reason)
+                )
 
     def _usage(self, connection: sa.Connection, study_id: int, now: datetime) -> Usage:
+        """Count what is rated, or reserved by sessions that were active within RESERVATION."""
         first = presentation.alias("first")
         second = presentation.alias("second")
         rated = sa.exists().where(rating.c.trial_id == trial.c.id)
+        own = trial.alias("own")
+        active = (
+            sa.select(own.c.session_id)
+            .select_from(own.join(rating, rating.c.trial_id == own.c.id))
+            .where(rating.c.rated_at > now - RESERVATION)
+        )
         query = (
             sa.select(first.c.stimulus_id, second.c.stimulus_id, sa.func.count())
             .select_from(
@@ -468,8 +952,9 @@ class Store(Frames):
             )
             .where(
                 observer.c.study_id == study_id,
+                observer.c.withdrawn_at.is_(None),
                 trial.c.kind == "test",
-                rated | (session.c.started_at > now - RESERVATION),
+                rated | (session.c.started_at > now - RESERVATION) | session.c.id.in_(active),
             )
             .group_by(first.c.stimulus_id, second.c.stimulus_id)
         )
@@ -486,31 +971,32 @@ class Store(Frames):
         NotFound
             No session has that token.
         """
-        total = (
-            sa.select(sa.func.count())
-            .where(trial.c.session_id == session.c.id)
-            .correlate(session)
-            .scalar_subquery()
-        )
-        query = (
-            sa.select(session, observer.c.study_id, observer.c.group, study.c.state, total)
-            .select_from(session.join(observer).join(study))
-            .where(session.c.token_sha256 == _sha256(token))
-        )
         with self._read() as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(_SESSION, {"token_sha256": _sha256(token)}).first()
         if row is None:
             raise NotFound("no such session")
         return Session(
             id=row.id,
             study_id=row.study_id,
+            observer_id=row.observer_id,
             study_state=row.state,
             attributes=tuple(row.attributes),
             finished_at=row.finished_at,
             completion=row.completion,
-            trials=row[-1],
+            trials=row.trials,
             group=row.group,
+            started_at=row.started_at,
         )
+
+    def rated_at(self, of: Session) -> list[datetime]:
+        """List when the answers of a session were saved, in order."""
+        query = (
+            sa.select(rating.c.rated_at)
+            .select_from(rating.join(trial))
+            .where(trial.c.session_id == of.id)
+        )
+        with self._read() as connection:
+            return list(connection.scalars(query.order_by(rating.c.rated_at)))
 
     def answered_up_to(self, of: Session) -> int:
         """Position of the last trial before the first unanswered one; 0 at the start."""
@@ -536,6 +1022,7 @@ class Store(Frames):
                     trial.c.token,
                     trial.c.position,
                     trial.c.kind,
+                    trial.c.expected,
                     content.c.width,
                     content.c.height,
                     content.c.era,
@@ -567,14 +1054,15 @@ class Store(Frames):
                 height=row.height,
                 facts={"era": row.era, "process": row.process},
                 answered=answered[row.id],
+                expected=row.expected if row.kind == "practice" else None,
             )
             for row in rows
         ]
 
-    def shown(self, of: Session) -> dict[str, tuple[str, str | None]]:
-        """Tell (content_id, condition) of each image token of a session; never for clients."""
+    def shown(self, of: Session) -> dict[str, tuple[str, str | None, str]]:
+        """Tell (content_id, condition, variant) of each image of a session; never for clients."""
         query = (
-            sa.select(presentation.c.token, content.c.name, condition.c.name)
+            sa.select(presentation.c.token, content.c.name, condition.c.name, stimulus.c.variant)
             .select_from(
                 presentation.join(trial)
                 .join(stimulus, presentation.c.stimulus_id == stimulus.c.id)
@@ -585,7 +1073,7 @@ class Store(Frames):
         )
         with self._read() as connection:
             rows = connection.execute(query).all()
-        return {row[0]: (row[1], row[2]) for row in rows}
+        return {row[0]: (row[1], row[2], row[3]) for row in rows}
 
     def rate(
         self,
@@ -613,35 +1101,37 @@ class Store(Frames):
         Raises
         ------
         NotFound
-            The trial or the attribute is not of this session.
+            The trial or the attribute is not of this session, or the observer has withdrawn.
         Conflict
             ``response_id`` was used for another answer (code ``response_id``), the revision is
             not the next one (``revision``), it may not be changed any more (``undo``), or the
             study is closed (``closed``).
         """
         now = now or datetime.now(UTC)
-        with self._write() as connection:
-            # Lock the session, so that two tabs take turns on PostgreSQL too.
-            finished_at = connection.scalar(
-                sa.select(session.c.finished_at).where(session.c.id == of.id).with_for_update()
-            )
-            trial_id = connection.scalar(
-                sa.select(trial.c.id).where(
-                    trial.c.session_id == of.id, trial.c.token == answer.trial
-                )
-            )
-            if trial_id is None or answer.attribute not in of.attributes:
+
+        def save(connection: sa.Connection) -> bool:
+            # Lock the session, so that two tabs take turns on PostgreSQL too. What they saved is
+            # visible to the next statement, not to this one.
+            locked = connection.execute(_LOCK, {"session": of.id}).first()
+            if locked is None or locked.token_sha256 is None:
+                raise NotFound("this session was withdrawn")
+            now_there = connection.execute(
+                _ANSWERED,
+                {
+                    "session": of.id,
+                    "trial": answer.trial,
+                    "attribute": answer.attribute,
+                    "response_id": answer.response_id,
+                },
+            ).first()
+            if now_there is None or answer.attribute not in of.attributes:
                 raise NotFound("no such trial in this session")
-            if self._is_resend(connection, trial_id, answer):
+            trial_id, state, last, resent = now_there
+            finished_at = locked.finished_at
+            if resent and self._is_resend(connection, trial_id, answer):
                 return False
-            state = connection.scalar(sa.select(study.c.state).where(study.c.id == of.study_id))
             if state == "closed":
                 raise Conflict("closed", "this study is closed")
-            last = connection.scalar(
-                sa.select(sa.func.max(rating.c.revision)).where(
-                    rating.c.trial_id == trial_id, rating.c.attribute == answer.attribute
-                )
-            )
             if answer.revision != (last or 0) + 1:
                 raise Conflict(
                     "revision", f"revision {(last or 0) + 1} is next, not {answer.revision}"
@@ -665,20 +1155,30 @@ class Store(Frames):
                 response_id=answer.response_id,
                 value=answer.value,
                 reason=answer.reason,
+                reasons=list(answer.reasons) or None,
+                comment=answer.comment,
                 response_time_ms=answer.response_time_ms,
                 presented_at=answer.presented_at,
                 rated_at=now,
             )
             for one in answer.marks:
                 _insert(connection, mark, rating_id=rating_id, **vars(one))
-            if finished_at is None and self._is_complete(connection, of):
+            left = connection.scalar(
+                _UNANSWERED, {"session": of.id, "attributes": len(of.attributes)}
+            )
+            if finished_at is None and left is None:
                 code = f"{completion_prefix}-{secrets.token_hex(4).upper()}"
                 connection.execute(
                     sa.update(session)
                     .where(session.c.id == of.id)
                     .values(finished_at=now, completion=code)
                 )
-        return True
+            return True
+
+        try:
+            return self._write_together(save)
+        except IntegrityError:  # another session took this response_id meanwhile: it is seen now
+            return self._write_together(save)
 
     @staticmethod
     def _is_resend(connection: sa.Connection, trial_id: int, answer: Answer) -> bool:
@@ -697,23 +1197,13 @@ class Store(Frames):
             and saved.revision == answer.revision
             and saved.value == answer.value
             and saved.reason == answer.reason
+            and (saved.reasons or []) == list(answer.reasons)
+            and saved.comment == answer.comment
             and [dict(row._mapping) for row in marks] == [vars(one) for one in answer.marks]
         )
         if not same:
             raise Conflict("response_id", "this response_id was used for another answer")
         return True
-
-    @staticmethod
-    def _is_complete(connection: sa.Connection, of: Session) -> bool:
-        given = (
-            sa.select(rating.c.trial_id, rating.c.attribute)
-            .select_from(rating.join(trial))
-            .where(trial.c.session_id == of.id)
-            .distinct()
-            .subquery()
-        )
-        count = connection.scalar(sa.select(sa.func.count()).select_from(given))
-        return count == of.trials * len(of.attributes)
 
     def stimulus_file(self, token: str) -> Path:
         """Find the PNG that an image token shows.
@@ -793,9 +1283,24 @@ def open_store(url: str | Path, *, create: bool = False) -> Store:
     return Store(connect(url, create=create))
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """A trial that was shown elsewhere, as :class:`PlannedTrial`."""
+
+    kind: str
+    content: int
+    images: Mapping[str, int]
+    expected: str | None = None
+    repeat_of: int | None = None
+
+
 def _insert(connection: sa.Connection, table: sa.Table, **values: Any) -> int:
-    key = connection.execute(sa.insert(table).values(**values)).inserted_primary_key
+    key = connection.execute(sa.insert(table), values).inserted_primary_key
     return int(key[0])  # type: ignore[index]  # one row in, one key out
+
+
+def _pairs(connection: sa.Connection, query: sa.Select[tuple[Any, int]]) -> dict[Any, int]:
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def _sha256(text: str) -> str:

@@ -70,8 +70,10 @@ class Observer:
         card = self.page.locator(".viewer[data-state=card]")
         waiting.or_(card).wait_for()
         while card.count():
+            title = card.locator("h2").inner_text()
             self.page.keyboard.press("Enter")
-            self.page.locator(".viewer:not([data-state=card])").wait_for()
+            gone = self.page.locator(".viewer:not([data-state=card])")
+            gone.or_(card.filter(has_not_text=title)).wait_for()
             waiting.or_(card).wait_for()
         trial = self.viewer.get_attribute("data-trial")
         assert trial
@@ -85,7 +87,7 @@ class Observer:
         return code.count() == 1
 
     def image(self, role: str) -> Any:
-        return self.page.locator(f".frame[data-role={role}] img")
+        return self.page.locator(f".current .frame[data-role={role}] img:not(.original)")
 
     def shown(self, role: str) -> str:
         return str(self.image(role).evaluate(TINT))

@@ -71,6 +71,15 @@ def test_what_is_no_port_is_refused(tmp_path: Path, port: str, capsys) -> None:
     assert "not a port" in capsys.readouterr().err
 
 
+def test_an_admin_token_that_can_be_guessed_is_refused(tmp_path: Path, monkeypatch, capsys) -> None:
+    open_store(tmp_path / "study.db", create=True).close()
+    monkeypatch.setenv("PERCEPT_ADMIN_TOKEN", "secret")
+    assert main(["app", "--db", str(tmp_path / "study.db")]) == 2
+    message = capsys.readouterr().err
+    assert "PERCEPT_ADMIN_TOKEN" in message
+    assert "secret" not in message
+
+
 def test_no_page_and_no_path_of_the_api_is_answered_by_streamlit_itself(server: Server) -> None:
     for path in ("/", "/join", "/instructions", "/rate", "/finish", "/admin"):
         page = httpx.get(server.base + path)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import pandas as pd
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, WebSocket, expect
+from playwright.sync_api import BrowserContext, Page, Route, WebSocket, expect
 
-from tests.app.conftest import TOKEN, Server
+from tests.app.conftest import (
+    OPEN,
+    SIZES,
+    TOKEN,
+    Arrive,
+    Server,
+    events_of,
+    eventually,
+    ratings_of,
+)
 from tests.app.observer import Observer
 
-Arrive = Callable[[str], Observer]
-
-SIZES = [(1400, 900), (1024, 768), (768, 1024)]
 KEYS = {"ArrowLeft": "left", "ArrowRight": "right", "ArrowDown": "tie"}
 DOM = "document.querySelector('#percept-viewer').shadowRoot.innerHTML + document.body.outerHTML"
 NEXT_FRAME = "() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))"
@@ -52,48 +56,6 @@ class Tape:
         page.on("websocket", socket)
 
 
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    width, height = SIZES[0]
-    context = browser.new_context(viewport={"width": width, "height": height})
-    context.set_default_timeout(20_000)
-    yield context
-    context.close()
-
-
-@pytest.fixture
-def arrive(context: BrowserContext, server: Server) -> Arrive:
-    def arrive(study: str) -> Observer:
-        observer = Observer(context.new_page(), server.base, study)
-        observer.arrive()
-        return observer
-
-    return arrive
-
-
-def ratings_of(server: Server, study: str) -> pd.DataFrame:
-    """The newest session's answers, oldest first, as the database has them."""
-    frame = server.store.ratings(study)
-    return frame[frame["session"] == frame["session"].max()].reset_index(drop=True)
-
-
-def events_of(server: Server, observer: Observer) -> set[str]:
-    """Names of what was logged in the newest session."""
-    with observer.page.expect_response("**/api/v1/events"):
-        observer.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
-    frame = server.store.events(server.study(observer.study))
-    return set(frame.loc[frame["session"] == frame["session"].max(), "name"])
-
-
-def eventually(page: Page, check: Callable[[], bool]) -> None:
-    """Wait for something that happens on the server."""
-    for _ in range(200):
-        if check():
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError("it did not happen")
-
-
 def test_a_pairwise_session_from_joining_to_the_completion_code(
     context: BrowserContext, server: Server
 ) -> None:
@@ -105,7 +67,9 @@ def test_a_pairwise_session_from_joining_to_the_completion_code(
     pressed = []
     while not observer.done():
         observer.ready()
-        left, right = (observer.box(f".frame[data-role={role}]") for role in ("left", "right"))
+        left, right = (
+            observer.box(f".current .frame[data-role={role}]") for role in ("left", "right")
+        )
         assert left | {"x": 0} == right | {"x": 0}
         shown = observer.shown("left"), observer.shown("right")
         key = list(KEYS)[len(pressed) % 3]
@@ -161,7 +125,7 @@ def test_an_artifact_session_from_joining_to_the_completion_code(
     drawn.append(draw(observer, 0.05, 0.1, 0.25, 0.9))
     draw(observer, 0.6, 0.6, 0.7, 0.7)
     page.keyboard.press("u")
-    frame = observer.box(".frame[data-role=stimulus]")
+    frame = observer.box(".current .frame[data-role=stimulus]")
     page.mouse.move(frame["x"] + 0.8 * frame["width"], frame["y"] + 0.5 * frame["height"])
     page.mouse.wheel(0, -300)
     expect(page.get_by_role("button", name="Zoom out")).to_be_visible()
@@ -344,7 +308,7 @@ def test_zoom_is_shared_and_a_click_then_does_not_vote(arrive: Arrive, server: S
     observer = arrive("quick")
     page = observer.page
     trial = observer.ready()
-    frame = observer.box(".frame[data-role=right]")
+    frame = observer.box(".current .frame[data-role=right]")
     x, y = frame["x"] + 0.25 * frame["width"], frame["y"] + 0.75 * frame["height"]
     page.mouse.move(x, y)
     page.mouse.wheel(0, -400)
@@ -381,10 +345,15 @@ def test_everything_is_in_the_window_and_large(arrive: Arrive, study: str) -> No
             "[document.documentElement.scrollHeight, document.documentElement.scrollWidth]"
         ) == [height, width]
         roles = ["left", "right"] if study == "quick" else ["stimulus"]
-        boxes = {role: observer.box(f".frame[data-role={role}]") for role in [*roles, "reference"]}
+        boxes = {
+            role: observer.box(f".current .frame[data-role={role}]")
+            for role in [*roles, "reference"]
+        }
         parts = [*boxes.values(), observer.box(".question")]
         parts += [
-            dict(box) for each in page.locator(".answer").all() if (box := each.bounding_box())
+            dict(box)
+            for each in page.locator(".current .answer").all()
+            if (box := each.bounding_box())
         ]
         for part in parts:
             assert part["x"] >= 0
@@ -404,8 +373,8 @@ def test_simulated_observers_are_named_and_their_study_offered_to_nobody(
     page = context.new_page()
     page.goto(server.base)
     choices = page.get_by_test_id("stMain").get_by_role("button")
-    expect(choices).to_have_count(3)
-    choices.last.click()
+    expect(choices).to_have_count(OPEN)
+    choices.filter(has_text="What gives the colouring away?").first.click()
     expect(page.get_by_text("I have read this")).to_be_visible()
     assert page.url == f"{server.base}/?study=marks"
     page.goto(f"{server.base}/admin?token={TOKEN}")
@@ -471,7 +440,7 @@ def test_the_admin_shows_progress_but_results_only_after_closing(
     expect(page.get_by_text("Show the results")).to_have_count(0)
     page.get_by_role("button", name="Close the study").click()
     page.get_by_text("Show the results").click()
-    expect(page.get_by_text("Looked at 2 times")).to_be_visible()
+    expect(page.get_by_text("Looks so far: 2")).to_be_visible()
     looks = server.store.looks(server.study("marks"))
     assert list(looks["what"]) == ["export", "results"]
     page.get_by_role("button", name="Reopen the study").click()

@@ -13,6 +13,7 @@ from percept.inference.plan import (
     fit,
     padded_shape,
     plan_batches,
+    share_decoding,
     unfit,
     working_size,
 )
@@ -65,6 +66,22 @@ def test_a_condition_is_cut_alike_whatever_stands_beside_it(sizes, sources):
     for index, alone in enumerate(sources):
         mine = [(b.rows, b.shape) for b in together if b.condition == index]
         assert mine == [(b.rows, b.shape) for b in plan_batches(sizes, [alone], 1e6)]
+
+
+@settings(deadline=None)
+@given(sizes=sizes_of, sources=some_sources, megapixels=st.sampled_from([0, 0.05, 1, 40]))
+def test_portions_have_every_batch_once_and_no_more_photographs_than_one(
+    sizes, sources, megapixels
+):
+    plan = plan_batches(sizes, sources, megapixels * 1e6)
+    portions = share_decoding(plan, sizes)
+    batches = [batch for portion in portions for batch in portion.batches]
+    assert sorted(batches, key=plan.index) == plan
+    for portion in portions:
+        assert {row for b in portion.batches for row in b.rows} == set(portion.rows)
+        assert portion.rows in [batch.rows for batch in portion.batches]
+    if len({source.scale for source in sources if source.colorize}) <= 1 or not megapixels:
+        assert sorted(row for p in portions for row in p.rows) == list(range(len(sizes)))
 
 
 def test_largest_first():

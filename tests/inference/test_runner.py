@@ -177,34 +177,59 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def slurm_task(rank: int, world: int, port: str, *words: str) -> subprocess.Popen[str]:
+    """Start a task as srun does, which watches over nobody."""
+    step = {
+        "SLURM_PROCID": str(rank),
+        "SLURM_LOCALID": str(rank),
+        "SLURM_STEP_NUM_TASKS": str(world),
+        "SLURM_STEP_NODELIST": "localhost",
+        "MASTER_PORT": port,
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "percept", "infer", *words],
+        env=bundle.child_environment(step),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 def test_more_processes_than_items_under_slurm_give_the_same_bytes(tmp_path, checkpoint):
     manifest = write_manifest(tmp_path / "photos", SIZES[:1])
     words = [str(manifest), "--condition", f"net={checkpoint}", "gray=gray"]
     infer(manifest, words[2:], tmp_path / "alone")
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-m", "percept", "infer", *words, "--out", str(tmp_path / "run")],
-            env=bundle.child_environment(
-                {
-                    "SLURM_PROCID": str(rank),
-                    "SLURM_LOCALID": str(rank),
-                    "SLURM_STEP_NUM_TASKS": "3",
-                    "SLURM_STEP_NODELIST": "localhost",
-                    "MASTER_PORT": port,
-                }
-            ),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for port in [str(free_port())]
-        for rank in range(3)
-    ]
+    port = str(free_port())
+    workers = [slurm_task(i, 3, port, *words, "--out", str(tmp_path / "run")) for i in range(3)]
     output = [worker.communicate(timeout=120)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0, 0], output
     assert "2 of 2 images" in output[0]
     assert output[1:] == ["", ""]
     assert contents(tmp_path / "run") == contents(tmp_path / "alone")
+
+
+LEAVING = """
+import os
+
+def make(device):
+    def colorize(luminance):
+        if os.environ["SLURM_PROCID"] == "1":
+            os.kill(os.getpid(), 9)
+        return 20 * luminance.expand(-1, 2, -1, -1)
+    return colorize
+"""
+
+
+def test_a_worker_that_nobody_watches_over_is_missed_at_the_end(tmp_path, monkeypatch):
+    manifest = write_manifest(tmp_path / "photos", SIZES[:4])
+    (tmp_path / "leaving_percept_plugin.py").write_text(LEAVING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    words = [str(manifest), "--condition", "x=plugin:leaving_percept_plugin:make"]
+    port = str(free_port())
+    workers = [slurm_task(rank, 2, port, *words, "--out", str(tmp_path / "run")) for rank in (0, 1)]
+    output = [worker.communicate(timeout=120)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [3, -9], output
+    assert "worker 0 lost another worker; the same command resumes" in output[0]
 
 
 # -- stopped and started again ------------------------------------------------------------------
@@ -344,6 +369,7 @@ def test_a_full_disk_stops_the_run_and_the_same_call_resumes(undisturbed, tmp_pa
         (["--condition", "gray=gray", "--threads", "0"], "at least one thread"),
         (["--condition", "gray=gray", "--batch-megapixels", "-1"], "must be 0 or more"),
         (["--condition", "gray=gray", "--device", "warp"], "unknown device"),
+        (["--condition", "gray=gray", "--shard", "tiles"], "Give --tile."),
         (["--condition", "gray=gray", "--nproc", "0"], "at least 1"),
     ],
 )
@@ -623,20 +649,20 @@ def test_photographs_in_memory_are_bounded_by_the_queue(tmp_path, monkeypatch):
     patience = None
     decode, save = runner._Worker._decode, runner._Worker._save
 
-    def counted_decode(self, row, item):
-        photo = decode(self, row, item)
+    def counted_decode(self, row, items):
+        photo = decode(self, row, items)
         with lock:
-            held[0] += item.width * item.height
+            held[0] += items[0].width * items[0].height
             most[0] = max(most[0], held[0])
         if most[0] > 90 * 80:
             ahead.set()
         return photo
 
-    def counted_save(self, source, item, photo, output):
+    def counted_save(self, source, row, item, photo, output):
         assert patience is None or ahead.wait(patience)
-        save(self, source, item, photo, output)
+        save(self, source, row, item, photo, output)
         with lock:
-            held[0] -= item.width * item.height
+            held[0] -= item.width * item.height / 2  # under each of two conditions
 
     monkeypatch.setattr(runner._Worker, "_decode", counted_decode)
     monkeypatch.setattr(runner._Worker, "_save", counted_save)
@@ -709,19 +735,80 @@ def test_other_formats_are_named_after_themselves(format, manifest, checkpoint, 
         infer(manifest, [f"net={checkpoint}"], tmp_path / "run")
 
 
-def test_tiles_give_the_same_bytes_in_two_processes(tmp_path, checkpoint, percept):
-    manifest = write_manifest(tmp_path / "photos", [(200, 90), (64, 300), (30, 30)])
-    words = [manifest, "--condition", f"net={checkpoint}", "gray=gray", "--tile", 64]
-    words += ["--overlap", 16, "--batch-megapixels", 0.01]
+def test_tiles_give_the_same_bytes_however_processes_share_them(tmp_path, checkpoint, percept):
+    manifest = write_manifest(tmp_path / "photos", [(200, 90), (64, 300), (30, 30), (150, 150)])
+    (manifest.parent / "p3.png").write_bytes(b"no scan")
+    words = [manifest, "--condition", f"net={checkpoint}", "gray=gray", "again=" + str(checkpoint)]
+    words += ["--tile", 64, "--overlap", 16, "--batch-megapixels", 0.01, "--allow-failures"]
     code, _, err = percept("infer", *words, "--out", tmp_path / "one")
     assert code == 0, err
-    assert percept("infer", *words, "--out", tmp_path / "two", "--nproc", 2)[0] == 0
-    assert contents(tmp_path / "two") == contents(tmp_path / "one")
-    infer(manifest, [f"net={checkpoint}", "gray=gray"], tmp_path / "whole", batch_megapixels=0.01)
-    tiled, whole = contents(tmp_path / "one"), contents(tmp_path / "whole")
+    for world, shard in [(1, "tiles"), (2, "photos"), (2, "tiles"), (3, "tiles")]:
+        out = tmp_path / f"{shard}-{world}"
+        code, _, err = percept("infer", *words, "--out", out, "--nproc", world, "--shard", shard)
+        assert code == 0, err
+        assert contents(out) == contents(tmp_path / "one")
+        timings = open_run(out).timings
+        assert (timings.loc[timings["content_id"] != "p3", "encode_seconds"] > 0).all()
+    whole = tmp_path / "whole"
+    conditions = [f"net={checkpoint}", "gray=gray", f"again={checkpoint}"]
+    infer(manifest, conditions, whole, batch_megapixels=0.01)
+    tiled, whole = contents(tmp_path / "one"), contents(whole)
     changed = {name for name in tiled if tiled[name] != whole[name]}
-    assert changed == {"outputs.parquet", "images/net/p0.png", "images/net/p1.png"}
-    assert (pd.read_parquet(tmp_path / "one/timings.parquet")["encode_seconds"] > 0).all()
+    cut = {f"images/{name}/p{i}.png" for name in ("net", "again") for i in (0, 1)}
+    assert changed == {"outputs.parquet", *cut}
+
+
+TILING = """
+import os, torch
+
+def make(device):
+    calls = []
+    def colorize(luminance):
+        if luminance.shape[2:] == (64, 64):
+            calls.append(None)
+            if os.environ["RANK"] == "1" and len(calls) == 2:
+                raise OSError("no more")
+        return 20 * luminance.expand(-1, 2, -1, -1)
+    colorize.max_side = 48
+    return colorize
+
+def greedy(device):
+    def colorize(luminance):
+        if len(luminance) > 1:
+            raise torch.OutOfMemoryError("too much")
+        return 20 * luminance.expand(-1, 2, -1, -1)
+    colorize.max_side = 48
+    return colorize
+
+def fickle(device):
+    def colorize(luminance):
+        channels = 2 if luminance.shape[2:] == (64, 64) else 3
+        return luminance.expand(-1, channels, -1, -1)
+    colorize.max_side = 48
+    return colorize
+"""
+
+
+def test_what_goes_wrong_in_another_process_is_the_photographs(
+    tmp_path, monkeypatch, percept, checkpoint
+):
+    manifest = write_manifest(tmp_path / "photos", [(900, 200), (30, 30)])
+    (tmp_path / "tiling_percept_plugin.py").write_text(TILING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    names = {"make": "make", "greedy": "greedy", "fickle": "fickle"}
+    conditions = [f"{name}=plugin:tiling_percept_plugin:{name}" for name in names]
+    words = [manifest, "--condition", *conditions, f"net={checkpoint}", "--out", tmp_path / "run"]
+    words += ["--tile", 64, "--overlap", 16, "--batch-megapixels", 2 * 64 * 64 / 1e6]
+    code, out, err = percept("infer", *words, "--nproc", 2, "--shard", "tiles", "--json")
+    assert code == 1, err
+    report = json.loads(out)
+    assert {f["condition"]: f["error"] for f in report["failed"]} == {
+        "make": "the colorizer failed: OSError: no more",
+        "fickle": "the colorizer failed: it returned 3 channels for the whole and 2 for a tile",
+    }
+    assert report["warnings"] == [
+        "condition 'greedy': the device's memory was too small for 2 of 64×64 at once; did 1"
+    ]
 
 
 def test_a_fault_in_a_tile_costs_the_photograph_alone(tmp_path, monkeypatch):

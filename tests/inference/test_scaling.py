@@ -16,6 +16,7 @@ def test_scaling_is_a_table_a_plot_and_numbers(percept, tmp_path):
     assert code == 0, err
     assert "run 2 of 2" in err
     assert "the best single process" in out
+    assert "A bare loop scales here by 1.00× at 1, " in out
     document = json.loads((tmp_path / "scaling.json").read_text())
     points = [Point(**point) for point in document["points"]]
     assert [(p.side, p.world, p.threads) for p in points] == [(24, 1, 1), (24, 2, 1)]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -12,9 +13,8 @@ from percept.errors import InputError
 from percept.inference.colorizer import Source
 from percept.inference.plan import Tiling, fit, plan_batches, unfit
 from percept.inference.run import Condition
-from percept.inference.tiling import colorize_tiles, detail, tile_starts, tile_weights
-
-CPU = torch.device("cpu")
+from percept.inference.spread import alone
+from percept.inference.tiling import Grid, colorize_tiles, detail, tile_starts, tile_weights
 
 
 def source(colorize=lambda x: x, max_side: int | None = 32, divisor: int = 1) -> Source:
@@ -31,7 +31,8 @@ def tiled(photo: np.ndarray, at: Source, tiling: Tiling, view: torch.Tensor | No
     seen = tiling.view(at)
     if view is None:
         view = at.colorize(fit(photo, seen))[0]
-    parts = list(colorize_tiles(photo, view, seen, tiling, at.colorize, device=CPU, per_call=3))
+    grid = Grid.lay(*photo.shape, seen, tiling, batch_pixels=3 * 64**2)
+    parts = list(colorize_tiles(photo, view, seen, grid, partial(alone, colorize=at.colorize)))
     assert [row for band, _ in parts for row in range(len(photo))[band]] == list(range(len(photo)))
     return torch.cat([values for _, values in parts], dim=1)
 

@@ -86,13 +86,23 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def random_backbone(cache: Path, tmp_path: Path) -> dict[str, torch.Tensor]:
     """AlexNet weights made by chance, brought into the cache by hand; returned as they are."""
-    from torchvision.models import alexnet
+    return bring_backbone("alexnet", tmp_path)
+
+
+def bring_backbone(name: str, folder: Path) -> dict[str, torch.Tensor]:
+    import torchvision.models
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
-        features = alexnet(weights=None).features.state_dict()
+        features = getattr(torchvision.models, name)(weights=None).features.state_dict()
     state = {f"features.{key}": value for key, value in features.items()}
-    file = tmp_path / "alexnet.pth"
+    file = folder / f"{name}.pth"
     torch.save({**state, "classifier.1.bias": torch.zeros(3)}, file)
-    fetch(known_as(BACKBONES["alexnet"], url_sha256=file), source=file)
+    fetch(known_as(BACKBONES[name], url_sha256=file), source=file)
     return state
+
+
+@pytest.fixture
+def random_vgg(cache: Path, tmp_path: Path) -> dict[str, torch.Tensor]:
+    """As ``random_backbone``, of VGG-16."""
+    return bring_backbone("vgg16", tmp_path)

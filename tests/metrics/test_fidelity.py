@@ -14,8 +14,13 @@ from percept.metrics.color import Images, Picture
 from percept.metrics.registry import METRICS
 
 TRUE = photograph(1, 48, 61)
+LARGE = photograph(1, 176, 180)  # enough for five scales
 OTHER = (TRUE * 0.8 + np.array([30, 5, 12])).astype(np.uint8)
-FULL_REFERENCE = [m for m in METRICS.values() if m.kind == "full-reference" and not m.weights]
+FULL_REFERENCE = [
+    m
+    for m in METRICS.values()
+    if m.kind == "full-reference" and not (m.weights or m.group or m.package)
+]
 
 
 class Shifted(Picture):
@@ -77,6 +82,39 @@ def test_ssim_equals_the_formula_of_the_paper() -> None:
     assert value == pytest.approx(np.mean(values), abs=1e-9)
 
 
+@pytest.mark.parametrize("shape", [(37, 52), (11, 11), (43, 11)])
+def test_ssim_equals_scikit_image(shape: tuple[int, int]) -> None:
+    """Also where a block of the band matrix is not full, and on a single window."""
+    from skimage.metrics import structural_similarity
+
+    settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    true, other = (image[: shape[0], : shape[1]] for image in (TRUE, OTHER))
+    expected = structural_similarity(
+        other / 255, true / 255, data_range=1.0, channel_axis=-1, **settings
+    )
+    assert fidelity.ssim(Images(other, reference=true)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_ms_ssim_equals_piq() -> None:
+    """On sizes that halve evenly; how odd ones are halved is nowhere agreed upon."""
+    import piq
+
+    true = photograph(4, 192, 208)
+    other = (true * 0.8 + np.random.default_rng(1).normal(20, 9, true.shape)).clip(0, 255)
+    other = other.astype(np.uint8)
+    pair = [torch.from_numpy(image / 255.0).permute(2, 0, 1)[None] for image in (other, true)]
+    expected = piq.multi_scale_ssim(*pair, data_range=1.0).item()
+    assert 0.5 < expected < 0.98
+    assert fidelity.ms_ssim(Images(other, reference=true)) == pytest.approx(expected, abs=1e-6)
+
+    planes = [Picture(image).lab[..., 1:] + 128 for image in (other, true)]
+    pair = [torch.from_numpy(plane).permute(2, 0, 1)[None] for plane in planes]
+    expected = piq.multi_scale_ssim(*pair, data_range=255.0).item()
+    value = fidelity.ms_ssim_ab(Images(other, reference=true))
+    assert value == pytest.approx(expected, abs=1e-6)
+    assert fidelity.ms_ssim_ab(Images(true, reference=true)) == 1.0
+
+
 def test_ciede2000_of_flat_patches() -> None:
     """Half of the image differs: the mean is half the difference, the 95th percentile all."""
     red, blue = np.uint8([180, 40, 40]), np.uint8([40, 40, 180])
@@ -93,43 +131,60 @@ def test_ciede2000_of_flat_patches() -> None:
 
 @pytest.mark.parametrize("metric", FULL_REFERENCE, ids=lambda m: m.name)
 def test_identity_is_best_and_worse_colour_is_worse(metric) -> None:
-    best = metric.compute(Images(TRUE, reference=TRUE.copy()))
-    near = (TRUE * 0.97).astype(np.uint8)
-    good, bad = (metric.compute(Images(image, reference=TRUE)) for image in (near, OTHER))
-    assert best == {"psnr": math.inf, "psnr_ab": math.inf, "ssim": 1.0}.get(metric.name, 0.0)
+    true = LARGE if metric.min_side > 48 else TRUE
+    near = (true * 0.97).astype(np.uint8)
+    far = (true * 0.8 + np.array([30, 5, 12])).astype(np.uint8)
+    best, good, bad = (
+        metric.compute(Images(image, reference=true)) for image in (true.copy(), near, far)
+    )
+    inf = {"psnr": math.inf, "psnr_ab": math.inf}
+    assert best == inf.get(metric.name, float("ssim" in metric.name))
     assert (best > good > bad) if metric.higher_is_better else (best < good < bad)
     low, high = metric.range
     assert all(low <= value <= high for value in (best, good, bad))
 
 
-def test_lpips_equals_the_lpips_package(random_backbone: dict[str, torch.Tensor]) -> None:
+@pytest.mark.parametrize(
+    ("metric", "net", "fixture"),
+    [("lpips_alex", "alex", "random_backbone"), ("lpips_vgg", "vgg", "random_vgg")],
+)
+def test_lpips_equals_the_lpips_package(
+    metric: str, net: str, fixture: str, request: pytest.FixtureRequest
+) -> None:
     """Same heads, same backbone, built in the package's own way."""
     import lpips
 
+    backbone = request.getfixturevalue(fixture)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        peer = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+        peer = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
     for key, value in peer.net.named_parameters():
-        value.data.copy_(random_backbone[f"features.{key.split('.', 1)[1]}"])
+        value.data.copy_(backbone[f"features.{key.split('.', 1)[1]}"])
     before = torch.get_rng_state()
-    value = fidelity.lpips_alex(Images(OTHER, reference=TRUE))
+    compute = METRICS[metric].compute
+    value = compute(Images(OTHER, reference=TRUE))
     expected = peer(lpips.im2tensor(OTHER), lpips.im2tensor(TRUE)).item()
     assert value == pytest.approx(expected, rel=1e-5)
     assert value > 1e-4
     assert torch.equal(before, torch.get_rng_state()), "the caller's random state is untouched"
-    assert fidelity.lpips_alex(Images(TRUE, reference=TRUE)) == 0.0
+    assert compute(Images(TRUE, reference=TRUE)) == 0.0
 
 
 def test_lpips_with_the_real_weights() -> None:
-    """Weights that reproduce published correlations on HECD gave this value."""
+    """Weights that reproduce published correlations on HECD gave these values."""
     from percept.metrics.weights import weights_info
 
-    if weights_info("alexnet") is None:
-        pytest.skip("the AlexNet weights are not in the cache: run `percept weights fetch`")
+    there = [name for name in ("alexnet", "vgg16") if weights_info(name) is not None]
+    if not there:
+        pytest.skip("no weights are in the cache: run `percept weights fetch`")
     import skimage
 
     from percept.manifest import load_rgb
 
     image = load_rgb(Path(skimage.__file__).parent / "data" / "astronaut.png")
     gray = np.repeat(image[..., 1:2], 3, axis=2)
-    assert fidelity.lpips_alex(Images(gray, reference=image)) == pytest.approx(0.18509, abs=2e-5)
+    images = Images(gray, reference=image)
+    if "alexnet" in there:
+        assert fidelity.lpips_alex(images) == pytest.approx(0.18509, abs=2e-5)
+    if "vgg16" in there:
+        assert fidelity.lpips_vgg(images) == pytest.approx(0.19719, abs=2e-5)

@@ -335,12 +335,18 @@ def test_absent_and_damaged_weights_are_errors(random_backbone, cache: Path) -> 
 def test_the_command_tells_where_the_weights_are(
     random_backbone, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["weights", "status"]) == 0
+    assert main(["weights", "status"]) == 1
     file = weights.weights_file("alexnet")
-    assert capsys.readouterr().out.startswith(f"alexnet: {file}, from ")
+    out = capsys.readouterr().out
+    assert out.startswith(f"alexnet: {file}, from ")
+    assert "vgg16: not there; run `percept weights fetch`" in out
     moved = file.rename(tmp_path / "carried.safetensors")
     assert main(["weights", "status"]) == 1
     assert "percept weights fetch" in capsys.readouterr().out
+    assert main(["weights", "fetch", "vgg16", "--from", str(moved)]) == 2
+    assert "holds other weights" in capsys.readouterr().err
+    assert main(["weights", "fetch", "vgg19"]) == 2
+    assert "'vgg19'). There are alexnet, vgg16" in capsys.readouterr().err
     assert main(["weights", "fetch", "--from", str(moved)]) == 0
     assert file.is_file()
     assert main(["weights", "fetch", "--from", str(tmp_path)]) == 2

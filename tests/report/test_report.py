@@ -100,7 +100,7 @@ def test_people_are_counted(world: World) -> None:
     assert people["answers"] == kinds.to_dict()
     assert people["observers"] == people["joined"] == people["simulated"] == 8
     assert people["sessions"] == people["sessions_complete"] == 8
-    test = world.pairs.ratings.query("kind == 'test'")
+    test = world.pairs.ratings.query("kind == 'test' and choice != 'skip'")
     assert people["response_s"]["median"] == pytest.approx(test["response_time_ms"].median() / 1000)
     assert sum(people["response_counts"]) == len(test)
 
@@ -144,7 +144,7 @@ def test_groups_and_strata_have_scales_of_their_own(world: World) -> None:
 def test_every_attribute_is_analysed_on_its_own(world: World) -> None:
     period = '[[attributes]]\nname = "period"\nquestion = "Which fits its time?"\n'
     protocol = parse_protocol(f"{world.pairs.protocol.text}\n{period}")
-    turned = {"left": "right", "right": "left", "tie": "tie"}
+    turned = {"left": "right", "right": "left", "tie": "tie", "skip": "skip"}
     ratings = world.pairs.ratings
     other = ratings.assign(attribute="period", choice=ratings["choice"].map(turned))
     data = replace(world.pairs, protocol=protocol, ratings=pd.concat([ratings, other]))
@@ -246,10 +246,12 @@ def test_identical_pairs_on_which_nobody_saw_a_tie_are_told(world: World) -> Non
     assert none.agreement[0].identical is None
 
 
-def test_weighted_artifacts_say_what_is_not_weighted(world: World) -> None:
+def test_weighted_artifacts_are_said(world: World) -> None:
     contents = world.marks.contents.assign(weight=[1.0, 1.0, 1.0, 1.0, 1.0, 9.0])
-    text = " ".join(analyse([replace(world.marks, contents=contents)], n_boot=N_BOOT).methods)
-    assert "bounds and maps count every photograph alike" in text
+    weighted = analyse([replace(world.marks, contents=contents)], n_boot=N_BOOT)
+    assert "bounds and maps are weighted" in " ".join(weighted.methods)
+    plain, own = world.report.artifacts[0].severe[0], weighted.artifacts[0].severe[0]
+    assert own.upper_bound > plain.upper_bound  # six photographs that are worth fewer
     assert "bounds and maps" not in " ".join(world.report.methods)
 
 

@@ -93,3 +93,20 @@ def test_bad_input_is_named(call, text):
 def test_no_observations_is_an_answer():
     assert not cluster_mean([np.nan, np.nan]).estimable
     assert np.isnan(cluster_mean([1.0]).low)
+
+
+@pytest.mark.parametrize("cluster", [("observer",), ("content",), ("observer", "content")])
+@pytest.mark.parametrize("effect", [0.0, 0.7])
+def test_intervals_cover_what_they_speak_of(cluster, effect):
+    """Coarse; ``benchmarks/coverage.py`` shows the shares with their Monte-Carlo error."""
+    rng = np.random.default_rng(3)
+    observer, content = (part.ravel() for part in np.indices((12, 10)))
+    labels = pd.DataFrame({"observer": observer, "content": content})
+    hits, runs = 0, 300
+    for _ in range(runs):
+        taste = rng.normal(0, effect if "observer" in cluster else 0, 12)
+        quirk = rng.normal(0, effect if "content" in cluster else 0, 10)
+        votes = taste[observer] + quirk[content] + rng.normal(size=observer.size)
+        found = cluster_mean(votes, labels, cluster=cluster)
+        hits += found.low <= 0 <= found.high
+    assert 0.91 <= hits / runs <= 0.985  # 0.95 within three Monte-Carlo errors

@@ -275,14 +275,14 @@ def test_a_weight_is_a_number_of_copies(grouped):
     x, y = rng.integers(0, 9, 40).astype(float), rng.integers(0, 5, 40).astype(float)
     cluster, group = rng.integers(0, 8, 40), np.arange(40) % 4 if grouped else None
     weights = rng.integers(1, 4, (3, 8)).astype(float)
-    weighted = _Stimuli(x, group, None, False).of_weights(weights, cluster, y)
+    line = np.full((1, 4), np.nan)
+    weighted = _Stimuli(x[None], group, None, line).of_weights(weights, cluster, y)[:, 0]
     for row, w in zip(weighted, weights, strict=True):
         copies = np.repeat(np.arange(40), w[cluster].astype(int))
-        same = _Stimuli(x[copies], None if group is None else group[copies], None, False)
-        expected = same.of_scores(y[copies][None])[0]
+        expected = _Stimuli(x[None, copies], None, None, line).of_scores(y[copies][None])[0, 0]
         if grouped:  # groups count by their weight, not alike
             own = group[copies]
             parts = [(x[copies][own == g], y[copies][own == g]) for g in range(4)]
-            each = [_Stimuli(a, None, None, False).of_scores(b[None])[0] for a, b in parts]
+            each = [_Stimuli(a[None], None, None, line).of_scores(b[None])[0, 0] for a, b in parts]
             expected = np.average(each, axis=0, weights=[len(a) for a, _ in parts])
         np.testing.assert_allclose(row[:4], expected[:4], atol=1e-12)

@@ -162,3 +162,55 @@ def test_ratings_are_screened_too():
     assert len(bare) == len(people)
     with pytest.raises(InputError):
         screen_observers(frame.drop(columns="score"))
+
+
+@pytest.mark.parametrize("method", ["artifact", "review"])
+def test_verdicts_and_artifacts(method):
+    rng = np.random.default_rng(5)
+    bad = rng.random(60) < 0.1  # most images are good: long honest runs
+    rows = []
+
+    def answer(person, spoilt):
+        if person == "blind":
+            return False
+        if person == "coin":
+            return bool(rng.random() < 0.5)
+        return bool(spoilt) != bool(rng.random() < 0.02)
+
+    people = [f"good{i}" for i in range(8)] + ["blind", "coin", "rush"]
+    for person in people:
+        time = 90.0 if person == "rush" else 4000.0
+        for t, spoilt in enumerate(bad):
+            rows.append((person, t, "test", None, None, f"c{t}", answer(person, spoilt), time))
+        for t in range(6):
+            again = answer(person, bad[t])
+            rows.append((person, 200 + t, "gold", True, None, f"g{t}", answer(person, True), time))
+            rows.append((person, 100 + t, "repeat", None, t, f"c{t}", again, time))
+    names = ["observer", "trial", "kind", "expected", "repeat_of", "content", "seen",
+             "response_time_ms"]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=names).astype({"repeat_of": "Int64"})
+    frame["condition"], frame["session"] = "m", frame["observer"]
+    if method == "artifact":
+        frame["artifact"] = np.where(frame["seen"], "bleeding", None)
+        frame["expected"] = frame["expected"].map({True: "marks"})
+        frame = pd.concat([frame, frame[frame["seen"]]])  # two marks are one answer
+    else:
+        frame["verdict"] = np.where(frame["seen"], "fix", "accept")
+        frame["expected"] = frame["expected"].map({True: "reject"})
+    table = screen_observers(frame.drop(columns="seen")).set_index("observer")
+    assert (table.loc[[f"good{i}" for i in range(8)], "verdict"] == "keep").all()
+    assert table.loc["blind", "reason"].startswith("golds 0% right (limit 70%)")
+    assert "golds" in table.loc["coin", "reason"]
+    assert "under 500 ms" in table.loc["rush", "reason"]
+    assert table["n"].eq(72).all()
+    assert table.loc["good0", "agreement"] > 0.9 > 0.7 > table.loc["coin", "agreement"]
+    # Where others see something every other time, a run of sixty is no chance.
+    busy = frame.assign(content=frame["content"] + "x")
+    runs = np.where(busy["observer"] == "blind", False, np.arange(len(busy)) % 2 == 0)
+    if method == "artifact":
+        busy["artifact"] = np.where(runs, "bleeding", None)
+    else:
+        busy["verdict"] = np.where(runs, "fix", "accept")
+    blind = screen_observers(busy[busy["kind"] == "test"]).set_index("observer").loc["blind"]
+    assert "same answers in a row" in blind["reason"]
+    assert screen_observers(frame.iloc[:0]).empty

@@ -1,38 +1,26 @@
 from __future__ import annotations
 
-import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from percept.inference.run import Run
 from percept.store import Store, open_store
 from percept.study import create_study
+from tests import postgresql
 from tests.tiny_run import make_run, tiny_protocol
 
-# URL of a PostgreSQL server for throw-away databases; without it, SQLite alone is tested.
-SERVER = os.environ.get("PERCEPT_TEST_POSTGRESQL")
 
-
-@pytest.fixture(params=["sqlite", "postgresql"] if SERVER else ["sqlite"])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def database(request, tmp_path: Path) -> Iterator[str]:
     """URL of a database that does not exist yet (SQLite) or is empty (PostgreSQL)."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/study.db"
-        return
-    name = f"percept_{uuid.uuid4().hex[:12]}"
-    url = sa.make_url(SERVER).set(drivername="postgresql+psycopg")
-    server = sa.create_engine(url, isolation_level="AUTOCOMMIT")
-    with server.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    yield url.set(database=name).render_as_string(hide_password=False)
-    with server.connect() as connection:
-        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
-    server.dispose()
+    else:
+        with postgresql.database(request.getfixturevalue("postgresql_server")) as url:
+            yield url
 
 
 @pytest.fixture(scope="session")
@@ -57,12 +45,30 @@ def template(run: Run) -> Path:
     return file
 
 
-@pytest.fixture
-def store(database: str, run: Run, template: Path) -> Iterator[Store]:
-    """A store with a small pairwise study ``pairs`` and an artifact study ``marks``."""
-    if database.startswith("sqlite"):
-        shutil.copy(template, database.removeprefix("sqlite:///"))
-    with open_store(database, create=True) as store:
-        if not store.studies():
+@pytest.fixture(scope="session")
+def server_template(postgresql_server: str, run: Run) -> Iterator[str]:
+    """The same on PostgreSQL: the name of a database to be copied."""
+    with postgresql.database(postgresql_server) as url:
+        with open_store(url, create=True) as store:
             fill(store, run)
+        yield url.rpartition("/")[2].partition("?")[0]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def filled(request, tmp_path: Path) -> Iterator[str]:
+    """URL of a database with the two studies."""
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("template"), tmp_path / "study.db")
+        yield f"sqlite:///{tmp_path}/study.db"
+        return
+    server = request.getfixturevalue("postgresql_server")
+    name = request.getfixturevalue("server_template")
+    with postgresql.database(server, template=name) as url:
+        yield url
+
+
+@pytest.fixture
+def store(filled: str) -> Iterator[Store]:
+    """A store with a small pairwise study ``pairs`` and an artifact study ``marks``."""
+    with open_store(filled) as store:
         yield store

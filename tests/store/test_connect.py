@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import subprocess
 import sys
+from datetime import datetime
+from pathlib import Path
 
+import alembic.command
 import alembic.config
 import alembic.script
 import pytest
@@ -14,6 +18,8 @@ from alembic.migration import MigrationContext
 
 from percept.errors import InputError
 from percept.store import open_store, schema
+from percept.store.store import Answer
+from percept.study import join, protocol_of, rate
 
 
 def test_migrations_make_exactly_the_schema(database) -> None:
@@ -40,6 +46,72 @@ def test_the_schema_names_the_newest_revision() -> None:
     config.set_main_option("script_location", folder)
     heads = alembic.script.ScriptDirectory.from_config(config).get_heads()
     assert heads == [schema.REVISION]
+
+
+RELEASED = sorted((Path(__file__).parent / "schemas").glob("*.json"))
+
+
+def test_every_released_schema_has_a_database_to_upgrade() -> None:
+    assert [file.stem for file in RELEASED] == [
+        f"{number:04d}" for number in range(1, int(schema.REVISION))
+    ]
+
+
+def restore(url: str, file: Path) -> None:
+    """Make a database as that version of percept left it, rows included."""
+    engine = sa.create_engine(sa.make_url(url).set(drivername=DRIVERS[url.partition(":")[0]]))
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        alembic.command.upgrade(config, file.stem)
+        tables = sa.MetaData()
+        tables.reflect(connection)
+        for name, rows in json.loads(file.read_text(encoding="utf-8")).items():
+            table = tables.tables[name]
+            times = {one.name for one in table.c if isinstance(one.type, sa.DateTime)}
+            for row in rows:
+                values = {
+                    key: datetime.fromisoformat(value) if key in times and value else value
+                    for key, value in row.items()
+                }
+                connection.execute(sa.insert(table).values(**values))
+            if engine.dialect.name == "postgresql":
+                key = f"pg_get_serial_sequence('{name}', 'id')"
+                connection.execute(sa.text(f"SELECT setval({key}, max(id)) FROM {name}"))
+    engine.dispose()
+
+
+DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
+
+
+@pytest.mark.parametrize("file", RELEASED, ids=[file.stem for file in RELEASED])
+def test_a_database_of_an_older_percept_is_upgraded_with_all_its_rows(database, file) -> None:
+    restore(database, file)
+    before = json.loads(file.read_text(encoding="utf-8"))
+    with open_store(database) as store:
+        with store.engine.connect() as connection:
+            context = MigrationContext.configure(connection)
+            assert compare_metadata(context, schema.metadata) == []
+            for name, rows in before.items():
+                count = sa.select(sa.func.count()).select_from(schema.metadata.tables[name])
+                assert connection.scalar(count) == len(rows)
+        pairs, marks = store.studies()
+        assert store.ratings(pairs)["choice"].tolist() == ["left", "left"]
+        assert store.ratings(marks)["artifact"].tolist() == ["other", "other"]
+        assert store.marks(marks)["x"].tolist() == [0.1, 0.1]
+        (observer,) = store.observers(pairs).to_dict("records")
+        assert (observer["invite"], observer["screening"]) == ("old-invite", {"gamut": "p3"})
+        assert not observer["screened_out"]
+        assert store.progress(marks).rated_trials == 2
+        # And it goes on: the same people come back, others join and answer.
+        client = f"client-of-{pairs.name}-0001"
+        assert not join(store, pairs, client, consent_version="1").created
+        session = store.session(join(store, pairs, "client-0000000009", consent_version="1").token)
+        (trial, *_) = store.trials(session, 0, 1)
+        given = Answer("response-new", trial.token, "realism", "right", 1.0, pairs.created_at)
+        assert rate(store, session, protocol_of(pairs), given)
+        assert len(store.ratings(pairs)) == 3
 
 
 def test_opening_again_changes_nothing(database) -> None:
@@ -149,8 +221,6 @@ def test_a_database_of_a_newer_percept_is_refused(tmp_path) -> None:
 
 
 def test_a_migration_that_fails_leaves_no_file(tmp_path, monkeypatch) -> None:
-    import alembic.command
-
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,10 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import pandas as pd
 import pytest
 import sqlalchemy as sa
@@ -18,7 +22,15 @@ from sqlalchemy.exc import IntegrityError
 from percept.errors import InputError
 from percept.store import Store, open_store, schema
 from percept.store.store import Answer, Conflict, Mark, NotFound, Session, Trial
-from percept.study import create_study, join, protocol_of, rate, window
+from percept.study import (
+    create_study,
+    join,
+    may_look,
+    protocol_of,
+    rate,
+    seconds_left,
+    window,
+)
 from percept.types import METHOD_COLUMNS, RATING_COLUMNS
 from tests.tiny_run import tiny_protocol
 
@@ -304,7 +316,11 @@ def test_a_closed_study_takes_no_answers_but_still_acknowledges_saved_ones(store
         ("marks", {"value": "marks"}, "marks"),
         ("marks", {"value": "none", "marks": (Mark("bleeding", 1, 0, 0, 1, 1),)}, "value"),
         ("marks", {"value": "marks", "marks": (Mark("ghost", 1, 0, 0, 1, 1),)}, "marks.0.artifact"),
-        ("marks", {"value": "marks", "marks": (Mark("other", 7, 0, 0, 1, 1),)}, "marks.0.severity"),
+        (
+            "marks",
+            {"value": "marks", "marks": (Mark("blotches", 7, 0, 0, 1, 1),)},
+            "marks.0.severity",
+        ),
     ],
 )
 def test_answers_that_the_protocol_does_not_know(store, study, change, key: str) -> None:
@@ -353,7 +369,7 @@ def test_answers_from_many_threads_are_all_saved_once(store) -> None:
 def test_the_database_itself_refuses_what_must_not_be(store) -> None:
     session = begin(store, "marks")
     trial = trials(store, session)[0]
-    vote(store, session, answer(trial, value="marks", marks=(Mark("other", 1, 0, 0, 1, 1),)))
+    vote(store, session, answer(trial, value="marks", marks=(Mark("blotches", 1, 0, 0, 1, 1),)))
     with store.engine.connect() as connection:
         saved = connection.execute(sa.select(schema.rating)).one()._asdict()
         marked = connection.execute(sa.select(schema.mark)).one()._asdict()
@@ -411,8 +427,8 @@ def test_pair_ratings_tell_what_was_on_which_side(store) -> None:
         vote(store, session, answer(trial))
     frame = store.ratings("pairs")
     for trial, row in zip(trials(store, session), frame.to_dict("records"), strict=True):
-        assert (row["content"], row["left"]) == shown[trial.images["left"]]
-        assert (row["content"], row["right"]) == shown[trial.images["right"]]
+        assert (row["content"], row["left"]) == shown[trial.images["left"]][:2]
+        assert (row["content"], row["right"]) == shown[trial.images["right"]][:2]
     (repeat,) = frame[frame["kind"] == "repeat"].to_dict("records")
     (first,) = frame[frame["trial"] == repeat["repeat_of"]].to_dict("records")
     assert (first["left"], first["right"]) == (repeat["right"], repeat["left"])
@@ -513,6 +529,219 @@ def test_a_batch_is_all_or_nothing(store) -> None:
     assert len(store.ratings("pairs")) == 1
 
 
+# Observers -------------------------------------------------------------------------------------
+
+
+def test_a_session_that_goes_on_keeps_its_reservation(store) -> None:
+    study = store.study("pairs")
+    first = join(store, study, "client-0000000001", consent_version="1", now=NOW)
+    session = store.session(first.token)
+    later = NOW + timedelta(hours=2)
+    given = answer(trials(store, session)[0])
+    rate(store, session, protocol_of(study), given, now=later)
+    second = join(store, study, "client-0000000002", consent_version="1", now=later)
+    assert not cells_of(store, first.token) & cells_of(store, second.token)
+
+
+def test_crowd_workers_and_invitations_on_every_database(store) -> None:
+    study = store.study("pairs")
+    code = store.add_invite(study, "two people", group="expert", max_uses=2).code
+
+    def enter(n: int, **more: object) -> str:
+        try:
+            return str(join(store, study, f"client-{n:010d}", consent_version="1", **more).created)
+        except Conflict as error:
+            return error.code
+
+    worker = {"platform": "prolific", "worker": "W1"}
+    assert [enter(1, crowd=worker), enter(1, crowd=worker)] == ["True", "False"]
+    assert [enter(2, crowd=worker), enter(3)] == ["crowd", "True"]
+    with ThreadPoolExecutor(4) as pool:
+        entered = list(pool.map(lambda n: enter(n, invite=code), range(4, 10)))
+    assert sorted(entered) == ["True"] * 2 + ["invite"] * 4
+    assert store.invite(study, code).uses == 2
+    assert store.observers(study)["group"].value_counts()["expert"] == 2
+
+
+def test_what_a_withdrawal_erases_is_in_no_table_and_no_file(store, filled: str) -> None:
+    study = store.study("marks")
+    session = begin(store, "marks")
+    secret = "a-sentence-that-nobody-else-wrote"
+    mark = Mark("other", 2, 0.1, 0.2, 0.3, 0.4, note=secret)
+    trial = trials(store, session)[0]
+    vote(store, session, answer(trial, value="marks", marks=(mark,)))
+    store.log(session, [("zoom", NOW, None, {"note": secret})])
+    stayed = begin(store, "marks", "client-0000000002")
+    vote(store, stayed, answer(trials(store, stayed)[0]))
+    name = store.observers(study)["observer"].iloc[0]
+    store.withdraw(store.observer_id(study, name))
+    with pytest.raises(InputError, match="has withdrawn already"):
+        store.observer_id(study, name)
+    with pytest.raises(InputError, match="no such observer"):
+        store.observer_id(study, "o-nobody")
+    assert len(store.ratings(study)) == 1  # the other's
+    assert store.observers(study)["withdrawn_at"].notna().tolist() == [True, False]
+    assert len(store.sessions(study)) == 2
+    with pytest.raises(NotFound):
+        vote(store, session, answer(trial, 7))  # it was on its way
+    if filled.startswith("sqlite"):
+        file = Path(filled.removeprefix("sqlite:///"))
+        bytes_ = b"".join(one.read_bytes() for one in file.parent.glob(f"{file.name}*"))
+        assert secret.encode() not in bytes_
+
+
+def test_what_a_withdrawn_observer_had_reserved_is_free(store) -> None:
+    study = store.study("pairs")
+    first = join(store, study, "client-0000000001", consent_version="1", now=NOW)
+    cells = cells_of(store, first.token)
+    store.withdraw(store.session(first.token).observer_id)
+    second = join(store, study, "client-0000000002", consent_version="1", now=NOW)
+    third = join(store, study, "client-0000000003", consent_version="1", now=NOW)
+    assert cells_of(store, second.token) | cells_of(store, third.token) >= cells
+
+
+def test_a_sitting_ends_with_a_long_pause() -> None:
+    protocol = tiny_protocol(session_minutes=20)
+    minute = timedelta(minutes=1)
+
+    class Answers:
+        times: ClassVar = [NOW + k * minute for k in (1, 5, 12)]
+
+        def rated_at(self, _: object) -> list[datetime]:
+            return self.times
+
+    session = Session(1, 1, 1, "open", ("realism",), None, None, 8, "public", NOW)
+
+    def left(minutes: float) -> int | None:
+        now = NOW + minutes * minute
+        return seconds_left(Answers(), session, protocol, now=now)  # type: ignore[arg-type]
+
+    assert [left(k) for k in (12, 15, 20, 30)] == [8 * 60, 5 * 60, 0, 0]
+    assert left(43) == 20 * 60  # half an hour later: a new sitting
+    assert seconds_left(Answers(), session, tiny_protocol()) is None  # type: ignore[arg-type]
+
+
+def test_progress_is_what_counting_the_frames_gives(store, run) -> None:
+    protocol = tiny_protocol(trials=8, practice=1, repeats=3, identical=2)
+    study = create_study(run, protocol, store, "counted", stimuli=run.root.parent / "stimuli")
+    rng = np.random.default_rng(5)
+    reason = "I cannot judge this one"
+    for n in range(4):
+        session = begin(store, "counted", f"client-{n:010d}")
+        for trial in trials(store, session)[: 14 - 2 * n]:
+            again = trial.position < session.trials and rng.random() < 0.3
+            for revision in range(1, 3 if again else 2):
+                value = str(rng.choice(["left", "right", "tie", "skip"]))
+                given = answer(trial, revision, value=value, revision=revision,
+                               reason=reason if value == "skip" else None,
+                               response_time_ms=float(rng.integers(300, 5000)))  # fmt: skip
+                vote(store, session, given)
+    frame, progress = store.ratings(study), store.progress(study)
+    last = frame.sort_values("revision").drop_duplicates(["trial"], keep="last")
+    judged = last[last["choice"] != "skip"].set_index("trial")
+    assert progress.ratings == len(frame)
+    assert progress.rated_trials == frame["trial"].nunique()
+    assert progress.skips == (last["choice"] == "skip").sum()
+    assert progress.median_response_time_ms == frame["response_time_ms"].median()
+    assert progress.last_rating_at == frame["rated_at"].max()
+    assert (progress.observers, progress.sessions, progress.active) == (4, 4, 3)
+    assert progress.finished == 1
+    mirror = {"left": "right", "right": "left", "tie": "tie"}
+    again = judged[judged["kind"] == "repeat"]
+    again = again[again["repeat_of"].isin(judged.index)]
+    first = judged["choice"].loc[again["repeat_of"]].to_numpy()
+    assert progress.repeats == len(again) > 0
+    assert progress.repeats_alike == (again["choice"].map(mirror).to_numpy() == first).sum()
+    tests = judged[judged["kind"] == "test"]
+    pairs = Counter(tuple(sorted(pair)) for pair in zip(tests["left"], tests["right"], strict=True))
+    assert {(one.left, one.right): one.trials for one in progress.by_unit.itertuples()} == pairs
+    votes = store.votes(study, "realism")
+    assert votes["count"].sum() == len(tests)
+    counted = tests.groupby(["left", "right", "choice"]).size()
+    assert votes.set_index(["left", "right", "choice"])["count"].to_dict() == counted.to_dict()
+
+
+def test_a_gold_that_everyone_sound_misses_is_shown_no_more(store, run) -> None:
+    protocol = tiny_protocol(trials=2, practice=0, repeats=0, golds=6)
+    study = create_study(run, protocol, store, "golds", stimuli=run.root.parent / "stimuli")
+    bad = int(store.stimuli(study).query("role == 'gold'")["id"].iloc[0])
+    for n in range(12):
+        session = begin(store, "golds", f"client-{n:010d}")
+        with store.engine.connect() as connection:
+            rows = connection.execute(
+                sa.select(schema.trial.c.token, schema.trial.c.expected, schema.stimulus.c.id)
+                .select_from(schema.trial.join(schema.presentation).join(schema.stimulus))
+                .where(schema.trial.c.session_id == session.id, schema.stimulus.c.role == "gold")
+            ).all()
+        golds = {row.token: (row.expected, row.id) for row in rows}
+        other = {"left": "right", "right": "left"}
+        for trial in trials(store, session):
+            expected, gold = golds.get(trial.token, ("left", None))
+            value = other[expected] if gold == bad else expected
+            vote(store, session, answer(trial, value=value))
+    assert store.stimuli(study).query("retired")["id"].tolist() == [bad]
+    told = store.progress(study).golds
+    assert sum(n for (expected, given), n in told.items() if expected != given) >= 2
+    begin(store, "golds", "client-of-a-late-one")
+    last = store.gold_answers(study, "realism")
+    assert bad in set(last["stimulus"])  # what was answered stays
+    store.retire({bad: "for another reason"})
+    with store.engine.connect() as connection:
+        query = sa.select(schema.stimulus.c.retired_reason).where(schema.stimulus.c.id == bad)
+        assert "who passed all their other golds" in connection.scalar(query)
+
+
+def test_results_wait_for_the_end_or_for_the_rule(store, run) -> None:
+    folder = run.root.parent / "stimuli"
+    studies = {
+        name: create_study(
+            run, tiny_protocol(tables=f"[stopping]\n{rule}\n", trials=12, practice=0, repeats=0),
+            store, name, stimuli=folder,
+        )
+        for name, rule in {"never": "", "votes": "votes = 8", "narrow": "half_width = 9.0"}.items()
+    }  # fmt: skip
+    for name, study in studies.items():
+        assert not may_look(store, study)
+        for n in range(2):
+            session = begin(store, name, f"client-{n:010d}")
+            for k, trial in enumerate(trials(store, session)):
+                vote(store, session, answer(trial, value="left" if k % 2 else "right"))
+    assert {name: may_look(store, study) for name, study in studies.items()} == {
+        "never": False, "votes": True, "narrow": True,
+    }  # fmt: skip
+    assert may_look(store, store.set_state("never", "closed"))
+
+
+# Backup ----------------------------------------------------------------------------------------
+
+
+def test_a_backup_is_whole_while_people_vote(template, tmp_path) -> None:
+    shutil.copy(template, tmp_path / "live.db")
+    with open_store(tmp_path / "live.db") as store, ThreadPoolExecutor(2) as pool:
+        session = begin(store)
+        everything = trials(store, session)
+        vote(store, session, answer(everything[0]))
+        writing = [pool.submit(vote, store, session, answer(one)) for one in everything[1:]]
+        store.backup(tmp_path / "copy.db")
+        assert all(one.result() for one in writing)
+        with pytest.raises(InputError, match="there already"):
+            store.backup(tmp_path / "copy.db")
+    assert sorted(file.name for file in tmp_path.iterdir() if "copy" in file.name) == ["copy.db"]
+    with open_store(tmp_path / "copy.db") as copy:
+        saved = copy.ratings("pairs")["response_id"].tolist()
+        assert 1 <= len(saved) <= len(everything)
+        given = copy.session(join(copy, copy.study("pairs"), "client-0000000001",
+                                  consent_version="1").token)  # fmt: skip
+        assert copy.answered_up_to(given) >= 1
+
+
+def test_a_server_makes_its_own_backups(store, filled: str, tmp_path) -> None:
+    if filled.startswith("postgresql"):
+        with pytest.raises(InputError, match="pg_dump"):
+            store.backup(tmp_path / "copy.db")
+        assert not (tmp_path / "copy.db").exists()
+
+
 # Durability ------------------------------------------------------------------------------------
 
 WRITER = """
@@ -533,10 +762,10 @@ for trial in store.trials(session, 0, 1000):
 
 
 @pytest.mark.parametrize("after", [1, 3])
-def test_what_was_acknowledged_survives_a_kill(store, database: str, after: int) -> None:
+def test_what_was_acknowledged_survives_a_kill(store, filled: str, after: int) -> None:
     token = join(store, store.study("pairs"), "client-0000000001", consent_version="1").token
     writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, database, token],
+        [sys.executable, "-c", WRITER, filled, token],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -549,7 +778,7 @@ def test_what_was_acknowledged_survives_a_kill(store, database: str, after: int)
             writer.stdin.flush()
     writer.send_signal(signal.SIGKILL)
     writer.communicate()
-    with open_store(database) as reader:
+    with open_store(filled) as reader:
         assert reader.ratings("pairs")["response_id"].tolist() == acknowledged
         session = reader.session(token)
         assert reader.answered_up_to(session) == after

@@ -1,0 +1,759 @@
+"""A metric fitted to a panel: a small model of preference from votes and a run's metrics.
+
+The model is linear: a stimulus has the score ``Σ weight · φ``, with φ a metric after a fixed
+transform, centred and scaled, and a person prefers one of two with the log-odds of the difference
+of their scores (Bradley–Terry on metric differences within a photograph). From a review study, the
+log-odds of "accept" are that score plus a constant. Ridge regularised; the penalty is chosen by
+inner cross-validation.
+
+What it is worth is measured on photographs *and* conditions that took no part in the fit. Its
+weights say what the panel answered to; its ranges say where it was fitted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from percept import stats
+from percept.errors import InputError
+from percept.files import read_json, write_json_atomic
+from percept.inference.run import Run
+from percept.stats import Estimate
+from percept.stats.frames import counted_rows
+from percept.store import Store
+from percept.types import GRAY, REFERENCE
+
+FloatArray = npt.NDArray[np.float64]
+Kind = Literal["pairwise", "review"]
+
+FORMAT: Final = 1
+#: Penalties tried, per row of the table of votes.
+PENALTIES: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+#: Groups of photographs and of conditions in cross-validation.
+CONTENT_FOLDS, CONDITION_GROUPS = 10, 8
+#: How far beyond the range of its fit a metric may lie, in widths of that range.
+MARGIN: Final = 0.25
+_ANCHORS = (GRAY, REFERENCE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature:
+    """One metric inside a model.
+
+    Attributes
+    ----------
+    metric : str
+        Its name in the run's table.
+    log : bool
+        Whether its logarithm is taken: for metrics of wide range that are never negative.
+    offset : float
+        Added before the logarithm.
+    centre, scale : float
+        Mean, and root mean square of differences within a photograph.
+    low, high : float
+        Range of the metric in the fit.
+    weight, std_error : float
+        Log-odds per scale.
+    """
+
+    metric: str
+    log: bool
+    offset: float
+    centre: float
+    scale: float
+    low: float
+    high: float
+    weight: float = 0.0
+    std_error: float = math.nan
+
+    def transform(self, values: FloatArray) -> FloatArray:
+        """φ of values of the metric; infinite ones (PSNR) count as the end of the range."""
+        values = np.clip(values, -math.inf if self.low < 0 else 0.0, None)
+        values = np.where(np.isposinf(values), self.high, values)
+        values = np.log(values + self.offset) if self.log else values
+        return np.asarray((values - self.centre) / self.scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A fitted model; see the module.
+
+    Attributes
+    ----------
+    name : str
+        Of the metric that it becomes.
+    kind : str
+        ``pairwise`` or ``review``.
+    features : tuple of Feature
+        Metrics and weights.
+    intercept : float
+        Log-odds of "accept" at the centre; 0 for pairs.
+    covariance : array, shape (d, d)
+        Of the weights, of intercept and weights for reviews.
+    shrink : float
+        Held-out log-odds times this are calibrated; 1: not overconfident, 0: worth nothing.
+    unexplained : float
+        Standard deviation of what people see in a stimulus and the model does not, in log-odds:
+        by how much held-out shares of votes vary beyond chance. NaN where no pair (or output)
+        was judged twice.
+    penalty : float
+        Chosen by cross-validation.
+    fitted_on : dict
+        Study, run, numbers of votes, photographs, conditions and observers, and how many of the
+        latter are simulated.
+    validation : list of dict
+        One row a predictor; see :func:`cross_validate`.
+    warnings : tuple of str
+        Doubts that a user has to know.
+    """
+
+    name: str
+    kind: Kind
+    features: tuple[Feature, ...]
+    intercept: float
+    covariance: FloatArray
+    shrink: float
+    unexplained: float
+    penalty: float
+    fitted_on: dict[str, Any]
+    validation: list[dict[str, Any]]
+    held_out: pd.DataFrame
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def weights(self) -> FloatArray:
+        """Weights (d,)."""
+        return np.array([feature.weight for feature in self.features])
+
+
+# -- fitting -------------------------------------------------------------------------------------
+
+
+def calibrate(
+    run: Run,
+    store: Store,
+    study_name: str,
+    *,
+    metrics: Sequence[str] | None = None,
+    attribute: str | None = None,
+) -> Model:
+    """Fit a model to the votes of a study and the metrics of its run.
+
+    Parameters
+    ----------
+    run : Run
+        With metrics.
+    store : Store
+        Holds the study, of the method ``pairwise`` or ``review``.
+    study_name : str
+        Its name.
+    metrics : sequence of str, optional
+        Names in the run's table. Default: all that every judged stimulus has.
+    attribute : str, optional
+        Which question, where the study asks several.
+
+    Raises
+    ------
+    InputError
+        No votes, another method, several attributes, or no metric that all stimuli have.
+    """
+    study = store.study(study_name)
+    if study.method not in ("pairwise", "review"):
+        raise InputError(
+            "a model is fitted to pairwise or review studies",
+            key="study",
+            value=f"{study_name} ({study.method})",
+        )
+    frame = store.ratings(study)
+    if attribute is not None:
+        frame = frame[(frame["attribute"] == attribute).to_numpy()]
+    kind: Kind = "review" if study.method == "review" else "pairwise"
+    simulated = int(frame.loc[frame["simulated"].to_numpy(bool), "observer"].nunique())
+    model = fit_model(
+        run.metrics,
+        frame,
+        directions=directions(run),
+        kind=kind,
+        metrics=metrics,
+        name=f"calibrated-{study_name}",
+    )
+    source = {"study": study_name, "run": str(run.root), "simulated_observers": simulated}
+    warnings = model.warnings
+    if simulated:
+        warnings = (f"{simulated} of the observers are simulated", *warnings)
+    return replace(model, fitted_on={**source, **model.fitted_on}, warnings=warnings)
+
+
+def directions(run: Run) -> dict[str, bool]:
+    """Of each metric of a run, whether higher is better."""
+    known = run.info.get("metrics", {})
+    return {name: entry["higher_is_better"] for name, entry in known.items()}
+
+
+def fit_model(
+    table: pd.DataFrame,
+    votes: pd.DataFrame,
+    *,
+    directions: Mapping[str, bool],
+    kind: Kind = "pairwise",
+    metrics: Sequence[str] | None = None,
+    name: str = "calibrated",
+) -> Model:
+    """Fit and cross-validate a model; the arithmetic of :func:`calibrate`.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``content_id, condition, metric, value``.
+    votes : DataFrame
+        Tidy frame of pair votes (ties count half to either side) or of reviews.
+    directions : mapping
+        Of each metric, whether higher is better; for the comparison with single metrics.
+    kind, metrics, name
+        As of :class:`Model` and :func:`calibrate`.
+    """
+    rows, warnings = count_votes(votes, kind)
+    model = fit_counts(table, rows, directions=directions, kind=kind, metrics=metrics, name=name)
+    observers = int(votes["observer"].nunique()) if "observer" in votes else None
+    ceiling = []
+    if kind == "pairwise":
+        flat = pd.Series(0.0, pd.MultiIndex.from_frame(_judged(rows)))
+        people = stats.predict_choices(flat, votes, cluster=("content",))
+        ceiling = [_entry("other people", people.human_accuracy, people.n)]
+    return replace(
+        model,
+        fitted_on={**model.fitted_on, "observers": observers},
+        validation=[*model.validation, *ceiling],
+        warnings=(*warnings, *model.warnings),
+    )
+
+
+def fit_counts(
+    table: pd.DataFrame,
+    rows: pd.DataFrame,
+    *,
+    directions: Mapping[str, bool],
+    kind: Kind,
+    metrics: Sequence[str] | None = None,
+    name: str = "calibrated",
+    check: bool = True,
+) -> Model:
+    """Fit a model to counted votes, ``content, first[, second], wins, n``.
+
+    ``check`` cross-validates it; without, nothing is known of its worth.
+    """
+    values = _wide(table, metrics)
+    sides = [side for side in ("first", "second") if side in rows]
+    there = [pd.MultiIndex.from_frame(rows[["content", side]]).isin(values.index) for side in sides]
+    rows = rows[np.logical_and.reduce(there)].reset_index(drop=True)
+    if rows.empty:
+        raise InputError("no vote is on stimuli with metrics", remedy="Run percept metrics first")
+    values, used = _complete(values, rows, metrics)
+    features = _features(values, rows, used)
+    problem = _Problem(rows, _design(values, rows, features, kind), kind)
+    everything = np.ones(len(rows), dtype=bool)
+    penalty = problem.choose_penalty(everything)
+    weights, covariance = problem.fit(everything, penalty)
+    intercept = float(weights[0]) if kind == "review" else 0.0
+    own = weights[1:] if kind == "review" else weights
+    errors = np.sqrt(np.diag(covariance))[-len(own) :]
+    features = tuple(
+        replace(feature, weight=float(weight), std_error=float(error))
+        for feature, weight, error in zip(features, own, errors, strict=True)
+    )
+    if check:
+        checked = cross_validate(problem, values[used], directions)
+    else:
+        checked = Validation([], 1.0, math.nan, rows, ("not cross-validated",))
+    fitted_on = {
+        "votes": int(rows["n"].sum()),
+        "photographs": int(rows["content"].nunique()),
+        "conditions": sorted(problem.conditions),
+    }
+    return Model(
+        name=name,
+        kind=kind,
+        features=features,
+        intercept=intercept,
+        covariance=covariance,
+        shrink=checked.shrink,
+        unexplained=checked.unexplained,
+        penalty=penalty,
+        fitted_on=fitted_on,
+        validation=checked.rows,
+        held_out=checked.held_out,
+        warnings=checked.warnings,
+    )
+
+
+def _wide(table: pd.DataFrame, metrics: Sequence[str] | None) -> pd.DataFrame:
+    """Values (stimuli, metrics), indexed by (content, condition)."""
+    if table.empty:
+        raise InputError("the run has no metrics", remedy="Run percept metrics first")
+    table = table[~table["metric"].str.startswith("calibrated")]
+    table = table.rename(columns={"content_id": "content"})
+    wide = table.set_index(["content", "condition", "metric"])["value"].unstack()  # noqa: PD010
+    for name in metrics or ():
+        if name not in wide:
+            raise InputError(
+                "the run has no such metric",
+                key="--metric",
+                value=name,
+                remedy=f"It has {', '.join(wide.columns)}",
+            )
+    return wide[list(metrics)] if metrics else wide
+
+
+def count_votes(votes: pd.DataFrame, kind: Kind) -> tuple[pd.DataFrame, list[str]]:
+    """Count the votes of a tidy frame: ``content, first[, second], wins, n``, and warnings.
+
+    Of pairs, ``wins`` counts for the first, and a tie half; of reviews it counts "accept".
+    Votes that show an anchor or the reference are left out: what everybody sees teaches little.
+    """
+    if kind == "review":
+        rows = counted_rows(votes, ("content", "condition", "verdict"))
+        keys = [name for name in ("session", "trial") if name in rows]
+        rows = rows.drop_duplicates(keys) if "trial" in keys else rows
+        rows = rows[rows["verdict"].isin(("accept", "fix", "reject")).to_numpy()]
+        accepted = (rows["verdict"] == "accept").astype(float)
+        counted = rows[["content"]].assign(first=rows["condition"], wins=accepted)
+    else:
+        rows = counted_rows(votes, ("content", "left", "right", "choice"))
+        rows = rows[rows["choice"].isin(("left", "right", "tie")).to_numpy()]
+        flip = (rows["left"] > rows["right"]).to_numpy()
+        won = rows["choice"].map({"left": 1.0, "tie": 0.5, "right": 0.0}).to_numpy(float)
+        counted = rows[["content"]].assign(
+            first=np.where(flip, rows["right"], rows["left"]),
+            second=np.where(flip, rows["left"], rows["right"]),
+            wins=np.where(flip, 1 - won, won),
+        )
+    sides = [side for side in ("first", "second") if side in counted]
+    anchored = counted[sides].isin(_ANCHORS).any(axis=1).to_numpy()
+    warnings = []
+    if anchored.any():
+        warnings.append(f"{int(anchored.sum())} votes that show gray or the reference are left out")
+    counted = counted[~anchored]
+    if counted.empty:
+        raise InputError("the study has no votes on conditions that are no anchors")
+    grouped = counted.groupby(["content", *sides], sort=True)["wins"].agg(["sum", "size"])
+    return grouped.reset_index().rename(columns={"sum": "wins", "size": "n"}), warnings
+
+
+def _judged(rows: pd.DataFrame) -> pd.DataFrame:
+    """List the stimuli that votes are on: ``content, condition``."""
+    sides = [side for side in ("first", "second") if side in rows]
+    parts = [rows[["content", side]].set_axis(["content", "condition"], axis=1) for side in sides]
+    return pd.concat(parts).drop_duplicates(ignore_index=True)
+
+
+def _complete(
+    values: pd.DataFrame, rows: pd.DataFrame, asked: Sequence[str] | None
+) -> tuple[pd.DataFrame, list[str]]:
+    """Values of the judged stimuli, of the metrics that all of them have and that vary."""
+    own = values.reindex(pd.MultiIndex.from_frame(_judged(rows)))
+    finite = own.replace(math.inf, np.nan)
+    complete = own.columns[own.notna().all() & (finite.max() > finite.min())]
+    lacking = [name for name in asked or () if name not in complete]
+    if lacking:
+        raise InputError(
+            "some judged stimuli have no value of this metric, or all have the same",
+            key="--metric",
+            value=lacking[0],
+        )
+    if complete.empty:
+        raise InputError("there is no metric that all judged stimuli have")
+    return own, list(complete)
+
+
+def _features(values: pd.DataFrame, rows: pd.DataFrame, used: Sequence[str]) -> tuple[Feature, ...]:
+    """Choose transforms and scales, from metric values alone: no vote is looked at."""
+    features = []
+    for name in used:
+        own = values[name].to_numpy(float)
+        finite = own[np.isfinite(own)]
+        low, high = float(finite.min()), float(finite.max())
+        median = float(np.median(finite))
+        log = low >= 0 and median > 0 and high > 4 * median
+        feature = Feature(
+            metric=name, log=log, offset=median / 10 if log else 0.0,
+            centre=0.0, scale=1.0, low=low, high=high,
+        )  # fmt: skip
+        series = pd.Series(feature.transform(own), values.index)
+        centred = series - series.groupby(level=0).transform("mean")
+        scale = float(np.sqrt(2 * np.mean(centred**2))) or 1.0
+        features.append(replace(feature, centre=float(series.mean()), scale=scale))
+    return tuple(features)
+
+
+def _phi(values: pd.DataFrame, features: Sequence[Feature]) -> FloatArray:
+    """Transform metrics: (stimuli, d)."""
+    columns = [f.transform(values[f.metric].to_numpy(float)) for f in features]
+    return np.stack(columns, axis=1)
+
+
+def _design(
+    values: pd.DataFrame, rows: pd.DataFrame, features: Sequence[Feature], kind: Kind
+) -> FloatArray:
+    """Rows of the regression (n, d), with a leading 1 for reviews."""
+    phi = pd.DataFrame(_phi(values, features), index=values.index)
+
+    def of(side: str) -> FloatArray:
+        index = pd.MultiIndex.from_arrays([rows["content"], rows[side]])
+        return phi.reindex(index).to_numpy(float)
+
+    if kind == "review":
+        return np.column_stack([np.ones(len(rows)), of("first")])
+    return of("first") - of("second")
+
+
+class _Problem:
+    """The regression, and its folds.
+
+    Votes on the same pair share what only these two images have, so that twenty of them say less
+    than twenty pairs: a row weighs at most as much as three votes.
+    """
+
+    def __init__(self, rows: pd.DataFrame, design: FloatArray, kind: Kind) -> None:
+        self.rows, self.design, self.kind = rows, design, kind
+        n = rows["n"].to_numpy(float)
+        self.share = rows["wins"].to_numpy(float) / n
+        self.weight = n * 3 / (n + 2)
+        self.sides = [side for side in ("first", "second") if side in rows]
+        self.conditions = sorted(set().union(*(rows[side] for side in self.sides)))
+        contents = sorted(rows["content"].unique())
+        folds = min(len(contents), CONTENT_FOLDS)
+        fold = {content: i % folds for i, content in enumerate(contents)}
+        self.fold = rows["content"].map(fold).to_numpy(int)
+        self.n_folds = folds
+        groups = min(len(self.conditions), CONDITION_GROUPS)
+        group = {condition: i % groups for i, condition in enumerate(self.conditions)}
+        self.group = np.stack([rows[side].map(group).to_numpy(int) for side in self.sides], axis=1)
+        self.n_groups = groups
+
+    def fit(self, use: npt.NDArray[np.bool_], penalty: float) -> tuple[FloatArray, FloatArray]:
+        """Weights (d,) and their covariance, by Newton's method."""
+        x, y, w = self.design[use], self.share[use], self.weight[use]
+        ridge = np.full(x.shape[1], penalty * w.sum())
+        if self.kind == "review":
+            ridge[0] = 1e-6 * w.sum()
+        beta = np.zeros(x.shape[1])
+        for _ in range(50):
+            p = 1 / (1 + np.exp(-np.clip(x @ beta, -30, 30)))
+            hessian = (x * (w * p * (1 - p))[:, None]).T @ x + np.diag(ridge)
+            step = np.linalg.solve(hessian, x.T @ (w * (y - p)) - ridge * beta)
+            beta += np.clip(step, -2, 2)
+            if np.abs(step).max() < 1e-8:
+                break
+        residual = w * (y - p) ** 2 / np.maximum(p * (1 - p), 1e-3)
+        dispersion = max(1.0, float(residual.sum() / max(len(y) - x.shape[1], 1)))
+        return beta, dispersion * np.linalg.inv(hessian)
+
+    def loss(self, eta: FloatArray, use: npt.NDArray[np.bool_]) -> float:
+        """Mean negative log-likelihood of the votes of these rows."""
+        y, n = self.share[use], self.rows["n"].to_numpy(float)[use]
+        losses = np.logaddexp(0, -eta) * y + np.logaddexp(0, eta) * (1 - y)
+        return float((losses * n).sum() / n.sum())
+
+    def choose_penalty(self, use: npt.NDArray[np.bool_]) -> float:
+        """Penalty with the least loss on photographs held out (five folds)."""
+        fold = self.fold % 5
+        losses = np.zeros(len(PENALTIES))
+        for held in np.unique(fold[use]):
+            out, rest = use & (fold == held), use & (fold != held)
+            if rest.any():
+                for i, penalty in enumerate(PENALTIES):
+                    beta, _ = self.fit(rest, penalty)
+                    losses[i] += self.loss(self.design[out] @ beta, out) * out.sum()
+        return PENALTIES[int(np.argmin(losses))]
+
+    def splits(self) -> Iterator[tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]:
+        """Rows held out, and the rows without their photographs and conditions to fit on."""
+        pairs = np.sort(self.group, axis=1)
+        for fold in range(self.n_folds):
+            for pair in np.unique(pairs[self.fold == fold], axis=0):
+                held = (self.fold == fold) & (pairs == pair).all(axis=1)
+                rest = self.fold != fold
+                if self.leaves_conditions:
+                    rest &= ~np.isin(self.group, pair).any(axis=1)
+                yield held, rest
+
+    @property
+    def leaves_conditions(self) -> bool:
+        """Whether enough conditions are left to fit on without those of a vote."""
+        return self.n_groups >= len(self.sides) + 2
+
+
+# -- what it is worth ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Held-out worth of a model beside other predictors.
+
+    Attributes
+    ----------
+    rows : list of dict
+        ``predictor, accuracy, low, high, log_loss, votes``; of the model, each metric, the
+        lookup, and other people.
+    shrink, unexplained : float
+        As of :class:`Model`.
+    held_out : DataFrame
+        ``content, first[, second], wins, n, log_odds, lookup``: what models that saw neither the
+        photograph nor the conditions say.
+    warnings : tuple of str
+    """
+
+    rows: list[dict[str, Any]]
+    shrink: float
+    unexplained: float
+    held_out: pd.DataFrame
+    warnings: tuple[str, ...]
+
+
+def cross_validate(
+    problem: _Problem, values: pd.DataFrame, directions: Mapping[str, bool]
+) -> Validation:
+    """Predict every vote by a model that saw neither its photograph nor its conditions.
+
+    The lookup, "how does this condition do on other photographs", knows the conditions; it is no
+    metric and cannot speak of new ones, but a model that recognises conditions looks like it.
+    """
+    n = len(problem.rows)
+    eta, warnings = np.full(n, np.nan), []
+    for held, rest in problem.splits():
+        if rest.any():
+            beta, _ = problem.fit(rest, problem.choose_penalty(rest))
+            eta[held] = problem.design[held] @ beta
+    if not problem.leaves_conditions:
+        warnings.append(
+            f"only {len(problem.conditions)} conditions: they could not be left out, so nothing "
+            "is known of new ones"
+        )
+    if problem.n_folds < 10:
+        warnings.append(f"only {problem.n_folds} photographs")
+    lookup = _lookup(problem)
+    held_out = problem.rows.assign(log_odds=eta, lookup=lookup)
+    rows = [_worth("model", eta, problem)]
+    signs = {name: 1.0 if directions.get(name, True) else -1.0 for name in values.columns}
+    if problem.kind == "pairwise":
+        for name in values.columns:
+            first, second = (
+                values[name].reindex(
+                    pd.MultiIndex.from_arrays([problem.rows["content"], problem.rows[side]])
+                ).to_numpy(float)
+                for side in problem.sides
+            )  # fmt: skip
+            with np.errstate(invalid="ignore"):
+                difference = np.where(first == second, 0.0, signs[name] * (first - second))
+            rows.append(_worth(name, difference, problem))
+    rows.append(_worth("lookup", lookup, problem))
+    known = np.isfinite(eta)
+    shrink = 0.0
+    if known.any():
+        grid = np.linspace(0, 1.0, 41)
+        losses = [problem.loss(b * eta[known], known) for b in grid]
+        shrink = float(grid[int(np.argmin(losses))])
+    if shrink == 0.0:
+        warnings.append("held out, the model predicts no better than chance: do not use it")
+    unexplained = _unexplained(shrink * eta[known], problem, known)
+    if math.isnan(unexplained):
+        warnings.append("nothing was judged twice: standard errors speak of the weights alone")
+    return Validation(rows, shrink, unexplained, held_out, tuple(warnings))
+
+
+def _unexplained(eta: FloatArray, problem: _Problem, known: npt.NDArray[np.bool_]) -> float:
+    """Spread of stimuli about the model, by moments.
+
+    A share of n votes varies by ``p(1 − p)/n + (p(1 − p))² τ² (1 − 1/n)``.
+    """
+    n = problem.rows["n"].to_numpy(float)[known]
+    p = 1 / (1 + np.exp(-eta))
+    chance = p * (1 - p)
+    room = (chance**2 * (1 - 1 / n) * n).sum()
+    if not room > 0:
+        return math.nan
+    excess = (n * (problem.share[known] - p) ** 2 - chance).sum()
+    return math.sqrt(max(excess, 0.0) / room / len(problem.sides))
+
+
+def _lookup(problem: _Problem) -> FloatArray:
+    """Log-odds from how the conditions do on other photographs."""
+    rows = problem.rows
+    result = np.full(len(rows), np.nan)
+    for fold in range(problem.n_folds):
+        rest, held = rows[problem.fold != fold], problem.fold == fold
+        won: dict[str, float] = {}
+        for condition in problem.conditions:
+            first = rest[rest["first"] == condition]
+            wins, n = first["wins"].sum(), first["n"].sum()
+            if "second" in rest:
+                second = rest[rest["second"] == condition]
+                wins, n = wins + (second["n"] - second["wins"]).sum(), n + second["n"].sum()
+            share = (wins + 1) / (n + 2)
+            won[condition] = math.log(share / (1 - share))
+        scores = [rows[side].map(won).to_numpy(float) for side in problem.sides]
+        result[held] = (scores[0] - (scores[1] if len(scores) > 1 else 0.0))[held]
+    return result
+
+
+def _worth(name: str, eta: FloatArray, problem: _Problem) -> dict[str, Any]:
+    """Share of votes on the side that the predictor is on, with an interval for new photographs.
+
+    Half of each tie counts to either side; equal values count half.
+    """
+    known = np.isfinite(eta)
+    rows, share = problem.rows[known], problem.share[known]
+    right = np.where(eta[known] == 0, 0.5, np.where(eta[known] > 0, share, 1 - share))
+    found = stats.cluster_mean(
+        right, rows, cluster=("content",), weights=rows["n"].to_numpy(float), share=True
+    )
+    return _entry(name, found, int(rows["n"].sum()))
+
+
+def _entry(name: str, found: Estimate, votes: int) -> dict[str, Any]:
+    numbers = {"accuracy": found.value, "low": found.low, "high": found.high}
+    told = {key: None if math.isnan(value) else round(value, 4) for key, value in numbers.items()}
+    return {"predictor": name, **told, "votes": votes}
+
+
+# -- using it ------------------------------------------------------------------------------------
+
+
+def predict(model: Model, table: pd.DataFrame) -> pd.DataFrame:
+    """Predict the scores of stimuli.
+
+    Parameters
+    ----------
+    model : Model
+        As fitted.
+    table : DataFrame
+        ``content_id, condition, metric, value``, with the model's metrics.
+
+    Returns
+    -------
+    DataFrame
+        ``content, condition, score, std_error, outside``. ``score`` in log-odds, higher is
+        preferred; within a photograph, its mean over conditions is 0 for pairwise models.
+        ``std_error``: uncertainty of the weights and what the model does not see.
+        ``outside``: metrics that lie beyond what it was fitted on; empty if none.
+        Stimuli that lack one of the metrics have no row.
+
+    Raises
+    ------
+    InputError
+        The table lacks one of the model's metrics altogether.
+    """
+    names = [feature.metric for feature in model.features]
+    values = _wide(table, names).dropna()
+    phi = _phi(values, model.features)
+    if model.kind == "review":
+        phi = np.column_stack([np.ones(len(phi)), phi])
+        weights = np.concatenate([[model.intercept], model.weights])
+    else:
+        frame = pd.DataFrame(phi, index=values.index)
+        phi = (frame - frame.groupby(level=0).transform("mean")).to_numpy()
+        weights = model.weights
+    spread = np.einsum("nd,de,ne->n", phi, model.covariance, phi)
+    noise = 0.0 if math.isnan(model.unexplained) else model.unexplained**2
+    outside = [
+        ", ".join(f.metric for f in model.features if not _inside(f, float(row[f.metric])))
+        for row in values.to_dict("records")
+    ]
+    return pd.DataFrame(
+        {
+            "content": values.index.get_level_values(0),
+            "condition": values.index.get_level_values(1),
+            "score": phi @ weights,
+            "std_error": np.sqrt(spread + noise),
+            "outside": outside,
+        }
+    )
+
+
+def design_of(model: Model, table: pd.DataFrame) -> tuple[Any, FloatArray, FloatArray]:
+    """Rows that one vote on each pair (or output) would add: contents (n,), (n, d), log-odds."""
+    values = _wide(table, [feature.metric for feature in model.features]).dropna()
+    values = values[~values.index.get_level_values(1).isin(_ANCHORS)]
+    stimuli = values.index.to_frame(index=False)
+    rows = stimuli.rename(columns={"condition": "first"})
+    weights = model.weights
+    if model.kind == "review":
+        weights = np.concatenate([[model.intercept], weights])
+    else:
+        rows = rows.merge(stimuli.rename(columns={"condition": "second"}), on="content")
+        rows = rows[rows["first"] < rows["second"]]
+    design = _design(values, rows, model.features, model.kind)
+    return rows["content"].to_numpy(), design, design @ weights
+
+
+def _inside(feature: Feature, value: float) -> bool:
+    margin = MARGIN * (feature.high - feature.low)
+    if math.isinf(value):
+        return True
+    return feature.low - margin <= value <= feature.high + margin
+
+
+def add_to_run(model: Model, run: Run, inputs_sha256: str) -> pd.DataFrame:
+    """Write a model's scores into a run's metrics, and return :func:`predict`'s frame."""
+    found = predict(model, run.metrics)
+    frame = found.rename(columns={"content": "content_id", "score": "value"})
+    entry = {
+        "kind": "calibrated",
+        "higher_is_better": True,
+        "unit": "log-odds",
+        "fitted_on": model.fitted_on,
+        "inputs_sha256": inputs_sha256,
+    }
+    run.write_metrics(frame.assign(metric=model.name), {}, {model.name: entry})
+    return found
+
+
+# -- its file ------------------------------------------------------------------------------------
+
+
+def write_model(file: str | Path, model: Model) -> None:
+    """Write a model as JSON."""
+    data = {
+        "format": FORMAT,
+        **asdict(model),
+        "unexplained": None if math.isnan(model.unexplained) else model.unexplained,
+        "covariance": model.covariance.tolist(),
+        "held_out": model.held_out.replace({np.nan: None}).to_dict("list"),
+    }
+    write_json_atomic(file, data)
+
+
+def read_model(file: str | Path) -> Model:
+    """Read what :func:`write_model` wrote.
+
+    Raises
+    ------
+    InputError
+        The file is no model of this version.
+    """
+    data = read_json(Path(file))
+    try:
+        if data.pop("format") != FORMAT:
+            raise ValueError
+        return Model(
+            **{
+                **data,
+                "features": tuple(Feature(**entry) for entry in data["features"]),
+                "unexplained": math.nan if data["unexplained"] is None else data["unexplained"],
+                "covariance": np.asarray(data["covariance"], dtype=float),
+                "held_out": pd.DataFrame(data["held_out"]),
+                "warnings": tuple(data["warnings"]),
+            }
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise InputError(
+            "not a model of percept calibrate", file=file, remedy="Make one with percept calibrate"
+        ) from None

@@ -1,0 +1,86 @@
+"""``percept calibrate``: fit a metric to a panel."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Fit a small linear model of what a panel preferred (a pairwise study) or accepted (a "
+        "review study) to the metrics of its run, and tell what it is worth on photographs and "
+        "conditions that took no part in the fit, beside every single metric, other people, and "
+        "the mere lookup of how a condition does elsewhere. The model is a metric: percept "
+        "metrics RUN --metric calibrated:FILE; what it says of unrated photographs: percept "
+        "predict."
+    )
+    parser.add_argument(
+        "--run",
+        dest="run_directory",
+        required=True,
+        metavar="RUN",
+        help="run directory with metrics, of the photographs that were judged",
+    )
+    parser.add_argument("--db", required=True, metavar="URL", help="database that holds the study")
+    parser.add_argument("--study", required=True, metavar="NAME", help="study to fit to")
+    parser.add_argument("--attribute", metavar="NAME", help="which question, if it asks several")
+    parser.add_argument(
+        "--metric",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="metrics that the model may use (default: all that every judged image has)",
+    )
+    parser.add_argument(
+        "--out", "-o", required=True, type=Path, metavar="FILE", help="JSON file for the model"
+    )
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    import json
+    import sys
+
+    from percept.calibrate import calibrate, write_model
+    from percept.inference.run import open_run
+    from percept.store import open_store
+
+    with open_store(args.db) as store:
+        model = calibrate(
+            open_run(args.run_directory),
+            store,
+            args.study,
+            metrics=args.metric,
+            attribute=args.attribute,
+        )
+    write_model(args.out, model)
+    if args.json:
+        told: dict[str, Any] = {"model": str(args.out), "validation": model.validation}
+        print(json.dumps(told | {"warnings": model.warnings}, indent=2, ensure_ascii=False))
+        return 0
+    fitted = model.fitted_on
+    print(
+        f"{fitted['votes']} votes on {fitted['photographs']} photographs and "
+        f"{len(fitted['conditions'])} conditions\n"
+    )
+    print(f"{'held out: share of votes predicted':36} 95 % interval")
+    for row in model.validation:
+        if row["accuracy"] is None:
+            print(f"  {row['predictor']:24} not estimable")
+        else:
+            print(f"  {row['predictor']:24} {row['accuracy']:7.1%}   {_interval(row)}")
+    print("\nweights, log-odds per usual difference within a photograph:")
+    for feature in sorted(model.features, key=lambda one: -abs(one.weight)):
+        print(f"  {feature.metric:24} {feature.weight:+7.3f} ± {feature.std_error:.3f}")
+    for warning in model.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"\n{args.out}")
+    return 0
+
+
+def _interval(row: dict[str, Any]) -> str:
+    if row["low"] is None:
+        return "none: a single photograph"
+    return f"[{row['low']:.1%}, {row['high']:.1%}]"

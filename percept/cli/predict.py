@@ -1,0 +1,89 @@
+"""``percept predict``: stretch a panel over photographs that nobody rated."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write what a model of percept calibrate says of a run, photographs that nobody rated "
+        "included: predicted.csv (scores with their uncertainty; a score is of interest within a "
+        "photograph), next.csv (the photographs whose votes would teach the model most) and, for "
+        "a model of a review study, triage.csv (surely fine, surely bad, ask a person)."
+    )
+    parser.add_argument("run_dir", metavar="RUN", help="run directory with the model's metrics")
+    parser.add_argument(
+        "--model", required=True, type=Path, metavar="FILE", help="model of percept calibrate"
+    )
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="directory for the tables"
+    )
+    parser.add_argument(
+        "--next",
+        type=int,
+        default=20,
+        metavar="N",
+        help="photographs to choose for rating (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--error-rate",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="share of wrong ones among the surely fine, and the surely bad, that must not be "
+        "passed (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    import sys
+
+    from percept.calibrate import predict, read_model
+    from percept.errors import InputError
+    from percept.files import write_bytes_atomic
+    from percept.inference.run import open_run
+    from percept.stretch import rate_next, triage
+
+    if args.next < 0:
+        raise InputError("must not be negative", key="--next", value=args.next)
+    model, table = read_model(args.model), open_run(args.run_dir).metrics
+    found = predict(model, table)
+    tables = {
+        "predicted": found,
+        "next": rate_next(model, table, args.next, rated=model.held_out["content"]),
+    }
+    if model.kind == "review":
+        sorted_out = triage(model, table, error_rate=args.error_rate)
+        tables["triage"] = sorted_out.table
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, frame in tables.items():
+        text = frame.to_csv(index=False, float_format="%.6g")
+        write_bytes_atomic(args.out / f"{name}.csv", text.encode())
+    rated = found["content"].isin(set(model.held_out["content"]))
+    new = found.loc[~rated, "content"].nunique()
+    print(f"{found['content'].nunique()} photographs, {new} of them unrated")
+    if model.kind == "review":
+        for name, threshold in (("fine", sorted_out.fine), ("bad", sorted_out.bad)):
+            n = int((sorted_out.table["verdict"] == name).sum())
+            support = (
+                f"{threshold.error_rate:.1%} of {threshold.n} held-out reviews say otherwise, at "
+                f"most {threshold.bound:.1%} ({sorted_out.confidence:.0%} confidence)"
+                if threshold.n
+                else "no threshold keeps the error rate"
+            )
+            print(f"surely {name}: {n} images; {support}")
+        print(f"ask a person: {int((sorted_out.table['verdict'] == 'ask').sum())} images")
+    outside = found[found["outside"] != ""]
+    if len(outside):
+        names = ", ".join(map(str, outside["content"].unique()[:5]))
+        print(
+            f"warning: {outside['content'].nunique()} photographs lie outside what the model was "
+            f"fitted on ({names}, …): do not trust it there",
+            file=sys.stderr,
+        )
+    for warning in model.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print("\n".join(str(args.out / f"{name}.csv") for name in tables))
+    return 0

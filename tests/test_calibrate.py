@@ -1,0 +1,275 @@
+"""Panels made of known weights: the model finds them again, and its promises hold."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from percept.calibrate import fit_model, predict, read_model, write_model
+from percept.cli import main
+from percept.errors import InputError
+from percept.inference.run import open_run
+from percept.store import open_store
+from percept.stretch import rate_next, triage
+from percept.study import create_study, simulate
+from tests.tiny_run import make_run, tiny_protocol
+
+DIRECTIONS = {"good": True, "bad": False, "idle": True, "odd": True}
+CONDITIONS = ("a", "b", "c", "d", "e")
+
+
+def world(
+    rng: np.random.Generator,
+    contents: int,
+    *,
+    conditions: tuple[str, ...] = CONDITIONS,
+    prefix: str = "p",
+    unseen: float = 0.3,
+    level: float = 2.0,
+) -> tuple[pd.DataFrame, pd.Series]:
+    """Metrics and true scores: 1.5 good − bad, what no metric sees, and nothing of ``idle``.
+
+    ``level`` moves the metrics of a whole photograph, which says nothing of its conditions.
+    """
+    index = pd.MultiIndex.from_product([[f"{prefix}{i}" for i in range(contents)], conditions])
+    n = len(index)
+    shift = level * np.repeat(rng.normal(size=contents), len(conditions))
+    good, bad = rng.normal(size=(2, n))
+    score = 1.5 * good - bad + unseen * rng.normal(size=n)
+    table = pd.DataFrame(
+        {"good": good + shift, "bad": 20 + 5 * (bad - shift), "idle": rng.normal(size=n)}, index
+    )
+    long = table.rename_axis(["content_id", "condition"]).reset_index()
+    long = long.melt(["content_id", "condition"], var_name="metric")
+    return long, pd.Series(score, index)
+
+
+def pair_votes(rng: np.random.Generator, score: pd.Series, people: int = 6) -> pd.DataFrame:
+    rows = []
+    for content, own in score.groupby(level=0):
+        names = list(own.index.get_level_values(1))
+        for i, left in enumerate(names):
+            for right in names[:i]:
+                p = 1 / (1 + math.exp(score[content, right] - score[content, left]))
+                for person in range(people):
+                    choice = "left" if rng.random() < p else "right"
+                    rows.append((content, left, right, choice, f"o{person}"))
+    return pd.DataFrame(rows, columns=["content", "left", "right", "choice", "observer"])
+
+
+def reviews(rng: np.random.Generator, score: pd.Series, people: int = 3) -> pd.DataFrame:
+    rows = [
+        (
+            content,
+            condition,
+            "accept" if rng.random() < 1 / (1 + math.exp(-s)) else "reject",
+            f"o{k}",
+        )
+        for (content, condition), s in score.items()
+        for k in range(people)
+    ]
+    return pd.DataFrame(rows, columns=["content", "condition", "verdict", "observer"])
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    rng = np.random.default_rng(1)
+    table, score = world(rng, 24)
+    return fit_model(table, pair_votes(rng, score), directions=DIRECTIONS)
+
+
+def test_the_weights_of_a_made_panel_are_found(fitted) -> None:
+    weight = {feature.metric: feature.weight / feature.scale for feature in fitted.features}
+    assert weight["good"] == pytest.approx(1.5, rel=0.25)
+    assert weight["bad"] == pytest.approx(-1 / 5, rel=0.25)
+    idle = next(feature for feature in fitted.features if feature.metric == "idle")
+    assert abs(idle.weight) < 3 * idle.std_error
+    assert fitted.shrink > 0.7
+    assert fitted.fitted_on["photographs"] == 24
+
+
+def test_held_out_it_beats_each_metric_and_other_people_are_above(fitted) -> None:
+    worth = {row["predictor"]: row for row in fitted.validation}
+    assert worth.keys() == {"model", "good", "bad", "idle", "lookup", "other people"}
+    assert worth["good"]["accuracy"] < worth["model"]["accuracy"]
+    assert worth["bad"]["accuracy"] < worth["model"]["accuracy"]
+    assert worth["idle"]["low"] < 0.5 < worth["idle"]["high"]
+    assert worth["model"]["accuracy"] > worth["lookup"]["accuracy"]
+    assert worth["other people"]["accuracy"] > 0.7
+    assert worth["model"]["low"] < worth["model"]["accuracy"] < worth["model"]["high"]
+    assert worth["model"]["votes"] == 24 * 10 * 6
+
+
+def test_no_vote_is_predicted_by_a_model_that_saw_its_photograph_or_conditions() -> None:
+    """Random metrics, and scores that belong to conditions: the lookup knows, the model cannot."""
+    rng = np.random.default_rng(3)
+    table, score = world(rng, 20)
+    quality = dict(zip(CONDITIONS, (-2.0, -1.0, 0.0, 1.0, 2.0), strict=True))
+    score[:] = [quality[condition] for _, condition in score.index]
+    # A metric that is the condition's own number tells them apart, and says nothing of quality.
+    code = {"a": 3.0, "b": 0.0, "c": 4.0, "d": 1.0, "e": 2.0}
+    odd = table[table["metric"] == "idle"].assign(metric="odd")
+    odd["value"] = odd["condition"].map(code) + rng.normal(size=len(odd)) * 0.01
+    model = fit_model(pd.concat([table, odd]), pair_votes(rng, score), directions=DIRECTIONS)
+    worth = {row["predictor"]: row["accuracy"] for row in model.validation}
+    assert worth["lookup"] > 0.8
+    assert worth["model"] < 0.6
+
+
+def test_with_three_conditions_none_can_be_left_out_and_it_says_so() -> None:
+    rng = np.random.default_rng(4)
+    table, score = world(rng, 8, conditions=("a", "b", "c"))
+    model = fit_model(table, pair_votes(rng, score), directions=DIRECTIONS)
+    assert "only 3 conditions" in model.warnings[0]
+    assert "only 8 photographs" in model.warnings[1]
+    assert model.held_out["log_odds"].notna().all()
+
+
+def test_a_model_survives_its_file(fitted, tmp_path: Path) -> None:
+    write_model(tmp_path / "m.json", fitted)
+    again = read_model(tmp_path / "m.json")
+    table, _ = world(np.random.default_rng(5), 3)
+    pd.testing.assert_frame_equal(predict(again, table), predict(fitted, table))
+    pd.testing.assert_frame_equal(again.held_out, fitted.held_out)
+    assert again.features == fitted.features
+    (tmp_path / "no.json").write_text('{"format": 1}')
+    with pytest.raises(InputError, match=r"no\.json: not a model of percept calibrate"):
+        read_model(tmp_path / "no.json")
+
+
+def test_a_photograph_unlike_those_of_the_fit_is_named(fitted) -> None:
+    table, _ = world(np.random.default_rng(5), 2)
+    far = (table["content_id"] == "p1") & (table["metric"] == "bad") & (table["condition"] == "c")
+    table.loc[far, "value"] = 500.0
+    found = predict(fitted, table).set_index(["content", "condition"])
+    assert found.loc[("p1", "c"), "outside"] == "bad"
+    assert (found.drop(("p1", "c"))["outside"] == "").all()
+    missing = table[~far]
+    assert ("p1", "c") not in predict(fitted, missing).set_index(["content", "condition"]).index
+
+
+def test_predicted_uncertainty_covers_new_photographs() -> None:
+    """Standardised errors of score differences on 200 new photographs have about unit spread."""
+    rng = np.random.default_rng(6)
+    table, score = world(rng, 60, unseen=1.0)
+    model = fit_model(table, pair_votes(rng, score), directions=DIRECTIONS)
+    new, truth = world(rng, 200, prefix="new", unseen=1.0)
+    found = predict(model, new).set_index(["content", "condition"])
+    truth = truth - truth.groupby(level=0).transform("mean")
+    error = (found["score"] - truth.reindex(found.index)) / found["std_error"]
+    assert 0.7 < error.std() < 1.4
+
+
+def test_photographs_to_rate_next_teach_the_model_most(fitted) -> None:
+    """Identical conditions teach nothing; known photographs are not chosen again."""
+    table, _ = world(np.random.default_rng(7), 6, prefix="new")
+    same = table["content_id"] == "new2"
+    table.loc[same, "value"] = table[same].groupby("metric")["value"].transform("first")
+    chosen = rate_next(fitted, table, 5, rated=["new4"])
+    assert set(chosen["content"]) == {"new0", "new1", "new2", "new3", "new5"}
+    assert chosen["content"].iloc[-1] == "new2"
+    assert chosen["gain"].iloc[-1] == pytest.approx(0, abs=1e-9)
+    assert chosen["gain"].is_monotonic_decreasing
+
+
+def test_the_error_rates_of_triage_hold_on_new_photographs() -> None:
+    """Checked by sampling: eight panels, each tried on 300 new photographs."""
+    broken, sorted_out = 0, 0
+    for seed in range(8):
+        rng = np.random.default_rng(100 + seed)
+        table, score = world(rng, 120, unseen=0.5, level=0.0)
+        model = fit_model(table, reviews(rng, 2 * score), directions=DIRECTIONS, kind="review")
+        new, truth = world(rng, 300, prefix="new", unseen=0.5, level=0.0)
+        chance = 1 / (1 + np.exp(-2 * truth))
+        result = triage(model, new, error_rate=0.1)
+        verdict = result.table.set_index(["content", "condition"])["verdict"]
+        for name, wrong in (("fine", 1 - chance), ("bad", chance)):
+            own = verdict[verdict == name].index
+            broken += len(own) > 0 and wrong.loc[own].mean() > 0.1
+            sorted_out += len(own)
+        for threshold in (result.fine, result.bad):
+            assert threshold.n == 0 or threshold.error_rate < threshold.bound < 0.1
+    assert broken <= 2, "at most one in twenty, of sixteen bounds"
+    assert sorted_out > 0.2 * 8 * 300 * 5, "and it saves work"
+
+
+def test_triage_is_of_reviews_and_leaves_strangers_to_people(fitted) -> None:
+    rng = np.random.default_rng(8)
+    table, score = world(rng, 60, level=0.0)
+    with pytest.raises(InputError, match="needs a model of a review study"):
+        triage(fitted, table)
+    model = fit_model(table, reviews(rng, 2 * score), directions=DIRECTIONS, kind="review")
+    table.loc[table["metric"] == "good", "value"] += 100
+    assert set(triage(model, table, error_rate=0.1).table["verdict"]) == {"ask"}
+
+
+@pytest.mark.parametrize("method", ["pairwise", "review"])
+def test_the_commands_from_votes_to_predictions(
+    method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A simulated study; its model is a metric of a run, and predicts."""
+    run = make_run(tmp_path / "made", contents=6, conditions=("warm", "cold", "green", "gray"))
+    assert main(["metrics", str(run.root), "--metric", "colorfulness", "luminance_fidelity"]) == 0
+    url, model = f"sqlite:///{tmp_path / 's.db'}", tmp_path / "model.json"
+    protocol = tiny_protocol(method, trials=9)
+    with open_store(url, create=True) as store:
+        study = create_study(run, protocol, store, "panel")
+        simulate(store, study, 8, seed=1)
+    capsys.readouterr()
+    fit = ["calibrate", "--run", str(run.root), "--db", url, "--study", "panel"]
+    attribute = protocol.attributes[0].name
+    fit += ["--attribute", attribute, "--out", str(model)]
+    assert main(fit) == 0
+    told = capsys.readouterr()
+    assert "held out: share of votes predicted" in told.out
+    assert "lookup" in told.out
+    assert "8 of the observers are simulated" in told.err
+
+    assert main(["metrics", str(run.root), "--metric", f"calibrated:{model}"]) == 0
+    assert "calibrated-panel ↑" in capsys.readouterr().out
+    opened = open_run(run.root)
+    assert opened.info["metrics"]["calibrated-panel"]["fitted_on"]["study"] == "panel"
+    assert (opened.metrics["metric"] == "calibrated-panel").sum() == 24
+
+    out = tmp_path / "told"
+    assert main(["predict", str(run.root), "--model", str(model), "--out", str(out)]) == 0
+    expected = {"predicted.csv", "next.csv"} | ({"triage.csv"} if method == "review" else set())
+    assert {file.name for file in out.iterdir()} == expected
+    assert "6 photographs, 0 of them unrated" in capsys.readouterr().out
+    assert main([*fit, "--metric", "psnr"]) == 2
+    assert "no such metric (got 'psnr')" in capsys.readouterr().err
+    assert main([*fit, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["validation"][0]["predictor"] == "model"
+
+
+def test_the_command_sorts_outputs_by_a_model_of_reviews(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(9)
+    run = make_run(tmp_path / "made", contents=120, conditions=CONDITIONS, size=(12, 9))
+    table, score = world(rng, 120, prefix="photo", level=0.0)
+    run.write_metrics(table)
+    model = fit_model(table, reviews(rng, 2 * score), directions=DIRECTIONS, kind="review")
+    write_model(tmp_path / "m.json", model)
+    command = [
+        "predict",
+        str(run.root),
+        "--model",
+        str(tmp_path / "m.json"),
+        "--out",
+        str(tmp_path),
+    ]
+    assert main([*command, "--error-rate", "0.1"]) == 0
+    out = capsys.readouterr().out
+    sorted_out = pd.read_csv(tmp_path / "triage.csv", keep_default_na=False)
+    counts = sorted_out["verdict"].value_counts()
+    assert f"surely fine: {counts['fine']} images" in out
+    assert f"ask a person: {counts['ask']} images" in out
+    assert main([*command, "--error-rate", "0"]) == 2
+    assert main([*command, "--error-rate", "0.000001"]) == 0
+    assert "surely bad: 0 images; no threshold keeps the error rate" in capsys.readouterr().out
