@@ -16,10 +16,11 @@ import subprocess
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import sqlalchemy as sa
@@ -28,11 +29,19 @@ from percept import bundle
 from percept.store import Store
 from percept.store.schema import session, trial
 
+_T = TypeVar("_T")
+
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def run(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run in a thread of its own: Playwright's loop may run in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 class Replica:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from percept.store import open_store
 from percept.study import create_study, session_length
 from tests import postgresql
 from tests.app.crowd import Replica, judge, survive
+from tests.app.crowd import run as run_in_thread
 from tests.tiny_run import make_run, tiny_protocol
 
 VOTERS, KILLS = 12, 2
@@ -38,7 +38,7 @@ def test_a_killed_server_loses_and_doubles_nothing(
         replicas = [Replica(url, log=tmp_path / f"log{n}") for n in range(servers)]
         try:
             length = session_length(store, study)
-            crowd, kills = asyncio.run(
+            crowd, kills = run_in_thread(
                 survive(replicas, "pairs", voters=VOTERS, trials=length, kills=KILLS, seed=1)
             )
         finally:

@@ -23,7 +23,7 @@ from websockets.exceptions import InvalidStatus
 from app.api import MAX_BODY
 from percept.store import Store, open_store
 from percept.study import create_study, export_study, invite_observers
-from tests.app.crowd import Replica
+from tests.app.crowd import Replica, run
 from tests.app.hostile import attack, judge
 from tests.app.test_api import MARK, STUDIES, Client, vote
 from tests.tiny_run import make_run, tiny_protocol
@@ -66,11 +66,11 @@ class Browser:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, Replica]]:
     folder = tmp_path_factory.mktemp("secure")
-    run = make_run(folder)
+    photographs = make_run(folder)
     db = f"sqlite:///{folder / 'study.db'}"
     with open_store(db, create=True) as store:
-        create_study(run, tiny_protocol(trials=6, practice=0, repeats=0), store, "pairs")
-        create_study(run, tiny_protocol("artifact", trials=4, practice=0), store, "marks")
+        create_study(photographs, tiny_protocol(trials=6, practice=0, repeats=0), store, "pairs")
+        create_study(photographs, tiny_protocol("artifact", trials=4, practice=0), store, "marks")
         replica = Replica(db, log=folder / "log")
         try:
             replica.wait()
@@ -90,10 +90,10 @@ def browser_of(site: tuple[Store, Replica]) -> Browser:
 
 def test_nearly_valid_requests_break_nothing_and_leave_nothing_invalid(tmp_path: Path) -> None:
     names = ["pairs", "marks", "grades", "review"]
-    run = make_run(tmp_path)
+    photographs = make_run(tmp_path)
     with open_store(tmp_path / "study.db", create=True) as store, start_blocking_portal() as portal:
         for name in names:
-            create_study(run, STUDIES[name], store, name)
+            create_study(photographs, STUDIES[name], store, name)
         client = Client(portal, store, **FREE)
         statuses = attack(client, names, 400)
         assert {200, 201, 404, 405, 409, 422} <= set(statuses)
@@ -277,14 +277,10 @@ def test_no_other_site_opens_a_websocket(site: tuple[Store, Replica]) -> None:
         async with connect(address, subprotocols=["streamlit"], origin=origin):  # type: ignore[list-item,arg-type]
             pass
 
-    def from_site(origin: str) -> None:
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(asyncio.run, knock(origin)).result()
-
-    from_site(site[1].base)
+    run(knock(site[1].base))
     for origin in ("https://evil.example", "http://127.0.0.1", "null", ""):
         with pytest.raises(InvalidStatus, match="403"):
-            from_site(origin)
+            run(knock(origin))
 
 
 # The administrator's page ----------------------------------------------------------------------
@@ -307,7 +303,7 @@ def ask_page(port: int, *messages: BackMsg) -> list[ForwardMsg]:
                         break
         return received
 
-    return asyncio.run(asyncio.wait_for(talk(), 60))
+    return run(talk())
 
 
 def rerun(query: str = "", *, fragment: str = "", widgets: list[str] | None = None) -> BackMsg:
@@ -330,11 +326,7 @@ def test_nothing_of_the_admin_page_answers_without_the_token(site: tuple[Store, 
         received = b"".join(answer.SerializeToString() for answer in answers)
         return {word for word in secrets if word in received}
 
-    def in_a_thread(*messages: BackMsg) -> list[ForwardMsg]:
-        with ThreadPoolExecutor(1) as pool:  # Playwright's loop may run in this one
-            return pool.submit(ask_page, replica.port, *messages).result()
-
-    inside = in_a_thread(rerun(f"token={TOKEN}&study=pairs"))
+    inside = ask_page(replica.port, rerun(f"token={TOKEN}&study=pairs"))
     assert {b"Sessions complete", b"secret invitation"} <= told(inside)
     # What an administrator's page is made of does not open another visitor's.
     fragments = {a.delta.fragment_id for a in inside if a.WhichOneof("type") == "delta"} - {""}
@@ -350,7 +342,7 @@ def test_nothing_of_the_admin_page_answers_without_the_token(site: tuple[Store, 
     attempts += [rerun(fragment=str(fragment)) for fragment in fragments]
     attempts += [rerun(f"token={TOKEN[:-1]}"), rerun(f"token={TOKEN}%00"), rerun("token=é")]
     for attempt in attempts:
-        assert not told(in_a_thread(attempt, rerun()))
+        assert not told(ask_page(replica.port, attempt, rerun()))
     assert store.study("pairs").state == states
     # The token in the environment is the only one; without it nobody enters.
     assert os.environ.get("PERCEPT_ADMIN_TOKEN") is None
