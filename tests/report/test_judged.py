@@ -160,7 +160,7 @@ def test_a_study_against_itself_has_no_regression_and_a_worse_one_has(
             choice = before.ratings["choice"].mask(
                 shown, warm_left.map({True: "left", False: "right"})
             )
-            before = replace(before, ratings=before.ratings.assign(choice=choice))  # noqa: PLW2901
+            before = replace(before, ratings=before.ratings.assign(choice=choice))
         assert compare(after, attribute, before, 0.95).worse == ("warm",), before.name
         assert "warm" not in compare(before, attribute, after, 0.95).worse
 
