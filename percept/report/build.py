@@ -1,9 +1,10 @@
 """Joins data and statistics into one frozen, JSON-able result: the whole content of a report.
 
-Reading (:func:`read_study`) and analysis (:func:`analyse`) are separate, so that the analysis
-needs frames and no database. Nothing is estimated here: every estimate comes from
-:mod:`percept.stats`, each with a generator of its own (:func:`generator`), so that a number does
-not depend on what else is in the report.
+Reading (:func:`percept.report.data.read_study`) and analysis (:func:`analyse`) are separate, so
+that the analysis needs frames and no database. Nothing is estimated here: every estimate comes
+from :mod:`percept.stats`, each with a generator of its own
+(:func:`percept.report.data.generator`), so that a number does not depend on what else is in the
+report.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import platform
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -24,11 +24,20 @@ import pandas as pd
 
 import percept
 from percept import stats
-from percept.errors import InputError
-from percept.inference.run import Run, open_run
-from percept.protocol import Protocol, parse_protocol
+from percept.inference.run import open_run
+from percept.report.data import (
+    Part,
+    StudyData,
+    anchors,
+    answered,
+    flagged_of,
+    generator,
+    last_revision,
+    parts_of,
+    read_study,
+    weights_of,
+)
 from percept.stats.frames import counted_rows
-from percept.types import GRAY, REFERENCE
 
 if TYPE_CHECKING:
     from percept.store import Store
@@ -36,100 +45,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 HEAT_MAP = (32, 48)  # rows, columns of the grid that drawn regions are counted on
 MOST_EXAMPLES = 3
-
-
-def generator(seed: int, *labels: str) -> np.random.Generator:
-    """Make the generator of one estimate, from the report's seed and the estimate's labels."""
-    return np.random.default_rng([seed, zlib.crc32("\n".join(labels).encode())])
-
-
-# --- what is read ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class StudyData:
-    """Everything that is read of one study, as frames of :class:`percept.store.Store`.
-
-    ``images`` maps (content, condition), with condition None for the grey original, to the file
-    of the image that observers saw; ``run`` is None where the run directory is not at hand, and
-    ``run_problem`` then says why.
-    """
-
-    name: str
-    protocol: Protocol
-    state: str
-    created_at: str
-    seed: int
-    run_path: str
-    ratings: pd.DataFrame
-    observers: pd.DataFrame
-    sessions: pd.DataFrame
-    conditions: pd.DataFrame
-    contents: pd.DataFrame
-    notes: pd.DataFrame
-    looks: int
-    images: Mapping[tuple[str, str | None], Path]
-    run: Run | None
-    run_problem: str = ""
-
-
-def read_study(store: Store, name: str, run: Run | None = None) -> StudyData:
-    """Read one study; its own run directory is opened if none is given.
-
-    Raises
-    ------
-    InputError
-        There is no such study, or ``run`` holds none of its photographs and conditions.
-    """
-    study = store.study(name)
-    problem = ""
-    if run is None:
-        try:
-            run = open_run(study.run_path)
-        except InputError as error:
-            problem = f"The run directory is not at hand ({error.message}); name it with --run."
-    else:
-        known = set(zip(run.outputs["content_id"], run.outputs["condition"], strict=True))
-        wanted = {
-            (content, condition)
-            for content in store.contents(study)["content_id"]
-            for condition in store.conditions(study)["condition"]
-        }
-        if not known & wanted:
-            raise InputError(
-                f"the run shares no photograph and condition with study {name!r}",
-                file=run.root,
-                remedy=f"The study was made from {study.run_path}",
-            )
-    stimuli = store.stimuli(study)
-    try:
-        folder = store.stimuli_folder(study)
-    except InputError:
-        folder = Path()
-    images: dict[tuple[str, str | None], Path] = {
-        (row["content_id"], None if row["role"] == "original" else row["condition"]): folder
-        / f"{row['sha256']}.png"
-        for row in stimuli.to_dict("records")
-        if row["role"] in ("test", "original")
-    }
-    return StudyData(
-        name=study.name,
-        protocol=parse_protocol(study.protocol),
-        state=study.state,
-        created_at=study.created_at.isoformat(timespec="seconds"),
-        seed=study.seed,
-        run_path=study.run_path,
-        ratings=store.ratings(study),
-        observers=store.observers(study),
-        sessions=store.sessions(study),
-        conditions=store.conditions(study),
-        contents=store.contents(study),
-        notes=store.notes(study),
-        looks=len(store.looks(study)),
-        images=images,
-        run=run,
-        run_problem=problem,
-    )
 
 
 # --- the result, in the order of the report --------------------------------------------------
@@ -227,34 +142,14 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Preference:
+class Preference(Part):
     """Preference on one question among all observers and photographs, or a part of them."""
 
-    study: str
-    attribute: str
-    group: str | None
-    stratum: str | None
-    without_flagged: bool
-    """Whether the observers that screening flags are left out."""
-    observers: int
-    photographs: int
-    votes: int
-    """Counted answers, ties among them."""
     ties: int
-    weighted: bool
     scale: stats.Scale | None
     pairs: tuple[Pair, ...]
     problem: str
     """Why there is no scale, where there is none; the doubts of a scale are in its warnings."""
-
-    @property
-    def part(self) -> str:
-        """Name of the part of the votes; empty for all of them."""
-        if self.without_flagged:
-            return "without flagged observers"
-        if self.group is not None:
-            return f"group {self.group}"
-        return f"stratum {self.stratum}" if self.stratum is not None else ""
 
 
 @dataclass(frozen=True)
@@ -448,7 +343,11 @@ def analyse(
     ]
     pairwise = [part for part in parts if part[0].protocol.method == "pairwise"]
     agreement = tuple(_agreement(*part, settings) for part in parts)
-    preference = tuple(entry for part in pairwise for entry in _preferences(*part, settings))
+    preference = tuple(
+        _preference(study, votes, part, settings)
+        for study, attribute in pairwise
+        for votes, part in parts_of(study, attribute)
+    )
     artifacts = tuple(
         _artifacts(study, confidence) for study in studies if study.protocol.method == "artifact"
     )
@@ -509,7 +408,7 @@ def _simulated(study: StudyData) -> Literal["all", "some", "none"]:
 def _people(study: StudyData, confidence: float) -> People:
     ratings = study.ratings
     kinds = ratings.drop_duplicates("trial")["kind"].value_counts()
-    last = _last_revision(ratings)
+    last = last_revision(ratings)
     test = last[last["kind"] == "test"]
     answers = test.drop_duplicates(["trial", "attribute"])
     reasons = study.notes[study.notes["value"] == "skip"]["reason"].dropna().value_counts()
@@ -550,7 +449,7 @@ def _people(study: StudyData, confidence: float) -> People:
         skipped=skipped,
         skip_reasons={str(key): int(n) for key, n in sorted(reasons.items())},
         revised=int((ratings.drop_duplicates("response_id")["revision"] > 1).sum()),
-        flagged=_flagged(study),
+        flagged=flagged_of(study),
         screened="choice" in test,
         response_s={
             name: float(np.quantile(seconds, q)) if seconds.size else math.nan
@@ -564,39 +463,6 @@ def _people(study: StudyData, confidence: float) -> People:
         else None,
         looks=study.looks,
     )
-
-
-def _flagged(study: StudyData) -> dict[str, str]:
-    """Observers that the screening rules would exclude, with their reasons."""
-    if study.ratings.empty:
-        return {}
-    reasons: dict[str, list[str]] = {}
-    for attribute in study.protocol.attributes:
-        own = study.ratings[(study.ratings["attribute"] == attribute.name).to_numpy(bool)]
-        verdicts = stats.screen_observers(own)
-        for row in verdicts[verdicts["verdict"] == "exclude"].to_dict("records"):
-            reasons.setdefault(str(row["observer"]), []).append(str(row["reason"]))
-    return {name: "; ".join(dict.fromkeys(found)) for name, found in sorted(reasons.items())}
-
-
-def _last_revision(ratings: pd.DataFrame) -> pd.DataFrame:
-    newest = ratings.groupby(["trial", "attribute"])["revision"].transform("max")
-    return ratings[(ratings["revision"] == newest).to_numpy(bool)]
-
-
-def _weights(study: StudyData) -> pd.Series | None:
-    """Return sampling weights by content, mean 1; None where all photographs weigh the same."""
-    weights = study.contents.set_index("content_id")["weight"]
-    if weights.isna().any() or weights.nunique() < 2:
-        return None
-    return weights / weights.mean()
-
-
-def _votes(study: StudyData, attribute: str) -> pd.DataFrame:
-    """Votes on one question, all kinds; sampling weights go in as counts."""
-    votes = study.ratings[(study.ratings["attribute"] == attribute).to_numpy(bool)]
-    weights = _weights(study)
-    return votes if weights is None else votes.assign(count=votes["content"].map(weights))
 
 
 def _agreement(study: StudyData, attribute: str, settings: dict[str, Any]) -> Agreement:
@@ -647,7 +513,7 @@ def _repeated(votes: pd.DataFrame, confidence: float) -> stats.Estimate | None:
         return stats.repeat_consistency(votes, confidence=confidence)
     # An artifact trial has several rows; its answer here is whether anything was marked.
     trials = (
-        _last_revision(votes)
+        last_revision(votes)
         .groupby("trial")
         .agg(
             observer=("observer", "first"),
@@ -672,7 +538,7 @@ def _repeated(votes: pd.DataFrame, confidence: float) -> stats.Estimate | None:
 def _identical(study: StudyData, votes: pd.DataFrame, confidence: float) -> stats.Estimate | None:
     if not study.protocol.tie:
         return None  # without ties as an answer, a choice between equals means nothing
-    votes = _last_revision(votes)
+    votes = last_revision(votes)
     asked = (votes["kind"] == "identical") & (votes["choice"] != "skip")
     rows = votes[asked.to_numpy(bool)]
     if rows.empty:
@@ -686,49 +552,17 @@ def _identical(study: StudyData, votes: pd.DataFrame, confidence: float) -> stat
     )
 
 
-def _preferences(
-    study: StudyData, attribute: str, settings: dict[str, Any]
-) -> Iterator[Preference]:
-    """Everybody first; then without flagged observers, and by group and stratum if several."""
-    votes = _votes(study, attribute)
-
-    def scale(rows: pd.Series | None = None, **part: Any) -> Preference:
-        chosen = votes if rows is None else votes[rows.to_numpy(bool)]
-        return _preference(study, attribute, chosen, settings, **part)
-
-    yield scale()
-    test = counted_rows(votes, ("group", "content"))
-    flagged = votes["observer"].isin(_flagged(study))
-    if flagged[test.index].any() and not flagged[test.index].all():
-        yield scale(~flagged, without_flagged=True)
-    groups = sorted(test["group"].dropna().unique())
-    for group in groups if len(groups) > 1 else ():
-        yield scale(votes["group"] == group, group=group)
-    strata = votes["content"].map(study.contents.set_index("content_id")["stratum"])
-    names = sorted(strata[test.index].dropna().unique())
-    for stratum in names if len(names) > 1 else ():
-        yield scale(strata == stratum, stratum=stratum)
-
-
 def _preference(
-    study: StudyData,
-    attribute: str,
-    votes: pd.DataFrame,
-    settings: dict[str, Any],
-    *,
-    group: str | None = None,
-    stratum: str | None = None,
-    without_flagged: bool = False,
+    study: StudyData, votes: pd.DataFrame, part: Part, settings: dict[str, Any]
 ) -> Preference:
-    rows = counted_rows(votes, ("left", "right", "choice"))
-    rows = rows[(rows["choice"] != "skip").to_numpy(bool)]
+    rows = answered(votes)
     scale, problem = None, ""
     pairs: tuple[Pair, ...] = ()
     if rows.empty:
         problem = "There are no votes yet."
     else:
-        part = "sound" if without_flagged else ""
-        labels = ("preference", study.name, attribute, group or part, stratum or "")
+        name = part.group or ("sound" if part.without_flagged else "")
+        labels = ("preference", study.name, part.attribute, name, part.stratum or "")
         scale = stats.bradley_terry(
             votes,
             n_boot=settings["n_boot"],
@@ -737,16 +571,8 @@ def _preference(
         )
         pairs = tuple(_pairs(study, votes, scale, settings["confidence"]))
     return Preference(
-        study=study.name,
-        attribute=attribute,
-        group=group,
-        stratum=stratum,
-        without_flagged=without_flagged,
-        observers=rows["observer"].nunique(),
-        photographs=rows["content"].nunique(),
-        votes=len(rows),
+        **vars(part),
         ties=int((rows["choice"] == "tie").sum()),
-        weighted="count" in votes,
         scale=scale,
         pairs=pairs,
         problem=problem,
@@ -779,7 +605,7 @@ def _artifacts(study: StudyData, confidence: float) -> Artifacts:
     protocol = study.protocol
     levels = sorted(protocol.severities, key=lambda level: level.value)
     rows = counted_rows(study.ratings, ("condition", "artifact", "severity", "trial"))
-    weights = _weights(study)
+    weights = weights_of(study)
     common: dict[str, Any] = {"weights": weights, "confidence": confidence}
     rates = stats.artifact_rates(study.ratings, by_artifact=True, **common)
     order = {name: i for i, name in enumerate(study.conditions["condition"])}
@@ -870,16 +696,6 @@ def _examples(study: StudyData, attribute: str) -> Iterator[Example]:
                     if (row["content"], condition) in study.images
                 },
             )
-
-
-def anchors(conditions: pd.DataFrame) -> dict[str, str]:
-    """Return the conditions that are no colorizer: name and which of ``gray``, ``reference``."""
-    return {
-        str(name): kind
-        for name, spec in zip(conditions["condition"], conditions["spec"], strict=True)
-        for kind in (GRAY, REFERENCE)
-        if kind in (name, spec)
-    }
 
 
 def _metrics(study: StudyData, attribute: str, settings: dict[str, Any]) -> Metrics:

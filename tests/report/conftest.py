@@ -12,7 +12,8 @@ import pytest
 
 from percept.inference.run import Run
 from percept.protocol import load_protocol
-from percept.report.build import Report, StudyData, analyse, read_study
+from percept.report.build import Report, analyse
+from percept.report.data import StudyData, read_study
 from percept.report.render import write_report
 from percept.store import open_store
 from percept.study import create_study, simulate

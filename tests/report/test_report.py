@@ -18,7 +18,8 @@ from percept.cli import main
 from percept.inference.run import Run
 from percept.protocol import parse_protocol
 from percept.report import words
-from percept.report.build import StudyData, analyse, generator, jsonable
+from percept.report.build import analyse, jsonable
+from percept.report.data import StudyData, generator
 from percept.report.render import render_html, tables, write_report
 from tests.report.conftest import N_BOOT, SEED, World, with_votes
 
