@@ -25,6 +25,7 @@ import pandas as pd
 import percept
 from percept import stats
 from percept.inference.run import open_run
+from percept.report import words
 from percept.report.data import (
     Part,
     StudyData,
@@ -37,7 +38,9 @@ from percept.report.data import (
     read_study,
     weights_of,
 )
+from percept.report.judged import JUDGED, Comparison, Judged, compare_all, judge
 from percept.stats.frames import counted_rows
+from percept.types import REFERENCE
 
 if TYPE_CHECKING:
     from percept.store import Store
@@ -91,8 +94,6 @@ class People:
     """Answers that a later one replaced."""
     flagged: dict[str, str]
     """Observers that screening flags, with the reasons. Their votes count all the same."""
-    screened: bool
-    """Whether screening rules exist for this method."""
     response_s: dict[str, float]
     """Quartiles of response times in seconds, over counted answers."""
     response_counts: tuple[int, ...]
@@ -176,6 +177,20 @@ class Artifacts:
 
 
 @dataclass(frozen=True)
+class Why:
+    """What observers marked on losing images. No rates: winning images were not marked."""
+
+    study: str
+    labels: dict[str, str]
+    lost: dict[str, int]
+    """Decided votes that each condition lost."""
+    marked: dict[str, int]
+    """Those of them with at least one mark."""
+    counts: dict[str, dict[str, int]]
+    """Losing images of each condition by artifact; an artifact counts once in an image."""
+
+
+@dataclass(frozen=True)
 class MetricResult:
     """One metric held against the people of one study."""
 
@@ -243,8 +258,11 @@ class Report:
     answer: tuple[Answer, ...]
     people: tuple[People, ...]
     agreement: tuple[Agreement, ...]
+    comparison: tuple[Comparison, ...]
     preference: tuple[Preference, ...]
+    judged: tuple[Judged, ...]
     artifacts: tuple[Artifacts, ...]
+    why: tuple[Why, ...]
     metrics: tuple[Metrics, ...]
     examples: tuple[Example, ...]
     methods: tuple[str, ...]
@@ -301,6 +319,7 @@ def build_report(
     seed: int = 0,
     n_boot: int = 1000,
     confidence: float = 0.95,
+    baseline: str | None = None,
 ) -> Report:
     """Read studies and analyse them together.
 
@@ -314,23 +333,32 @@ def build_report(
         Run directory with the metrics; by default the one that each study was made from.
     seed, n_boot, confidence
         Of every interval; the same inputs give the same report.
+    baseline : str, optional
+        What conditions are compared with: another study (before a change), or else one condition.
 
     Raises
     ------
     InputError
-        There is no such study, ``run`` is no run, or it is the run of something else.
+        There is no such study, ``run`` is no run, or it is the run of something else; or nothing
+        can be compared with ``baseline``.
     """
     opened = open_run(run) if run is not None else None
     data = [read_study(store, name, opened) for name in dict.fromkeys(studies)]
-    return analyse(data, seed=seed, n_boot=n_boot, confidence=confidence)
+    held: str | StudyData | None = baseline
+    if any(study.name == baseline for study in store.studies()):
+        held = read_study(store, str(baseline))
+    return analyse(data, seed=seed, n_boot=n_boot, confidence=confidence, baseline=held)
 
 
 def analyse(
-    studies: Sequence[StudyData], *, seed: int = 0, n_boot: int = 1000, confidence: float = 0.95
+    studies: Sequence[StudyData],
+    *,
+    seed: int = 0,
+    n_boot: int = 1000,
+    confidence: float = 0.95,
+    baseline: str | StudyData | None = None,
 ) -> Report:
     """Analyse studies that were read already; see :func:`build_report`."""
-    from percept.report import words
-
     settings = {"seed": seed, "n_boot": n_boot, "confidence": confidence}
     facts = tuple(_facts(study) for study in studies)
     marked = {fact.simulated for fact in facts}
@@ -348,9 +376,17 @@ def analyse(
         for study, attribute in pairwise
         for votes, part in parts_of(study, attribute)
     )
+    judged = tuple(
+        judge(study, votes, part, confidence)
+        for study, attribute in parts
+        if study.protocol.method in JUDGED
+        for votes, part in parts_of(study, attribute)
+    )
+    comparison = () if baseline is None else compare_all(parts, baseline, confidence)
     artifacts = tuple(
         _artifacts(study, confidence) for study in studies if study.protocol.method == "artifact"
     )
+    why = tuple(_why(study) for study in studies if study.protocol.why != "off")
     metrics = tuple(_metrics(*part, settings) for part in pairwise)
     examples = tuple(entry for part in pairwise for entry in _examples(*part))
     return Report(
@@ -360,11 +396,14 @@ def analyse(
         banner=words.banner(people),
         settings=settings,
         studies=facts,
-        answer=words.answers(facts, preference, artifacts, people),
+        answer=words.answers(facts, preference, judged, artifacts, people),
         people=people,
         agreement=agreement,
+        comparison=comparison,
         preference=preference,
+        judged=judged,
         artifacts=artifacts,
+        why=why,
         metrics=metrics,
         examples=examples,
         methods=words.methods(
@@ -373,8 +412,10 @@ def analyse(
             people,
             agreement,
             preference,
+            judged,
             artifacts,
             metrics,
+            comparison,
             settings,
         ),
         provenance=_provenance(studies),
@@ -415,7 +456,7 @@ def _people(study: StudyData, confidence: float) -> People:
     if "choice" in test:
         answers = answers[answers["choice"] != "skip"]
         skipped = int((last["choice"] == "skip").sum())
-    else:  # a skipped artifact trial has no rows; it always has a reason
+    else:  # a skipped trial of single images has no rows; it always has a reason
         skipped = int(reasons.sum())
     seconds = answers["response_time_ms"].to_numpy(float) / 1000
     seconds = seconds[np.isfinite(seconds) & (seconds > 0)]
@@ -450,7 +491,6 @@ def _people(study: StudyData, confidence: float) -> People:
         skip_reasons={str(key): int(n) for key, n in sorted(reasons.items())},
         revised=int((ratings.drop_duplicates("response_id")["revision"] > 1).sum()),
         flagged=flagged_of(study),
-        screened="choice" in test,
         response_s={
             name: float(np.quantile(seconds, q)) if seconds.size else math.nan
             for name, q in (("lower_quartile", 0.25), ("median", 0.5), ("upper_quartile", 0.75))
@@ -468,14 +508,15 @@ def _people(study: StudyData, confidence: float) -> People:
 def _agreement(study: StudyData, attribute: str, settings: dict[str, Any]) -> Agreement:
     votes = study.ratings[(study.ratings["attribute"] == attribute).to_numpy(bool)]
     interval = {"n_boot": settings["n_boot"], "confidence": settings["confidence"]}
-    paired = study.protocol.method == "pairwise"
-    ratings = None if paired else _worst_severity(votes)
+    method = study.protocol.method
+    ratings = None if method == "pairwise" else _coded(method, votes)
+    level: Literal["nominal", "ordinal"] = "nominal" if method == "real_or_fake" else "ordinal"
 
     def alpha(resample: Literal["units", "observers"]) -> stats.Estimate:
         rng = generator(settings["seed"], "agreement", study.name, attribute, resample)
         if ratings is None:
             return stats.pairwise_alpha(votes, resample=resample, rng=rng, **interval)
-        return stats.krippendorff_alpha(ratings, "ordinal", resample=resample, rng=rng, **interval)
+        return stats.krippendorff_alpha(ratings, level, resample=resample, rng=rng, **interval)
 
     reliability = stats.assess_reliability(
         stats.stimulus_wins(votes, exclude=()).to_numpy(float).T if ratings is None else ratings,
@@ -485,9 +526,7 @@ def _agreement(study: StudyData, attribute: str, settings: dict[str, Any]) -> Ag
     return Agreement(
         study=study.name,
         attribute=attribute,
-        measure="which of two versions is preferred"
-        if paired
-        else "worst severity seen in an image (0: no artifact)",
+        measure=words.AGREED[method],
         between=alpha("units"),
         between_observers=alpha("observers"),
         split_half=reliability.split_half,
@@ -497,13 +536,25 @@ def _agreement(study: StudyData, attribute: str, settings: dict[str, Any]) -> Ag
     )
 
 
-def _worst_severity(ratings: pd.DataFrame) -> np.ndarray:
-    """Ratings array (observers, units): worst severity marked in an image, 0 where none."""
-    rows = counted_rows(ratings, ("observer", "content", "condition", "artifact", "severity"))
-    worst = rows.assign(worst=rows["severity"].where(rows["artifact"].notna(), 0.0)).pivot_table(
-        index="observer", columns=["content", "condition"], values="worst", aggfunc="max"
+def _coded(method: str, votes: pd.DataFrame) -> np.ndarray:
+    """Answers on single images as numbers (observers, units); the worst severity of artifacts."""
+    rows = answered(votes)
+    if method == "artifact":
+        rows = rows.assign(code=rows["severity"].where(rows["artifact"].notna(), 0.0))
+    elif method == "rating":
+        rows = rows.assign(code=rows["score"].astype(float))
+    elif method == "review":
+        rows = rows.assign(code=rows["verdict"].map({"reject": 0.0, "fix": 1.0, "accept": 2.0}))
+    else:
+        true_left = rows["left"] == REFERENCE
+        rows = rows.assign(
+            condition=rows["right"].where(true_left, rows["left"]),
+            code=((rows["choice"] == "left") != true_left).astype(float),
+        )
+    table = rows.pivot_table(
+        index="observer", columns=["content", "condition"], values="code", aggfunc="max"
     )
-    return np.asarray(worst.to_numpy(float)) if worst.size else np.empty((0, 0))
+    return np.asarray(table.to_numpy(float)) if table.size else np.empty((0, 0))
 
 
 def _repeated(votes: pd.DataFrame, confidence: float) -> stats.Estimate | None:
@@ -511,27 +562,28 @@ def _repeated(votes: pd.DataFrame, confidence: float) -> stats.Estimate | None:
         return None
     if "choice" in votes:
         return stats.repeat_consistency(votes, confidence=confidence)
-    # An artifact trial has several rows; its answer here is whether anything was marked.
+    votes = last_revision(votes)
+    answer = next((votes[name] for name in ("score", "verdict") if name in votes), None)
+    if answer is None:  # an artifact trial has a row for each mark: was anything marked?
+        answer = votes["artifact"].notna().groupby(votes["trial"]).transform("max")
     trials = (
-        last_revision(votes)
+        votes.assign(answer=answer)
         .groupby("trial")
         .agg(
             observer=("observer", "first"),
             content=("content", "first"),
             repeat_of=("repeat_of", "first"),
-            marked=("artifact", "count"),
+            answer=("answer", "first"),
         )
     )
     repeats = trials[trials["repeat_of"].isin(trials.index).to_numpy(bool)]
-    same = (repeats["marked"] > 0).to_numpy() == (
-        trials["marked"].reindex(repeats["repeat_of"]) > 0
-    ).to_numpy()
+    same = repeats["answer"].to_numpy() == trials["answer"].reindex(repeats["repeat_of"]).to_numpy()
     return stats.cluster_mean(
         same.astype(float),
         repeats[["observer", "content"]],
         share=True,
         confidence=confidence,
-        method="share of repeated images that were again marked, or again not",
+        method="share of repeated images that got the same answer",
     )
 
 
@@ -644,6 +696,31 @@ def _heat(rows: pd.DataFrame, weights: pd.Series | None) -> tuple[tuple[float, .
     """Share of viewings that marked each cell of the frame; a region counts once per viewing."""
     share = stats.region_map(rows, rows, shape=HEAT_MAP, weights=weights)
     return tuple(tuple(round(float(v), 4) for v in line) for line in share)
+
+
+def _why(study: StudyData) -> Why:
+    """Count what was marked on losing images, in the last answers of test trials."""
+    first = study.protocol.attributes[0].name
+    rows = answered(study.ratings[(study.ratings["attribute"] == first).to_numpy(bool)])
+    decided = rows[rows["choice"].isin(("left", "right")).to_numpy(bool)]
+    loser = decided["right"].where(decided["choice"] == "left", decided["left"])
+    marks = study.marks[study.marks["response_id"].isin(decided["response_id"])]
+    marks = marks.drop_duplicates(["trial", "artifact"])
+    counts = pd.crosstab(marks["condition"], marks["artifact"])
+    marked = marks.drop_duplicates("trial")["condition"].value_counts()
+    names = [name for name in study.conditions["condition"] if (loser == name).any()]
+    return Why(
+        study=study.name,
+        labels={entry.name: entry.label for entry in study.protocol.artifacts},
+        lost={name: int((loser == name).sum()) for name in names},
+        marked={name: int(marked.get(name, 0)) for name in names},
+        counts={
+            name: {str(kind): int(n) for kind, n in counts.loc[name].items() if n}
+            if name in counts.index
+            else {}
+            for name in names
+        },
+    )
 
 
 def _examples(study: StudyData, attribute: str) -> Iterator[Example]:
