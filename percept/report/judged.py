@@ -152,11 +152,15 @@ def _images(votes: pd.DataFrame, confidence: float) -> tuple[ImageScore, ...]:
     if grades.empty:
         return ()
     found = stats.mos(grades.to_numpy(float), confidence=confidence)
+    images = grades.columns.to_frame(index=False).to_dict("records")
     ends = zip(found.score, found.low, found.high, found.n, strict=True)
     return tuple(
-        ImageScore(str(content), str(condition), float(mos), float(low), float(high), int(n))
-        for (content, condition), (mos, low, high, n) in zip(grades.columns, ends, strict=True)
-    )
+        ImageScore(
+            str(image["content"]), str(image["condition"]), float(mos), float(low), float(high),
+            int(n),
+        )
+        for image, (mos, low, high, n) in zip(images, ends, strict=True)
+    )  # fmt: skip
 
 
 def _ratings(
@@ -183,13 +187,16 @@ def _ratings(
 def _difference_grades(protocol: Protocol, votes: pd.DataFrame) -> pd.DataFrame:
     """Grades against that of the hidden reference by the same observer, one row each."""
     grades = rating_frame(votes)
-    places = {image: place for place, image in enumerate(grades.columns)}
-    reference = [places.get((content, REFERENCE), -1) for content, _ in grades.columns]
+    true = grades.columns.get_indexer(
+        pd.MultiIndex.from_arrays(
+            [grades.columns.get_level_values("content"), [REFERENCE] * grades.shape[1]]
+        )
+    )
     columns = ["observer", "content", "condition", "score"]
-    if not any(place >= 0 for place in reference):
+    if not (true >= 0).any():
         return pd.DataFrame(columns=columns)
     values = stats.difference_ratings(
-        grades.to_numpy(float), np.array(reference), top=float(protocol.scores[-1].value)
+        grades.to_numpy(float), true, top=float(protocol.scores[-1].value)
     )
     found = pd.DataFrame(values, index=grades.index, columns=grades.columns)
     return found.melt(ignore_index=False, value_name="score").reset_index().dropna()[columns]
