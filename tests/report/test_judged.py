@@ -160,8 +160,9 @@ def test_a_study_against_itself_has_no_regression_and_a_worse_one_has(
             choice = before.ratings["choice"].mask(
                 shown, warm_left.map({True: "left", False: "right"})
             )
-            before = replace(before, ratings=before.ratings.assign(choice=choice))  # noqa: PLW2901
-        assert compare(after, attribute, before, 0.95).worse == ("warm",), before.name
+            before = replace(before, ratings=before.ratings.assign(choice=choice))
+        found = compare(after, attribute, before, 0.95)
+        assert found.worse == ("warm",), (before.name, found.changes)
         assert "warm" not in compare(before, attribute, after, 0.95).worse
 
 
