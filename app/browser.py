@@ -35,11 +35,9 @@ def act(action: str, study: str, **data: Any) -> Any:
     told; ``completion`` (state) after ``finish``; ``withdrawn`` (state); ``go`` (trigger), the
     page to go to; ``refused`` (trigger), ``{"code", "message", "completion"?}``.
     """
-    return _component(
-        key=f"browser-{action}",
-        data={"action": action, "study": study, **data},
-        **{f"on_{name}_change": _noted for name in VALUES},
-    )
+    noted: dict[str, Any] = {f"on_{name}_change": _noted for name in VALUES}
+    request = {"action": action, "study": study, **data}
+    return _component(key=f"browser-{action}", data=request, **noted)
 
 
 def _noted() -> None:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser
 
 from percept.cli import main
 from percept.gallery import write_gallery
 from percept.inference.run import Run, open_run
-from tests.browser import FLAGS, REMEDY, find
 from tests.tiny_run import make_run
 
 
@@ -39,46 +38,44 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return open_run(made.root)
 
 
-def test_it_sorts_marks_the_best_and_says_that_it_is_not_blind(run: Run, tmp_path: Path) -> None:
+def test_it_sorts_marks_the_best_and_says_that_it_is_not_blind(
+    run: Run, tmp_path: Path, browser: Browser
+) -> None:
     file = tmp_path / "sheet.html"
     assert write_gallery(run, file, side=64) == 4
     assert "http" not in file.read_text(encoding="utf-8").replace("http-equiv", "")
-    path = find()
-    assert path, REMEDY
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        page = browser.new_page(viewport={"width": 390, "height": 800})
-        errors: list[str] = []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(file.as_uri())
-        assert page.get_by_text("Not blind").is_visible()
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(file.as_uri())
+    assert page.get_by_text("Not blind").is_visible()
 
-        def order() -> list[str]:
-            return [text.split()[0] for text in page.locator("h2").all_inner_texts()]
+    def order() -> list[str]:
+        return [text.split()[0] for text in page.locator("h2").all_inner_texts()]
 
-        def best() -> list[str]:
-            return (
-                page.locator("article")
-                .first.locator(".best")
-                .evaluate_all("cells => cells.map(cell => cell.dataset.condition)")
-            )
+    def best() -> list[str]:
+        return (
+            page.locator("article")
+            .first.locator(".best")
+            .evaluate_all("cells => cells.map(cell => cell.dataset.condition)")
+        )
 
-        page.select_option("#metric", "sharp")
-        assert order() == ["photo0", "photo1", "photo2", "photo3"]
-        assert best() == ["warm"]
-        assert page.locator("article").first.locator(".value").first.inner_text().startswith("∞")
-        page.select_option("#order", "gray")
-        assert order() == ["photo2", "photo3", "photo0", "photo1"]
-        page.select_option("#metric", "error")
-        page.select_option("#order", "spread")
-        assert order()[-1] == "photo3"
-        assert "1 of 4 photographs have no error" in page.locator("#note").inner_text()
-        page.locator("article").first.locator("img").first.click()
-        assert page.locator("dialog").is_visible()
-        wide = "document.documentElement.scrollWidth <= window.innerWidth"
-        assert page.evaluate(wide), "nothing sticks out on a phone"
-        assert not errors
-        browser.close()
+    page.select_option("#metric", "sharp")
+    assert order() == ["photo0", "photo1", "photo2", "photo3"]
+    assert best() == ["warm"]
+    assert page.locator("article").first.locator(".value").first.inner_text().startswith("∞")
+    page.select_option("#order", "gray")
+    assert order() == ["photo2", "photo3", "photo0", "photo1"]
+    page.select_option("#metric", "error")
+    page.select_option("#order", "spread")
+    assert order()[-1] == "photo3"
+    assert "1 of 4 photographs have no error" in page.locator("#note").inner_text()
+    page.locator("article").first.locator("img").first.click()
+    assert page.locator("dialog").is_visible()
+    wide = "document.documentElement.scrollWidth <= window.innerWidth"
+    assert page.evaluate(wide), "nothing sticks out on a phone"
+    assert not errors
+    page.close()
 
 
 def test_the_command_limits_and_says_so(

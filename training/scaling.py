@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from percept.distributed import cores, launch
+from percept.distributed import cores, launch, leave
 from percept.errors import InputError, PerceptError
 from percept.files import sha256_file, write_bytes_atomic, write_json_atomic
 
@@ -478,7 +478,4 @@ def _check(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # as in training.train
+    leave(main())

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from percept import distributed
 from percept.errors import Interrupted, PerceptError
 from training.config import load_config
 
@@ -128,9 +128,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    code = main()
-    # Everything is saved and said. Python's own way out now and then met a thread of Gloo's that
-    # was still winding down, and C++ then aborts a process whose work was done.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    distributed.leave(main())

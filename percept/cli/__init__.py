@@ -68,9 +68,18 @@ def build_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the ``percept`` command; returns the exit code."""
+    code = _run(list(sys.argv[1:] if argv is None else argv))
+    if argv is None and "torch.distributed" in sys.modules:
+        from percept import distributed
+
+        if distributed.in_world():
+            distributed.leave(code)
+    return code
+
+
+def _run(argv: list[str]) -> int:
     from percept.errors import PerceptError
 
-    argv = list(sys.argv[1:] if argv is None else argv)
     args = build_parser(argv).parse_args(argv)
     try:
         return int(args.run(args))

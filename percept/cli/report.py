@@ -33,6 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", required=True, type=Path, metavar="DIR", help="directory that the report goes to"
     )
     parser.add_argument(
+        "--baseline",
+        metavar="NAME",
+        help="compare every condition with itself in this study, or with this condition",
+    )
+    parser.add_argument(
+        "--fail-on-regression",
+        action="store_true",
+        help="exit 4 if a condition is worse than the baseline, its whole interval below zero",
+    )
+    parser.add_argument(
         "--seed", type=int, default=0, help="seed of every resampling (default: %(default)s)"
     )
     parser.add_argument(
@@ -45,7 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from percept.errors import InputError
+    from percept.errors import InputError, RegressionFound
+    from percept.report import words
     from percept.report.build import build_report
     from percept.report.render import write_report
     from percept.store import open_store
@@ -56,12 +67,34 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("must not be negative", key="--seed", value=args.seed)
     if args.out.exists() and not args.out.is_dir():
         raise InputError("is a file", file=args.out, remedy="Name a directory for the report")
+    if args.fail_on_regression and args.baseline is None:
+        raise InputError(
+            "needs something to compare with",
+            key="--fail-on-regression",
+            remedy="Name a study or a condition with --baseline",
+        )
     with open_store(args.db) as store:
         report = build_report(
-            store, args.study, run=args.run_directory, seed=args.seed, n_boot=args.n_boot
+            store,
+            args.study,
+            run=args.run_directory,
+            seed=args.seed,
+            n_boot=args.n_boot,
+            baseline=args.baseline,
+        )
+    verdicts = [entry.verdict for one in report.comparison for entry in one.changes]
+    if args.fail_on_regression and set(verdicts) <= {"not estimable"}:
+        raise InputError(
+            "nothing can be compared with these answers", key="--baseline", value=args.baseline
         )
     files = write_report(report, args.out)
     for line in report.headlines:
         print(line)
+    for one in report.comparison:
+        print(words.compared(one).replace("**", ""))
     print(f"\nReport: {files[0]}  ({len(files)} files in {args.out})")
+    worse = [f"{name} ({one.study}, {one.attribute})" for one in report.comparison
+             for name in one.worse]  # fmt: skip
+    if args.fail_on_regression and worse:
+        raise RegressionFound(f"worse than {args.baseline}: {', '.join(worse)}")
     return 0

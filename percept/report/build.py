@@ -1,9 +1,10 @@
 """Joins data and statistics into one frozen, JSON-able result: the whole content of a report.
 
-Reading (:func:`read_study`) and analysis (:func:`analyse`) are separate, so that the analysis
-needs frames and no database. Nothing is estimated here: every estimate comes from
-:mod:`percept.stats`, each with a generator of its own (:func:`generator`), so that a number does
-not depend on what else is in the report.
+Reading (:func:`percept.report.data.read_study`) and analysis (:func:`analyse`) are separate, so
+that the analysis needs frames and no database. Nothing is estimated here: every estimate comes
+from :mod:`percept.stats`, each with a generator of its own
+(:func:`percept.report.data.generator`), so that a number does not depend on what else is in the
+report.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import platform
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -24,11 +24,23 @@ import pandas as pd
 
 import percept
 from percept import stats
-from percept.errors import InputError
-from percept.inference.run import Run, open_run
-from percept.protocol import Protocol, parse_protocol
+from percept.inference.run import open_run
+from percept.report import words
+from percept.report.data import (
+    Part,
+    StudyData,
+    anchors,
+    answered,
+    flagged_of,
+    generator,
+    last_revision,
+    parts_of,
+    read_study,
+    weights_of,
+)
+from percept.report.judged import JUDGED, Comparison, Judged, compare_all, judge
 from percept.stats.frames import counted_rows
-from percept.types import GRAY, REFERENCE
+from percept.types import REFERENCE
 
 if TYPE_CHECKING:
     from percept.store import Store
@@ -36,100 +48,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 HEAT_MAP = (32, 48)  # rows, columns of the grid that drawn regions are counted on
 MOST_EXAMPLES = 3
-
-
-def generator(seed: int, *labels: str) -> np.random.Generator:
-    """Make the generator of one estimate, from the report's seed and the estimate's labels."""
-    return np.random.default_rng([seed, zlib.crc32("\n".join(labels).encode())])
-
-
-# --- what is read ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class StudyData:
-    """Everything that is read of one study, as frames of :class:`percept.store.Store`.
-
-    ``images`` maps (content, condition), with condition None for the grey original, to the file
-    of the image that observers saw; ``run`` is None where the run directory is not at hand, and
-    ``run_problem`` then says why.
-    """
-
-    name: str
-    protocol: Protocol
-    state: str
-    created_at: str
-    seed: int
-    run_path: str
-    ratings: pd.DataFrame
-    observers: pd.DataFrame
-    sessions: pd.DataFrame
-    conditions: pd.DataFrame
-    contents: pd.DataFrame
-    notes: pd.DataFrame
-    looks: int
-    images: Mapping[tuple[str, str | None], Path]
-    run: Run | None
-    run_problem: str = ""
-
-
-def read_study(store: Store, name: str, run: Run | None = None) -> StudyData:
-    """Read one study; its own run directory is opened if none is given.
-
-    Raises
-    ------
-    InputError
-        There is no such study, or ``run`` holds none of its photographs and conditions.
-    """
-    study = store.study(name)
-    problem = ""
-    if run is None:
-        try:
-            run = open_run(study.run_path)
-        except InputError as error:
-            problem = f"The run directory is not at hand ({error.message}); name it with --run."
-    else:
-        known = set(zip(run.outputs["content_id"], run.outputs["condition"], strict=True))
-        wanted = {
-            (content, condition)
-            for content in store.contents(study)["content_id"]
-            for condition in store.conditions(study)["condition"]
-        }
-        if not known & wanted:
-            raise InputError(
-                f"the run shares no photograph and condition with study {name!r}",
-                file=run.root,
-                remedy=f"The study was made from {study.run_path}",
-            )
-    stimuli = store.stimuli(study)
-    try:
-        folder = store.stimuli_folder(study)
-    except InputError:
-        folder = Path()
-    images: dict[tuple[str, str | None], Path] = {
-        (row["content_id"], None if row["role"] == "original" else row["condition"]): folder
-        / f"{row['sha256']}.png"
-        for row in stimuli.to_dict("records")
-        if row["role"] in ("test", "original")
-    }
-    return StudyData(
-        name=study.name,
-        protocol=parse_protocol(study.protocol),
-        state=study.state,
-        created_at=study.created_at.isoformat(timespec="seconds"),
-        seed=study.seed,
-        run_path=study.run_path,
-        ratings=store.ratings(study),
-        observers=store.observers(study),
-        sessions=store.sessions(study),
-        conditions=store.conditions(study),
-        contents=store.contents(study),
-        notes=store.notes(study),
-        looks=len(store.looks(study)),
-        images=images,
-        run=run,
-        run_problem=problem,
-    )
 
 
 # --- the result, in the order of the report --------------------------------------------------
@@ -176,8 +94,6 @@ class People:
     """Answers that a later one replaced."""
     flagged: dict[str, str]
     """Observers that screening flags, with the reasons. Their votes count all the same."""
-    screened: bool
-    """Whether screening rules exist for this method."""
     response_s: dict[str, float]
     """Quartiles of response times in seconds, over counted answers."""
     response_counts: tuple[int, ...]
@@ -227,34 +143,14 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Preference:
+class Preference(Part):
     """Preference on one question among all observers and photographs, or a part of them."""
 
-    study: str
-    attribute: str
-    group: str | None
-    stratum: str | None
-    without_flagged: bool
-    """Whether the observers that screening flags are left out."""
-    observers: int
-    photographs: int
-    votes: int
-    """Counted answers, ties among them."""
     ties: int
-    weighted: bool
     scale: stats.Scale | None
     pairs: tuple[Pair, ...]
     problem: str
     """Why there is no scale, where there is none; the doubts of a scale are in its warnings."""
-
-    @property
-    def part(self) -> str:
-        """Name of the part of the votes; empty for all of them."""
-        if self.without_flagged:
-            return "without flagged observers"
-        if self.group is not None:
-            return f"group {self.group}"
-        return f"stratum {self.stratum}" if self.stratum is not None else ""
 
 
 @dataclass(frozen=True)
@@ -278,6 +174,20 @@ class Artifacts:
     heat: dict[str, tuple[tuple[float, ...], ...]]
     """Share of viewings of each condition in which a place of the frame was marked."""
     problem: str
+
+
+@dataclass(frozen=True)
+class Why:
+    """What observers marked on losing images. No rates: winning images were not marked."""
+
+    study: str
+    labels: dict[str, str]
+    lost: dict[str, int]
+    """Decided votes that each condition lost."""
+    marked: dict[str, int]
+    """Those of them with at least one mark."""
+    counts: dict[str, dict[str, int]]
+    """Losing images of each condition by artifact; an artifact counts once in an image."""
 
 
 @dataclass(frozen=True)
@@ -348,8 +258,11 @@ class Report:
     answer: tuple[Answer, ...]
     people: tuple[People, ...]
     agreement: tuple[Agreement, ...]
+    comparison: tuple[Comparison, ...]
     preference: tuple[Preference, ...]
+    judged: tuple[Judged, ...]
     artifacts: tuple[Artifacts, ...]
+    why: tuple[Why, ...]
     metrics: tuple[Metrics, ...]
     examples: tuple[Example, ...]
     methods: tuple[str, ...]
@@ -406,6 +319,7 @@ def build_report(
     seed: int = 0,
     n_boot: int = 1000,
     confidence: float = 0.95,
+    baseline: str | None = None,
 ) -> Report:
     """Read studies and analyse them together.
 
@@ -419,23 +333,32 @@ def build_report(
         Run directory with the metrics; by default the one that each study was made from.
     seed, n_boot, confidence
         Of every interval; the same inputs give the same report.
+    baseline : str, optional
+        What conditions are compared with: another study (before a change), or else one condition.
 
     Raises
     ------
     InputError
-        There is no such study, ``run`` is no run, or it is the run of something else.
+        There is no such study, ``run`` is no run, or it is the run of something else; or nothing
+        can be compared with ``baseline``.
     """
     opened = open_run(run) if run is not None else None
     data = [read_study(store, name, opened) for name in dict.fromkeys(studies)]
-    return analyse(data, seed=seed, n_boot=n_boot, confidence=confidence)
+    held: str | StudyData | None = baseline
+    if any(study.name == baseline for study in store.studies()):
+        held = read_study(store, str(baseline))
+    return analyse(data, seed=seed, n_boot=n_boot, confidence=confidence, baseline=held)
 
 
 def analyse(
-    studies: Sequence[StudyData], *, seed: int = 0, n_boot: int = 1000, confidence: float = 0.95
+    studies: Sequence[StudyData],
+    *,
+    seed: int = 0,
+    n_boot: int = 1000,
+    confidence: float = 0.95,
+    baseline: str | StudyData | None = None,
 ) -> Report:
     """Analyse studies that were read already; see :func:`build_report`."""
-    from percept.report import words
-
     settings = {"seed": seed, "n_boot": n_boot, "confidence": confidence}
     facts = tuple(_facts(study) for study in studies)
     marked = {fact.simulated for fact in facts}
@@ -448,10 +371,22 @@ def analyse(
     ]
     pairwise = [part for part in parts if part[0].protocol.method == "pairwise"]
     agreement = tuple(_agreement(*part, settings) for part in parts)
-    preference = tuple(entry for part in pairwise for entry in _preferences(*part, settings))
+    preference = tuple(
+        _preference(study, votes, part, settings)
+        for study, attribute in pairwise
+        for votes, part in parts_of(study, attribute)
+    )
+    judged = tuple(
+        judge(study, votes, part, confidence)
+        for study, attribute in parts
+        if study.protocol.method in JUDGED
+        for votes, part in parts_of(study, attribute)
+    )
+    comparison = () if baseline is None else compare_all(parts, baseline, confidence)
     artifacts = tuple(
         _artifacts(study, confidence) for study in studies if study.protocol.method == "artifact"
     )
+    why = tuple(_why(study) for study in studies if study.protocol.why != "off")
     metrics = tuple(_metrics(*part, settings) for part in pairwise)
     examples = tuple(entry for part in pairwise for entry in _examples(*part))
     return Report(
@@ -461,11 +396,14 @@ def analyse(
         banner=words.banner(people),
         settings=settings,
         studies=facts,
-        answer=words.answers(facts, preference, artifacts, people),
+        answer=words.answers(facts, preference, judged, artifacts, people),
         people=people,
         agreement=agreement,
+        comparison=comparison,
         preference=preference,
+        judged=judged,
         artifacts=artifacts,
+        why=why,
         metrics=metrics,
         examples=examples,
         methods=words.methods(
@@ -474,8 +412,10 @@ def analyse(
             people,
             agreement,
             preference,
+            judged,
             artifacts,
             metrics,
+            comparison,
             settings,
         ),
         provenance=_provenance(studies),
@@ -509,14 +449,14 @@ def _simulated(study: StudyData) -> Literal["all", "some", "none"]:
 def _people(study: StudyData, confidence: float) -> People:
     ratings = study.ratings
     kinds = ratings.drop_duplicates("trial")["kind"].value_counts()
-    last = _last_revision(ratings)
+    last = last_revision(ratings)
     test = last[last["kind"] == "test"]
     answers = test.drop_duplicates(["trial", "attribute"])
     reasons = study.notes[study.notes["value"] == "skip"]["reason"].dropna().value_counts()
     if "choice" in test:
         answers = answers[answers["choice"] != "skip"]
         skipped = int((last["choice"] == "skip").sum())
-    else:  # a skipped artifact trial has no rows; it always has a reason
+    else:  # a skipped trial of single images has no rows; it always has a reason
         skipped = int(reasons.sum())
     seconds = answers["response_time_ms"].to_numpy(float) / 1000
     seconds = seconds[np.isfinite(seconds) & (seconds > 0)]
@@ -550,8 +490,7 @@ def _people(study: StudyData, confidence: float) -> People:
         skipped=skipped,
         skip_reasons={str(key): int(n) for key, n in sorted(reasons.items())},
         revised=int((ratings.drop_duplicates("response_id")["revision"] > 1).sum()),
-        flagged=_flagged(study),
-        screened="choice" in test,
+        flagged=flagged_of(study),
         response_s={
             name: float(np.quantile(seconds, q)) if seconds.size else math.nan
             for name, q in (("lower_quartile", 0.25), ("median", 0.5), ("upper_quartile", 0.75))
@@ -566,50 +505,18 @@ def _people(study: StudyData, confidence: float) -> People:
     )
 
 
-def _flagged(study: StudyData) -> dict[str, str]:
-    """Observers that the screening rules would exclude, with their reasons."""
-    if study.ratings.empty:
-        return {}
-    reasons: dict[str, list[str]] = {}
-    for attribute in study.protocol.attributes:
-        own = study.ratings[(study.ratings["attribute"] == attribute.name).to_numpy(bool)]
-        verdicts = stats.screen_observers(own)
-        for row in verdicts[verdicts["verdict"] == "exclude"].to_dict("records"):
-            reasons.setdefault(str(row["observer"]), []).append(str(row["reason"]))
-    return {name: "; ".join(dict.fromkeys(found)) for name, found in sorted(reasons.items())}
-
-
-def _last_revision(ratings: pd.DataFrame) -> pd.DataFrame:
-    newest = ratings.groupby(["trial", "attribute"])["revision"].transform("max")
-    return ratings[(ratings["revision"] == newest).to_numpy(bool)]
-
-
-def _weights(study: StudyData) -> pd.Series | None:
-    """Return sampling weights by content, mean 1; None where all photographs weigh the same."""
-    weights = study.contents.set_index("content_id")["weight"]
-    if weights.isna().any() or weights.nunique() < 2:
-        return None
-    return weights / weights.mean()
-
-
-def _votes(study: StudyData, attribute: str) -> pd.DataFrame:
-    """Votes on one question, all kinds; sampling weights go in as counts."""
-    votes = study.ratings[(study.ratings["attribute"] == attribute).to_numpy(bool)]
-    weights = _weights(study)
-    return votes if weights is None else votes.assign(count=votes["content"].map(weights))
-
-
 def _agreement(study: StudyData, attribute: str, settings: dict[str, Any]) -> Agreement:
     votes = study.ratings[(study.ratings["attribute"] == attribute).to_numpy(bool)]
     interval = {"n_boot": settings["n_boot"], "confidence": settings["confidence"]}
-    paired = study.protocol.method == "pairwise"
-    ratings = None if paired else _worst_severity(votes)
+    method = study.protocol.method
+    ratings = None if method == "pairwise" else _coded(method, votes)
+    level: Literal["nominal", "ordinal"] = "nominal" if method == "real_or_fake" else "ordinal"
 
     def alpha(resample: Literal["units", "observers"]) -> stats.Estimate:
         rng = generator(settings["seed"], "agreement", study.name, attribute, resample)
         if ratings is None:
             return stats.pairwise_alpha(votes, resample=resample, rng=rng, **interval)
-        return stats.krippendorff_alpha(ratings, "ordinal", resample=resample, rng=rng, **interval)
+        return stats.krippendorff_alpha(ratings, level, resample=resample, rng=rng, **interval)
 
     reliability = stats.assess_reliability(
         stats.stimulus_wins(votes, exclude=()).to_numpy(float).T if ratings is None else ratings,
@@ -619,9 +526,7 @@ def _agreement(study: StudyData, attribute: str, settings: dict[str, Any]) -> Ag
     return Agreement(
         study=study.name,
         attribute=attribute,
-        measure="which of two versions is preferred"
-        if paired
-        else "worst severity seen in an image (0: no artifact)",
+        measure=words.AGREED[method],
         between=alpha("units"),
         between_observers=alpha("observers"),
         split_half=reliability.split_half,
@@ -631,13 +536,25 @@ def _agreement(study: StudyData, attribute: str, settings: dict[str, Any]) -> Ag
     )
 
 
-def _worst_severity(ratings: pd.DataFrame) -> np.ndarray:
-    """Ratings array (observers, units): worst severity marked in an image, 0 where none."""
-    rows = counted_rows(ratings, ("observer", "content", "condition", "artifact", "severity"))
-    worst = rows.assign(worst=rows["severity"].where(rows["artifact"].notna(), 0.0)).pivot_table(
-        index="observer", columns=["content", "condition"], values="worst", aggfunc="max"
+def _coded(method: str, votes: pd.DataFrame) -> np.ndarray:
+    """Answers on single images as numbers (observers, units); the worst severity of artifacts."""
+    rows = answered(votes)
+    if method == "artifact":
+        rows = rows.assign(code=rows["severity"].where(rows["artifact"].notna(), 0.0))
+    elif method == "rating":
+        rows = rows.assign(code=rows["score"].astype(float))
+    elif method == "review":
+        rows = rows.assign(code=rows["verdict"].map({"reject": 0.0, "fix": 1.0, "accept": 2.0}))
+    else:
+        true_left = rows["left"] == REFERENCE
+        rows = rows.assign(
+            condition=rows["right"].where(true_left, rows["left"]),
+            code=((rows["choice"] == "left") != true_left).astype(float),
+        )
+    table = rows.pivot_table(
+        index="observer", columns=["content", "condition"], values="code", aggfunc="max"
     )
-    return np.asarray(worst.to_numpy(float)) if worst.size else np.empty((0, 0))
+    return np.asarray(table.to_numpy(float)) if table.size else np.empty((0, 0))
 
 
 def _repeated(votes: pd.DataFrame, confidence: float) -> stats.Estimate | None:
@@ -645,34 +562,35 @@ def _repeated(votes: pd.DataFrame, confidence: float) -> stats.Estimate | None:
         return None
     if "choice" in votes:
         return stats.repeat_consistency(votes, confidence=confidence)
-    # An artifact trial has several rows; its answer here is whether anything was marked.
+    votes = last_revision(votes)
+    answer = next((votes[name] for name in ("score", "verdict") if name in votes), None)
+    if answer is None:  # an artifact trial has a row for each mark: was anything marked?
+        answer = votes["artifact"].notna().groupby(votes["trial"]).transform("max")
     trials = (
-        _last_revision(votes)
+        votes.assign(answer=answer)
         .groupby("trial")
         .agg(
             observer=("observer", "first"),
             content=("content", "first"),
             repeat_of=("repeat_of", "first"),
-            marked=("artifact", "count"),
+            answer=("answer", "first"),
         )
     )
     repeats = trials[trials["repeat_of"].isin(trials.index).to_numpy(bool)]
-    same = (repeats["marked"] > 0).to_numpy() == (
-        trials["marked"].reindex(repeats["repeat_of"]) > 0
-    ).to_numpy()
+    same = repeats["answer"].to_numpy() == trials["answer"].reindex(repeats["repeat_of"]).to_numpy()
     return stats.cluster_mean(
         same.astype(float),
         repeats[["observer", "content"]],
         share=True,
         confidence=confidence,
-        method="share of repeated images that were again marked, or again not",
+        method="share of repeated images that got the same answer",
     )
 
 
 def _identical(study: StudyData, votes: pd.DataFrame, confidence: float) -> stats.Estimate | None:
     if not study.protocol.tie:
         return None  # without ties as an answer, a choice between equals means nothing
-    votes = _last_revision(votes)
+    votes = last_revision(votes)
     asked = (votes["kind"] == "identical") & (votes["choice"] != "skip")
     rows = votes[asked.to_numpy(bool)]
     if rows.empty:
@@ -686,49 +604,17 @@ def _identical(study: StudyData, votes: pd.DataFrame, confidence: float) -> stat
     )
 
 
-def _preferences(
-    study: StudyData, attribute: str, settings: dict[str, Any]
-) -> Iterator[Preference]:
-    """Everybody first; then without flagged observers, and by group and stratum if several."""
-    votes = _votes(study, attribute)
-
-    def scale(rows: pd.Series | None = None, **part: Any) -> Preference:
-        chosen = votes if rows is None else votes[rows.to_numpy(bool)]
-        return _preference(study, attribute, chosen, settings, **part)
-
-    yield scale()
-    test = counted_rows(votes, ("group", "content"))
-    flagged = votes["observer"].isin(_flagged(study))
-    if flagged[test.index].any() and not flagged[test.index].all():
-        yield scale(~flagged, without_flagged=True)
-    groups = sorted(test["group"].dropna().unique())
-    for group in groups if len(groups) > 1 else ():
-        yield scale(votes["group"] == group, group=group)
-    strata = votes["content"].map(study.contents.set_index("content_id")["stratum"])
-    names = sorted(strata[test.index].dropna().unique())
-    for stratum in names if len(names) > 1 else ():
-        yield scale(strata == stratum, stratum=stratum)
-
-
 def _preference(
-    study: StudyData,
-    attribute: str,
-    votes: pd.DataFrame,
-    settings: dict[str, Any],
-    *,
-    group: str | None = None,
-    stratum: str | None = None,
-    without_flagged: bool = False,
+    study: StudyData, votes: pd.DataFrame, part: Part, settings: dict[str, Any]
 ) -> Preference:
-    rows = counted_rows(votes, ("left", "right", "choice"))
-    rows = rows[(rows["choice"] != "skip").to_numpy(bool)]
+    rows = answered(votes)
     scale, problem = None, ""
     pairs: tuple[Pair, ...] = ()
     if rows.empty:
         problem = "There are no votes yet."
     else:
-        part = "sound" if without_flagged else ""
-        labels = ("preference", study.name, attribute, group or part, stratum or "")
+        name = part.group or ("sound" if part.without_flagged else "")
+        labels = ("preference", study.name, part.attribute, name, part.stratum or "")
         scale = stats.bradley_terry(
             votes,
             n_boot=settings["n_boot"],
@@ -737,16 +623,8 @@ def _preference(
         )
         pairs = tuple(_pairs(study, votes, scale, settings["confidence"]))
     return Preference(
-        study=study.name,
-        attribute=attribute,
-        group=group,
-        stratum=stratum,
-        without_flagged=without_flagged,
-        observers=rows["observer"].nunique(),
-        photographs=rows["content"].nunique(),
-        votes=len(rows),
+        **vars(part),
         ties=int((rows["choice"] == "tie").sum()),
-        weighted="count" in votes,
         scale=scale,
         pairs=pairs,
         problem=problem,
@@ -779,7 +657,7 @@ def _artifacts(study: StudyData, confidence: float) -> Artifacts:
     protocol = study.protocol
     levels = sorted(protocol.severities, key=lambda level: level.value)
     rows = counted_rows(study.ratings, ("condition", "artifact", "severity", "trial"))
-    weights = _weights(study)
+    weights = weights_of(study)
     common: dict[str, Any] = {"weights": weights, "confidence": confidence}
     rates = stats.artifact_rates(study.ratings, by_artifact=True, **common)
     order = {name: i for i, name in enumerate(study.conditions["condition"])}
@@ -818,6 +696,31 @@ def _heat(rows: pd.DataFrame, weights: pd.Series | None) -> tuple[tuple[float, .
     """Share of viewings that marked each cell of the frame; a region counts once per viewing."""
     share = stats.region_map(rows, rows, shape=HEAT_MAP, weights=weights)
     return tuple(tuple(round(float(v), 4) for v in line) for line in share)
+
+
+def _why(study: StudyData) -> Why:
+    """Count what was marked on losing images, in the last answers of test trials."""
+    first = study.protocol.attributes[0].name
+    rows = answered(study.ratings[(study.ratings["attribute"] == first).to_numpy(bool)])
+    decided = rows[rows["choice"].isin(("left", "right")).to_numpy(bool)]
+    loser = decided["right"].where(decided["choice"] == "left", decided["left"])
+    marks = study.marks[study.marks["response_id"].isin(decided["response_id"])]
+    marks = marks.drop_duplicates(["trial", "artifact"])
+    counts = pd.crosstab(marks["condition"], marks["artifact"])
+    marked = marks.drop_duplicates("trial")["condition"].value_counts()
+    names = [name for name in study.conditions["condition"] if (loser == name).any()]
+    return Why(
+        study=study.name,
+        labels={entry.name: entry.label for entry in study.protocol.artifacts},
+        lost={name: int((loser == name).sum()) for name in names},
+        marked={name: int(marked.get(name, 0)) for name in names},
+        counts={
+            name: {str(kind): int(n) for kind, n in counts.loc[name].items() if n}
+            if name in counts.index
+            else {}
+            for name in names
+        },
+    )
 
 
 def _examples(study: StudyData, attribute: str) -> Iterator[Example]:
@@ -872,16 +775,6 @@ def _examples(study: StudyData, attribute: str) -> Iterator[Example]:
             )
 
 
-def anchors(conditions: pd.DataFrame) -> dict[str, str]:
-    """Return the conditions that are no colorizer: name and which of ``gray``, ``reference``."""
-    return {
-        str(name): kind
-        for name, spec in zip(conditions["condition"], conditions["spec"], strict=True)
-        for kind in (GRAY, REFERENCE)
-        if kind in (name, spec)
-    }
-
-
 def _metrics(study: StudyData, attribute: str, settings: dict[str, Any]) -> Metrics:
     if study.run is None:
         return Metrics(study.name, attribute, None, (), {}, study.run_problem)
@@ -899,7 +792,8 @@ def _metrics(study: StudyData, attribute: str, settings: dict[str, Any]) -> Metr
         return Metrics(study.name, attribute, None, (), skipped, problem)
     photographs = wins.index.get_level_values("content")
     described = study.run.info.get("metrics", {})
-    results = []
+    values: dict[str, pd.Series] = {}
+    predicted: dict[str, tuple[bool, stats.ChoicePrediction]] = {}
     for name in table["metric"].unique():
         entry = described.get(name, {})
         rises = bool(entry.get("higher_is_better", True))
@@ -911,33 +805,34 @@ def _metrics(study: StudyData, attribute: str, settings: dict[str, Any]) -> Metr
             exclude=left_out,
             confidence=settings["confidence"],
         )
-        values = own.set_index(["content_id", "condition"])["value"].reindex(wins.index)
+        values[name] = own.set_index(["content_id", "condition"])["value"].reindex(wins.index)
+        predicted[name] = (rises, choices)
 
-        def coefficients(
-            inside: bool, values: pd.Series = values, name: str = name
-        ) -> stats.Correlation:
-            labels = ("metric", study.name, attribute, name, "within" if inside else "overall")
-            return stats.correlate(
-                values.to_numpy(float),
-                wins.to_numpy(float).T,
-                within=photographs if inside else None,
-                fit=None if inside else "logistic4",
-                cluster=photographs,
-                n_boot=settings["n_boot"],
-                confidence=settings["confidence"],
-                rng=generator(settings["seed"], *labels),
-            )
-
-        results.append(
-            MetricResult(
-                metric=name,
-                higher_is_better=rises,
-                choices=choices,
-                within=coefficients(inside=True),
-                overall=coefficients(inside=False),
-                verdict=_verdict(choices.accuracy),
-            )
+    def coefficients(inside: bool) -> dict[str, stats.Correlation]:
+        labels = ("metric", study.name, attribute, "within" if inside else "overall")
+        return stats.correlate_many(
+            values,
+            wins.to_numpy(float).T,
+            within=photographs if inside else None,
+            fit=None if inside else "logistic4",
+            cluster=photographs,
+            n_boot=settings["n_boot"],
+            confidence=settings["confidence"],
+            rng=generator(settings["seed"], *labels),
         )
+
+    within, overall = coefficients(inside=True), coefficients(inside=False)
+    results = [
+        MetricResult(
+            metric=name,
+            higher_is_better=rises,
+            choices=choices,
+            within=within[name],
+            overall=overall[name],
+            verdict=_verdict(choices.accuracy),
+        )
+        for name, (rises, choices) in predicted.items()
+    ]
     results.sort(key=lambda result: (-np.nan_to_num(result.choices.accuracy.value), result.metric))
     # Metrics exist for more or fewer photographs; the ceiling is that of the most votes.
     most = max((result.choices for result in results), key=lambda choices: choices.n)

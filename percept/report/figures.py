@@ -32,7 +32,9 @@ if TYPE_CHECKING:
         Preference,
         Report,
         StudyFacts,
+        Why,
     )
+    from percept.report.judged import Comparison, Judged
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#4D4D4D")
 INK, SOFT, RULE, PAPER, WARN = "#1c1c1a", "#5c5c57", "#dcdad3", "#ffffff", "#9c3b00"
@@ -83,6 +85,19 @@ def draw(report: Report) -> dict[str, tuple[Figure, ...]]:
             add(f"preference/{key}", pair_shares(part, facts[part.study], stamp))
         else:
             add(f"parts/{key}", preference_scale(part, colors, domain, stamp))
+    for judged in report.judged:
+        key, stamp = f"{judged.study}/{judged.attribute}", _stamp(facts[judged.study])
+        if judged.part:
+            add(f"parts/{key}", main_numbers(judged, colors, stamp))
+            continue
+        add(f"answer/{key}", main_numbers(judged, colors, stamp))
+        add(f"{judged.method}/{key}", answer_shares(judged, stamp))
+        add(f"{judged.method}/{key}", second_numbers(judged, colors, stamp))
+        add(f"{judged.method}/{key}", reasons(judged, stamp))
+    for comparison in report.comparison:
+        add("comparison", changes(comparison, colors, _stamp(facts[comparison.study])))
+    for why in report.why:
+        add("why", marks_on_losers(why, _stamp(facts[why.study])))
     for one in report.artifacts:
         stamp = _stamp(facts[one.study])
         for attribute in facts[one.study].attributes:
@@ -152,7 +167,7 @@ def preference_scale(
     ]
     title = ", ".join(filter(None, [f"Preference: {part.attribute}", part.part]))
     return _dots(
-        _slug(part.study, part.attribute, part.part, "scale"),
+        slug(part.study, part.attribute, part.part, "scale"),
         title,
         rows,
         "Just-objectionable differences (JOD); better to the right",
@@ -180,7 +195,7 @@ def over_gray(
     if not rows:
         return None
     return _dots(
-        _slug(part.study, part.attribute, "over-gray"),
+        slug(part.study, part.attribute, "over-gray"),
         f"Preferred to leaving it grey: {part.attribute}",
         sorted(rows, key=lambda row: -(row.value or 0)),
         "Share of comparisons; a tie counts half",
@@ -213,7 +228,7 @@ def pair_shares(part: Preference, fact: StudyFacts, stamp: str) -> Figure | None
             share[row, column] = value
             text[row][column] = f"{100 * value:.0f} %\n{votes}"
     return _matrix(
-        _slug(part.study, part.attribute, "pairs"),
+        slug(part.study, part.attribute, "pairs"),
         f"Row preferred to column: {part.attribute}",
         names,
         names,
@@ -230,7 +245,7 @@ def response_times(people: People, stamp: str) -> Figure | None:
     if not any(people.response_counts):
         return None
     return _histogram(
-        _slug(people.study, "response-times"),
+        slug(people.study, "response-times"),
         f"Response times: {people.study}",
         people.response_counts,
         people.response_edges_s,
@@ -240,12 +255,154 @@ def response_times(people: People, stamp: str) -> Figure | None:
     )
 
 
+def main_numbers(part: Judged, colors: Mapping[str, str], stamp: str) -> Figure | None:
+    """Mean grade, share taken for true or share accepted of each condition, best first."""
+    if not part.results:
+        return None
+    name = part.measure.name
+    grades = [int(value) for value in part.answers] if part.method == "rating" else [0, 1]
+    title = {"mos": "Mean grade", "fool_rate": "Taken for the true photograph"}.get(
+        name, "Accepted"
+    )
+    return _dots(
+        slug(part.study, part.attribute, part.part, name),
+        ", ".join(filter(None, [f"{title}: {part.attribute}", part.part])),
+        [
+            _estimate_row(result.condition, name, part.main(result), colors[result.condition])
+            for result in part.results
+        ],
+        {
+            "rating": "Grade; better to the right",
+            "real_or_fake": "Share of answers; dashed: nobody can tell",
+            "review": "Share of reviews",
+        }[part.method],
+        domain=(float(grades[0]), float(grades[-1])),
+        chance=0.5 if part.method == "real_or_fake" else None,
+        percent=part.method != "rating",
+        caption=""
+        if part.part
+        else "Each condition with its interval. Overlapping intervals are no test of a difference.",
+        stamp=stamp,
+    )
+
+
+def second_numbers(part: Judged, colors: Mapping[str, str], stamp: str) -> Figure | None:
+    """Draw grades against the hidden reference, or d′."""
+    name = {"rating": "dmos", "real_or_fake": "d_prime"}.get(part.method, "")
+    rows = [
+        _estimate_row(r.condition, name, r.estimates[name], colors[r.condition])
+        for r in part.results
+        if name in r.estimates
+    ]
+    if not rows:
+        return None
+    title, axis, zero = (
+        ("Against the reference", "DMOS; dashed: as good as the true colours", max(
+            map(float, part.answers)))
+        if name == "dmos"
+        else ("Told from the true photograph, d′", "Sensitivity d′; dashed: nobody can tell", 0.0)
+    )  # fmt: skip
+    return _dots(
+        slug(part.study, part.attribute, name),
+        f"{title}: {part.attribute}",
+        rows,
+        axis,
+        chance=zero,
+        stamp=stamp,
+    )
+
+
+def answer_shares(part: Judged, stamp: str) -> Figure | None:
+    """Divide the answers on each condition by grade or verdict, the best first and lightest."""
+    if not part.results or part.method == "real_or_fake":
+        return None
+    order = list(part.answers)[::-1]
+    labels = [part.answers[answer] for answer in order]
+    if part.method == "rating":
+        labels = [f"{value} {label}" for value, label in zip(order, labels, strict=True)]
+    return _bars(
+        slug(part.study, part.attribute, "answers"),
+        f"{'Grades' if part.method == 'rating' else 'Verdicts'}: {part.attribute}",
+        [result.condition for result in part.results],
+        np.array([[result.answers[a] for a in order] for result in part.results], float),
+        labels,
+        "Share of answers",
+        unit="answers",
+        stamp=stamp,
+    )
+
+
+def reasons(part: Judged, stamp: str) -> Figure | None:
+    """Show which reason was given how often against which condition."""
+    names = [name for name in part.reasons if any(name in r.reasons for r in part.results)]
+    if not names:
+        return None
+    given = np.array([[r.reasons.get(name, 0) for r in part.results] for name in names], float)
+    reviews = np.array([sum(result.answers.values()) for result in part.results], float)
+    return _matrix(
+        slug(part.study, part.attribute, "reasons"),
+        "Reason given, share of reviews",
+        [part.reasons[name] for name in names],
+        [result.condition for result in part.results],
+        given / reviews,
+        [[f"{100 * v / n:.0f} %" for v, n in zip(line, reviews, strict=True)] for line in given],
+        diverging=False,
+        stamp=stamp,
+    )
+
+
+def changes(comparison: Comparison, colors: Mapping[str, str], stamp: str) -> Figure | None:
+    """How far each condition lies from the baseline."""
+    if not any(entry.change.estimable for entry in comparison.changes):
+        return None
+    return _dots(
+        slug(comparison.study, comparison.attribute, "against", comparison.baseline),
+        f"Against {comparison.baseline}: {comparison.attribute}",
+        [
+            _Row(
+                entry.condition,
+                entry.change.value if entry.change.estimable else None,
+                entry.change.low,
+                entry.change.high,
+                words.change(comparison, entry.change),
+                colors[entry.condition],
+                hollow=entry.verdict == "no change seen",
+            )
+            for entry in comparison.changes
+        ],
+        "Change; dashed: none; better to the right",
+        chance=0.0,
+        percent=comparison.share,
+        caption=f"Change of {comparison.measure}. Hollow: the interval includes no change.",
+        stamp=stamp,
+    )
+
+
+def marks_on_losers(why: Why, stamp: str) -> Figure | None:
+    """Show which artifacts were marked on the losing images of each condition, in counts."""
+    kinds = [kind for kind in why.labels if any(kind in own for own in why.counts.values())]
+    if not kinds:
+        return None
+    names = list(why.lost)
+    counts = np.array([[why.counts[name].get(kind, 0) for name in names] for kind in kinds], float)
+    return _matrix(
+        slug(why.study, "why"),
+        "Marked on losing images (counts, no rates)",
+        [why.labels[kind] for kind in kinds],
+        names,
+        counts / counts.max(),
+        [[f"{n:.0f}" for n in line] for line in counts],
+        diverging=False,
+        stamp=stamp,
+    )
+
+
 def free_of_severe(one: Artifacts, colors: Mapping[str, str], stamp: str) -> Figure | None:
     """Share of viewings of each condition without a severe artifact."""
     if not one.severe:
         return None
     return _dots(
-        _slug(one.study, "free-of-severe"),
+        slug(one.study, "free-of-severe"),
         f"Free of {one.severity_label.lower()} artifacts",
         [
             _share_row(rate.condition, words.complement(rate.rate), colors[rate.condition])
@@ -263,7 +420,7 @@ def severity_bars(one: Artifacts, stamp: str) -> Figure | None:
     if not one.viewings:
         return None
     return _bars(
-        _slug(one.study, "severity"),
+        slug(one.study, "severity"),
         "Worst artifact in a viewing",
         list(one.by_severity),
         np.array(list(one.by_severity.values()), float),
@@ -284,7 +441,7 @@ def artifact_kinds(one: Artifacts, stamp: str) -> Figure | None:
         share[kinds.index(rate.artifact), conditions.index(rate.condition)] = rate.rate.value
     text = [[f"{100 * v:.0f} %" if math.isfinite(v) else "" for v in line] for line in share]
     return _matrix(
-        _slug(one.study, "kinds"),
+        slug(one.study, "kinds"),
         "Artifact seen, share of viewings",
         [one.labels[name] for name in kinds],
         conditions,
@@ -304,7 +461,7 @@ def heat_maps(one: Artifacts, anchors: Mapping[str, str], stamp: str) -> Iterato
         return
     for name, grid in grids.items():
         note = f"peak {100 * float(grid.max()):.0f} %; darkest: {100 * peak:.0f} % or more"
-        yield _heat_map(_slug(one.study, "where", name), name, grid, peak, note=note, stamp=stamp)
+        yield _heat_map(slug(one.study, "where", name), name, grid, peak, note=note, stamp=stamp)
 
 
 def choice_prediction(metrics: Metrics, stamp: str) -> Figure | None:
@@ -313,7 +470,7 @@ def choice_prediction(metrics: Metrics, stamp: str) -> Figure | None:
         return None
     ceiling = metrics.ceiling
     return _dots(
-        _slug(metrics.study, metrics.attribute, "choices"),
+        slug(metrics.study, metrics.attribute, "choices"),
         f"Choices predicted: {metrics.attribute}",
         [
             _share_row(
@@ -357,7 +514,7 @@ def coefficients(metrics: Metrics, stamp: str) -> Figure | None:
             )
         )
     return _dots(
-        _slug(metrics.study, metrics.attribute, "srocc"),
+        slug(metrics.study, metrics.attribute, "srocc"),
         f"SROCC within photographs: {metrics.attribute}",
         rows,
         "Sign turned where lower is better, so that right is good",
@@ -436,7 +593,13 @@ def _share_row(label: str, share: stats.Estimate, color: str, *, hollow: bool = 
     return _Row(label, value, share.low, share.high, words.percent(share), color, hollow)
 
 
-def _slug(*parts: str) -> str:
+def _estimate_row(label: str, name: str, estimate: stats.Estimate, color: str) -> _Row:
+    value = estimate.value if estimate.estimable else None
+    return _Row(label, value, estimate.low, estimate.high, words.statistic(name, estimate), color)
+
+
+def slug(*parts: str) -> str:
+    """Join words to a file name."""
     return re.sub(r"[^A-Za-z0-9]+", "-", "-".join(parts)).strip("-").lower()
 
 
@@ -718,22 +881,25 @@ def _bars(
     levels: Sequence[str],
     axis: str,
     *,
+    unit: str = "viewings",
     stamp: str = "",
 ) -> Figure:
     """One bar of length 1 per label, divided by level from light to dark."""
-    left, right, top, step = 8.0, WIDTH - 8.0, 62.0, 44.0
+    left, right, step = 8.0, WIDTH - 8.0, 44.0
     shades = np.linspace(0.25, 1, len(levels) - 1)
     fills = ["#efeee9", *(_sequential(float(shade)) for shade in shades)]
-    body, at = [], left
+    body, at, top = [], left, 62.0
     for level, fill in zip(levels, fills, strict=True):
-        body.append(_rect(at, 41, 11, 11, fill))
-        body.append(_text(at + 16, 51, level, 11.5, INK))
+        if at > left and at + 16 + 6.3 * len(level) > right:
+            at, top = left, top + 18
+        body.append(_rect(at, top - 21, 11, 11, fill))
+        body.append(_text(at + 16, top - 11, level, 11.5, INK))
         at += 16 + 6.3 * len(level) + 16
     for i, label in enumerate(labels):
         y = top + step * i
         total = counts[i].sum()
         body.append(_text(left, y + 15, label, 13, INK))
-        body.append(_text(right, y + 15, f"{total:.0f} viewings", 12, SOFT, anchor="end"))
+        body.append(_text(right, y + 15, f"{total:.0f} {unit}", 12, SOFT, anchor="end"))
         start = left
         for count, fill in zip(counts[i], fills, strict=True):
             wide = (right - left) * count / max(total, 1)

@@ -20,23 +20,31 @@ from percept.errors import Interrupted
 from percept.files import write_bytes_atomic
 from percept.report import figures, words
 from percept.report.build import Example, Metrics, People, Preference, Report, jsonable
+from percept.report.judged import Judged
 
-SECTIONS = (
-    ("answer", "The answer"),
-    ("people", "Who answered"),
-    ("agreement", "Agreement and reliability"),
-    ("preference", "Preference scale"),
-    ("artifacts", "Artifacts"),
-    ("metrics", "Metrics against people"),
-    ("methods", "Methods"),
-    ("provenance", "Provenance"),
+#: Anchor and title of every section, and the methods that it needs; none: it is always there.
+SECTIONS: tuple[tuple[str, str, frozenset[str]], ...] = (
+    ("answer", "The answer", frozenset()),
+    ("comparison", "Against the baseline", frozenset()),
+    ("people", "Who answered", frozenset()),
+    ("agreement", "Agreement and reliability", frozenset()),
+    ("preference", "Preference scale", frozenset({"pairwise"})),
+    ("rating", "Ratings", frozenset({"rating"})),
+    ("real_or_fake", "Real or fake", frozenset({"real_or_fake"})),
+    ("review", "Review", frozenset({"review"})),
+    ("artifacts", "Artifacts", frozenset({"pairwise", "artifact"})),
+    ("metrics", "Metrics against people", frozenset({"pairwise"})),
+    ("methods", "Methods", frozenset()),
+    ("provenance", "Provenance", frozenset()),
 )
 TEMPLATES = Path(__file__).parent / "templates"
 EXAMPLE_SIDE = 420  # pixels, largest side of an embedded picture
 
 
 def write_report(report: Report, out: str | Path) -> list[Path]:
-    """Write ``report.html``, ``report.json``, ``tables/*.csv`` and ``figures/*.svg`` into ``out``.
+    """Write ``report.html``, ``report.json``, ``tables/*`` and ``figures/*.svg`` into ``out``.
+
+    Tables are CSV with full precision and, those of a paper, LaTeX with rounded numbers.
 
     Everything is made before the first file is written. Returns the files, the page first.
 
@@ -55,6 +63,7 @@ def write_report(report: Report, out: str | Path) -> list[Path]:
             f"tables/{name}.csv": frame.to_csv(index=False, lineterminator="\n")
             for name, frame in tables(report).items()
         },
+        **{f"tables/{paper.name}.tex": latex(paper) for paper in paper_tables(report)},
         **{
             f"figures/{figure.name}.svg": figure.svg + "\n"
             for found in drawn.values()
@@ -88,6 +97,7 @@ def render_html(report: Report, drawn: dict[str, tuple[figures.Figure, ...]]) ->
         "two_lines": _two_lines,
         "components": lambda part: len(set(part.scale.component.tolist())),
         "verdicts": words.verdicts,
+        "compared": words.compared,
         "left_out": words.left_out,
         "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
     }
@@ -97,16 +107,23 @@ def render_html(report: Report, drawn: dict[str, tuple[figures.Figure, ...]]) ->
         key: drawn.get(key, ()) for key in _figure_keys(report)
     }
     last = max((entry.last_answer for entry in report.people if entry.last_answer), default=None)
+    methods = {fact.method for fact in report.studies}
     page = environment.get_template("report.html").render(
         report=report,
         figures=found,
         colors=figures.condition_colors(list(names), anchors),
         css=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
-        sections=SECTIONS,
+        sections=[
+            (anchor, title)
+            for anchor, title, of in SECTIONS
+            if (not of or of & methods) and (anchor != "comparison" or report.comparison)
+        ],
+        judged_table=judged_table,
+        change=words.change,
         several=sum(len(fact.attributes) for fact in report.studies) > 1,
         ranks=words.ranks,
         people_rows=list(_people_rows(report)),
-        screening=words.screening(report.people),
+        screening=words.screening(report.people, methods),
         resolved=words.resolved(report.preference),
         examples=list(_examples(report.examples)),
         facts={
@@ -122,11 +139,11 @@ def render_html(report: Report, drawn: dict[str, tuple[figures.Figure, ...]]) ->
 
 
 def _figure_keys(report: Report) -> Iterator[str]:
-    yield "people"
+    yield from ("people", "comparison", "why")
     for fact in report.studies:
         yield from (f"artifacts/{fact.study}", f"heat/{fact.study}")
         for attribute in fact.attributes:
-            for section in ("answer", "preference", "parts", "metrics"):
+            for section in ("answer", "parts", "metrics", fact.method, "preference"):
                 yield f"{section}/{fact.study}/{attribute}"
 
 
@@ -240,7 +257,10 @@ def _picture(file: Path) -> str:
 
 
 def tables(report: Report) -> dict[str, pd.DataFrame]:
-    """Return every table with full precision; column ``simulated`` marks each row's observers."""
+    """Return every table that has rows, with full precision.
+
+    Column ``simulated`` marks the observers of each row.
+    """
     simulated = {fact.study: fact.simulated for fact in report.studies}
 
     def table(columns: list[str], rows: Iterator[list[Any]]) -> pd.DataFrame:
@@ -250,7 +270,7 @@ def tables(report: Report) -> dict[str, pd.DataFrame]:
 
     ends = ["value", "low", "high", "n"]
     part = ["attribute", "group", "stratum", "without_flagged"]
-    return {
+    every = {
         "people": table(["quantity", "value"], _people_table(report)),
         "agreement": table(["attribute", "statistic", *ends, "method"], _agreement_table(report)),
         "preference": table(
@@ -274,11 +294,154 @@ def tables(report: Report) -> dict[str, pd.DataFrame]:
             ],
             _artifacts_table(report),
         ),
+        "conditions": table(
+            [*part, "condition", "statistic", *ends, "method"], _conditions_table(report)
+        ),
+        "answers": table([*part, "condition", "answer", "n"], _answers_table(report)),
+        "images": table(
+            ["attribute", "content", "condition", "mos", "low", "high", "n"], _images_table(report)
+        ),
+        "why": table(["condition", "lost", "marked", "artifact", "images"], _why_table(report)),
+        "comparison": table(
+            ["attribute", "baseline", "measure", "condition", *ends, "verdict", "method"],
+            _comparison_table(report),
+        ),
         "metrics": table(
             ["attribute", "metric", "higher_is_better", "statistic", *ends, "method"],
             _metrics_table(report),
         ),
     }  # fmt: skip
+    return {name: frame for name, frame in every.items() if len(frame)}
+
+
+def judged_table(part: Judged) -> tuple[list[str], list[list[str]]]:
+    """Table of one part of a rating, real-or-fake or review study: heads, and rows of text."""
+    names = list(dict.fromkeys(name for r in part.results for name in r.estimates))
+    heads = ["Condition", "Answers", *(words.STATISTICS[name] for name in names)]
+    bounded = any(result.upper_bound is not None for result in part.results)
+    heads += ["Bound, photographs"] * bounded
+    rows = []
+    for result in part.results:
+        cells = [result.condition, f"{sum(result.answers.values()):,}"]
+        for name in names:
+            found = result.estimates.get(name)
+            cells.append("–" if found is None else words.statistic(name, found))
+        if bounded:
+            cells.append(f"≤ {words.number(100 * (result.upper_bound or 0), 0)}{words.GAP}%")
+        rows.append(cells)
+    return heads, rows
+
+
+# --- LaTeX -----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class PaperTable:
+    """A table as it is printed; the first column is text, the others numbers."""
+
+    name: str
+    caption: str
+    heads: list[str]
+    rows: list[list[str]]
+
+
+def paper_tables(report: Report) -> Iterator[PaperTable]:
+    """Tables for a paper: scales, judgements, artifacts and metrics, of all votes."""
+    stamp = f" {report.stamp}." if report.stamp else ""
+    level = f"{100 * report.settings['confidence']:g}{words.GAP}%"
+
+    def table(
+        kind: str, of: str, caption: str, heads: list[str], rows: list[list[str]]
+    ) -> PaperTable:
+        name = figures.slug(kind, of)
+        return PaperTable(name, f"{caption}, {of}; {level} intervals.{stamp}", heads, rows)
+
+    for part in report.preference:
+        if part.part or part.scale is None:
+            continue
+        rows = [
+            [
+                row.item,
+                f"{words.number(row.jod)} "
+                f"[{words.number(row.jod_low)}, {words.number(row.jod_high)}]",
+                words.ranks(row.rank_low, row.rank_high),
+            ]
+            for row in part.scale.to_frame().itertuples()
+            if row.estimable
+        ]
+        of = f"{part.study} {part.attribute}"
+        yield table("preference", of, "Preference scale", ["Condition", "JOD", "Ranks"], rows)
+    for judged in report.judged:
+        if not judged.part and judged.results:
+            heads, rows = judged_table(judged)
+            told = words.sentence(judged.measure.told)[:-1]
+            yield table(judged.method, f"{judged.study} {judged.attribute}", told, heads, rows)
+    for one in report.artifacts:
+        rows = [
+            [
+                rate.condition,
+                str(rate.trials),
+                words.percent(rate.rate),
+                words.percent(severe.rate),
+                f"≤ {words.number(100 * severe.upper_bound, 0)}{words.GAP}%",
+            ]
+            for rate, severe in zip(one.any, one.severe, strict=True)
+        ]
+        heads = ["Condition", "Viewings", "Any", one.severity_label, "Bound, photographs"]
+        if rows:
+            yield table("artifacts", one.study, "Viewings with artifacts", heads, rows)
+    for metrics in report.metrics:
+        rows = [
+            [
+                f"{result.metric} {'↑' if result.higher_is_better else '↓'}",
+                words.percent(result.choices.accuracy),
+                words.interval(result.within.srocc),
+                words.interval(result.overall.srocc),
+            ]
+            for result in metrics.results
+        ]
+        heads = ["Metric", "Choices predicted", "SROCC within", "SROCC overall"]
+        if rows:
+            of = f"{metrics.study} {metrics.attribute}"
+            yield table("metrics", of, "Metrics against people", heads, rows)
+
+
+_TEX = {
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    words.GAP: "~",
+    "−": "$-$",
+    "–": "--",
+    "≤": r"$\le$",
+    "∞": r"$\infty$",
+    "′": "$'$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+}
+
+
+def latex(table: PaperTable) -> str:
+    """Write a table for LaTeX with the package booktabs."""
+
+    def tex(text: str) -> str:
+        return "".join(_TEX.get(char, char) for char in text)
+
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{tex(table.caption)}}}",
+        rf"\label{{tab:{table.name}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(table.heads) - 1)}}}",
+        r"\toprule",
+        " & ".join(map(tex, table.heads)) + r" \\",
+        r"\midrule",
+        *(" & ".join(map(tex, row)) + r" \\" for row in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _ends(estimate: stats.Estimate) -> list[Any]:
@@ -319,6 +482,54 @@ def _preference_table(report: Report) -> Iterator[list[Any]]:
                     *labels, row.item, row.jod, row.jod_low, row.jod_high, row.score, row.low,
                     row.high, row.rank_low, row.rank_high, row.component, row.estimable,
                 ]  # fmt: skip
+
+
+def _conditions_table(report: Report) -> Iterator[list[Any]]:
+    for part in report.judged:
+        labels = [part.study, part.attribute, part.group, part.stratum, part.without_flagged]
+        for result in part.results:
+            for name, found in result.estimates.items():
+                yield [*labels, result.condition, name, *_ends(found), found.n, found.method]
+            if result.upper_bound is not None:
+                told = "one-sided bound on the share of photographs that anyone rejects"
+                yield [
+                    *labels, result.condition, "rejected_bound", None, None, result.upper_bound,
+                    part.photographs, told,
+                ]  # fmt: skip
+
+
+def _answers_table(report: Report) -> Iterator[list[Any]]:
+    for part in report.judged:
+        labels = [part.study, part.attribute, part.group, part.stratum, part.without_flagged]
+        for result in part.results:
+            for answer, n in result.answers.items():
+                yield [*labels, result.condition, answer, n]
+            for reason, n in result.reasons.items():
+                yield [*labels, result.condition, f"reason_{reason}", n]
+
+
+def _images_table(report: Report) -> Iterator[list[Any]]:
+    for part in report.judged:
+        for image in part.images:
+            yield [part.study, part.attribute, *vars(image).values()]
+
+
+def _why_table(report: Report) -> Iterator[list[Any]]:
+    for why in report.why:
+        for condition, own in why.counts.items():
+            for artifact, n in own.items():
+                lost, marked = why.lost[condition], why.marked[condition]
+                yield [why.study, condition, lost, marked, artifact, n]
+
+
+def _comparison_table(report: Report) -> Iterator[list[Any]]:
+    for one in report.comparison:
+        for entry in one.changes:
+            found = entry.change
+            yield [
+                one.study, one.attribute, one.baseline, one.measure, entry.condition,
+                *_ends(found), found.n, entry.verdict, found.method,
+            ]  # fmt: skip
 
 
 def _pairs_table(report: Report) -> Iterator[list[Any]]:

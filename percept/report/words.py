@@ -12,7 +12,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from percept import stats
-from percept.types import GRAY, REFERENCE
+from percept.types import GRAY, METHOD_COLUMNS, REFERENCE
 
 if TYPE_CHECKING:
     from percept.protocol import Protocol
@@ -25,6 +25,26 @@ if TYPE_CHECKING:
         Preference,
         StudyFacts,
     )
+    from percept.report.judged import Comparison, Judged, Judgement
+
+#: What agreement is measured on, by method.
+AGREED = {
+    "pairwise": "which of two versions is preferred",
+    "artifact": "worst severity seen in an image (0: no artifact)",
+    "rating": "grade given to an image",
+    "real_or_fake": "whether a colouring is taken for the true photograph",
+    "review": "verdict on an image",
+}
+#: Column headings of what is found for each condition by itself.
+STATISTICS = {
+    "mos": "Mean grade",
+    "dmos": "Against the reference",
+    "fool_rate": "Taken for true",
+    "d_prime": "d′",
+    "accepted": "Accepted",
+    "fixable": "To be fixed",
+    "rejected": "Rejected",
+}
 
 GAP = "\u00a0"  # between a number and its unit
 
@@ -102,6 +122,7 @@ def banner(people: Sequence[People]) -> str:
 def answers(
     facts: Sequence[StudyFacts],
     preference: Sequence[Preference],
+    judged: Sequence[Judged],
     artifacts: Sequence[Artifacts],
     people: Sequence[People],
 ) -> tuple[Answer, ...]:
@@ -119,6 +140,10 @@ def answers(
                     if (entry.study, entry.attribute) == (fact.study, attribute)
                 ]
                 lead, details = _preference_answer(fact, slices)
+            elif fact.method != "artifact":
+                lead, details = _judged_answer(
+                    fact, [e for e in judged if (e.study, e.attribute) == (fact.study, attribute)]
+                )
             else:
                 own = next(entry for entry in artifacts if entry.study == fact.study)
                 who = next(entry for entry in people if entry.study == fact.study)
@@ -327,6 +352,161 @@ def reach(estimate: stats.Estimate | None) -> str:
     return f"Intervals are {level} and speak of {population}."
 
 
+def statistic(name: str, estimate: stats.Estimate | None) -> str:
+    """Write one number of a condition: grades and d′ as such, shares in per cent."""
+    if name not in ("mos", "dmos", "d_prime"):
+        return percent(estimate)
+    if estimate is not None and math.isinf(estimate.value):  # d′ where all or none were fooled
+        text = "−∞" if estimate.value < 0 else "∞"
+        ends = (
+            number(end) if math.isfinite(end) else text for end in (estimate.low, estimate.high)
+        )
+        return f"{text}{GAP}[{f',{GAP}'.join(ends)}]"
+    return interval(estimate)
+
+
+def _judged_answer(fact: StudyFacts, parts: Sequence[Judged]) -> tuple[str, list[str]]:
+    overall = parts[0]
+    results = {result.condition: result for result in overall.results}
+    rivals = [name for name in results if name not in fact.anchors]
+    if not results:
+        return "There is no answer yet: nobody has answered.", []
+    if not rivals:
+        return "The study shows no colorizer.", []
+
+    def told(names: Iterable[str]) -> str:
+        return listing(
+            f"**{name}** {statistic(overall.measure.name, overall.main(results[name]))}"
+            for name in names
+        )
+
+    best, others = rivals[0], rivals[1:]
+    close = [name for name in others if not overall.gaps[name].low > 0]
+    lead = {
+        "rating": f"Mean grades from {_scale(overall)}: {told(rivals)}.",
+        "real_or_fake": f"Taken for the true photograph: {told(rivals)} of the time.",
+        "review": f"Accepted as they are: {told(rivals)} of reviews.",
+    }[overall.method]
+    if close:
+        lead += f" **{best}** comes first, but cannot be told apart from "
+        lead += f"{listing((f'**{name}**' for name in close), 'or')}."
+    elif others:
+        lead += f" **{best}** comes before every other colorizer."
+    details = {"rating": _graded, "real_or_fake": _fooled, "review": _reviewed}[overall.method](
+        fact, overall, [results[name] for name in rivals]
+    )
+    for part in parts[1:]:
+        here = [result for result in part.results if result.condition in rivals]
+        size = f"{count(part.observers, 'observer')}, {count(part.votes, 'answer')}"
+        shown = listing(
+            f"**{result.condition}** {statistic(part.measure.name, part.main(result))}"
+            for result in here
+        )
+        details.append(sentence(f"{part.part} ({size}): {shown or 'no answers'}"))
+    details.append(
+        f"Based on {count(overall.votes, 'answer')} by {count(overall.observers, 'observer')} on "
+        f"{count(overall.photographs, 'photograph')}. {reach(overall.main(results[best]))}".strip()
+    )
+    return lead, details
+
+
+def _scale(part: Judged) -> str:
+    (low, worst), *_, (high, best) = part.answers.items()
+    return f"{low} ({worst}) to {high} ({best})"
+
+
+def _graded(fact: StudyFacts, part: Judged, results: Sequence[Judgement]) -> list[str]:
+    details = []
+    anchored = [r for r in part.results if r.condition in fact.anchors]
+    if anchored:
+        beside = (f"**{r.condition}** {interval(r.estimates['mos'])}" for r in anchored)
+        details.append(f"In the same sessions: {listing(beside)}.")
+    top = max(map(int, part.answers))
+    against = (
+        f"**{r.condition}** {interval(r.estimates['dmos'])}"
+        for r in results
+        if "dmos" in r.estimates
+    )
+    if text := listing(against) if any("dmos" in r.estimates for r in results) else "":
+        details.append(
+            f"Against the true colours, graded unseen by the same observers ({top}: as good as "
+            f"they; DMOS): {text}."
+        )
+    return details
+
+
+def _fooled(fact: StudyFacts, part: Judged, results: Sequence[Judgement]) -> list[str]:
+    told = [f"**{r.condition}**" for r in results if r.estimates["fool_rate"].high < 0.5]
+    even = [f"**{r.condition}**" for r in results if r.estimates["fool_rate"].high >= 0.5]
+    details = ["At 50 % nobody can tell a colouring from the true photograph."]
+    if told:
+        details[0] += f" Observers can tell {listing(told)}."
+    if even:
+        details[0] += f" It was not shown that they can tell {listing(even)}."
+    sensitivity = (
+        f"**{r.condition}** {statistic('d_prime', r.estimates['d_prime'])}" for r in results
+    )
+    details.append(f"Sensitivity d′ (0: they cannot tell): {listing(sensitivity)}.")
+    return details
+
+
+def _reviewed(fact: StudyFacts, part: Judged, results: Sequence[Judgement]) -> list[str]:
+    bounds = listing(
+        f"{number(100 * (r.upper_bound or 0), 0)}{GAP}% for **{r.condition}**"
+        for r in results
+        if r.upper_bound is not None
+    )
+    level = f"{100 * part.main(results[0]).confidence:g}{GAP}%"
+    rejected = listing(f"**{r.condition}** {percent(r.estimates['rejected'])}" for r in results)
+    details = [
+        f"Rejected: {rejected}. Upper bound: with {level} confidence, the share of photographs "
+        f"that at least one of these observers rejects is at most {bounds}."
+    ]
+    for result in results:
+        if result.reasons:
+            given = sorted(result.reasons.items(), key=lambda item: -item[1])[:3]
+            named = listing(f"{part.reasons.get(name, name).lower()} ({n})" for name, n in given)
+            details.append(f"Most often held against **{result.condition}**: {named}.")
+    return details
+
+
+def change(comparison: Comparison, estimate: stats.Estimate) -> str:
+    """Write a change with its sign: in JOD, grades, or percentage points."""
+    if not estimate.estimable:
+        return "not estimable"
+    scale, digits, unit = (100, 1, f"{GAP}points") if comparison.share else (1, 2, "")
+    if comparison.measure == "JOD":
+        unit = f"{GAP}JOD"
+    sign = "+" if estimate.value > 0 else ""
+    text = f"{sign}{number(scale * estimate.value, digits)}{unit}"
+    if math.isfinite(estimate.low) and math.isfinite(estimate.high):
+        text += f"{GAP}[{number(scale * estimate.low, digits)},{GAP}"
+        text += f"{number(scale * estimate.high, digits)}]"
+    return text
+
+
+def compared(comparison: Comparison) -> str:
+    """Answer whether anything got worse than the baseline."""
+    against = f"{comparison.kind} **{comparison.baseline}**"
+    parts = []
+    for verdict, text in (
+        ("worse", "worse"),
+        ("better", "better"),
+        ("no change seen", "not told apart"),
+        ("not estimable", "not to be compared with these answers"),
+    ):
+        found = [
+            f"**{entry.condition}**"
+            + (f" ({change(comparison, entry.change)})" if entry.change.estimable else "")
+            for entry in comparison.changes
+            if entry.verdict == verdict
+        ]
+        if found:
+            parts.append(f"{text}: {listing(found)}")
+    text = "; ".join(parts) or "there is nothing to compare"
+    return sentence(f"against {against}, by {comparison.measure}: {text}")
+
+
 def _artifact_answer(
     fact: StudyFacts, artifacts: Artifacts, people: People
 ) -> tuple[str, list[str]]:
@@ -431,7 +611,39 @@ def _viewings(rates: Sequence[stats.ArtifactRate]) -> str:
 
 # --- methods ---------------------------------------------------------------------------------
 
+CODED = {
+    "pairwise": "on pair votes coded by condition, so that it does not depend on sides (nominal)",
+    "artifact": "on the worst severity marked in each image (ordinal; 0 for none)",
+    "rating": "on grades (ordinal)",
+    "real_or_fake": "on whether each colouring was taken for the true photograph (nominal)",
+    "review": "on verdicts (ordinal: reject, fix, accept)",
+}
+JUDGED = {
+    "rating": (
+        "Mean grades (MOS) of a condition are over all its answers, with {level} intervals for new "
+        "observers and new photographs (two-way clustered variance, Student’s t). Where the true "
+        "colours were graded unseen, each grade is also taken less that of the true colours by the "
+        "same observer on the same photograph, plus the highest grade (DMOS, ITU-T P.910 ACR-HR). "
+        "Mean grades of single images have Student’s t intervals over their answers, for new "
+        "observers and these images; no observer was rejected by ITU-R BT.500."
+    ),
+    "real_or_fake": (
+        "The fool rate is the share of answers that take the colouring for the true photograph, "
+        "with {level} intervals inside [0, 1] (Clopper and Pearson at the effective sample size of "
+        "the two-way clustered variance). d′ is √2 z(1 − fool rate), as in two-alternative forced "
+        "choice (Green and Swets), its interval that of the fool rate transformed."
+    ),
+    "review": (
+        "Shares of verdicts have {level} intervals inside [0, 1] (Clopper and Pearson at the "
+        "effective sample size of the two-way clustered variance). The upper bound is one-sided "
+        "(Clopper and Pearson), on the share of photographs that anyone rejects; weighted "
+        "photographs count as many as they are worth (Kish). Several reasons may be given in one "
+        "review."
+    ),
+}
 REFERENCES = {
+    "P.910": "ITU-T P.910 (2023), Subjective video quality assessment methods",
+    "Green": "Green & Swets (1966), Signal detection theory and psychophysics",
     "Bradley–Terry": "Bradley & Terry (1952), Biometrika 39, 324",
     "Davidson": "Davidson (1970), J. Am. Stat. Assoc. 65, 317",
     "Krippendorff": "Krippendorff (2011), Computing Krippendorff’s alpha-reliability",
@@ -449,8 +661,10 @@ def methods(
     people: Sequence[People],
     agreement: Sequence[Agreement],
     preference: Sequence[Preference],
+    judged: Sequence[Judged],
     artifacts: Sequence[Artifacts],
     metrics: Sequence[Metrics],
+    comparison: Sequence[Comparison],
     settings: Mapping[str, Any],
 ) -> tuple[str, ...]:
     """Write the methods section, from the protocols and from what the estimates say they are."""
@@ -461,27 +675,20 @@ def methods(
         _task(protocol, fact, who)
         for protocol, fact, who in zip(protocols, facts, people, strict=True)
     ]
-    texts.append(_exclusions(people))
+    texts.append(_exclusions(people, [fact.method for fact in facts]))
     cited = []
-    pairwise = [entry for entry in agreement if "prefer" in entry.measure]
-    marked = [entry for entry in agreement if "prefer" not in entry.measure]
     if agreement:
-        coded = []
-        if pairwise:
-            coded.append(
-                "on pair votes coded by condition, so that it does not depend on sides (nominal)"
-            )
-        if marked:
-            coded.append("on the worst severity marked in each image (ordinal; 0 for none)")
+        asked = dict.fromkeys(fact.method for fact in facts)
+        coded = [CODED[method] for method in CODED if method in asked]
         texts.append(
             f"Agreement between observers is Krippendorff’s alpha, {listing(coded)}. Its interval "
             f"for new units is a percentile bootstrap with {settings['n_boot']:,} resamples; the "
             "one for new observers is a jackknife, because a resampled observer would agree with "
-            "themselves. Reliability of the means (of shares of comparisons won, or of worst "
-            "severities) is the correlation between random halves of the observers, stepped up to "
+            "themselves. Reliability of the means (of shares of comparisons won, or of these codes "
+            "of images) is the correlation between random halves of the observers, stepped up to "
             "the whole panel by Spearman and Brown, with a bootstrap over images. Consistency "
             "within observers is the share of repeated trials (pairs with sides swapped) that got "
-            "the same answer; for single images, whether anything was marked."
+            "the same answer; for artifacts, whether anything was marked."
         )
         cited.append("Krippendorff")
     scales = [entry.scale for entry in preference if entry.scale is not None]
@@ -504,6 +711,36 @@ def methods(
             )
         )
         cited += ["Bradley–Terry", "Davidson", "Holm", "rank", "two-way", "Clopper", "Korn"]
+    for method in dict.fromkeys(entry.method for entry in judged if entry.results):
+        texts.append(JUDGED[method].format(level=level))
+        cited += ["two-way"]
+        cited += ["Clopper", "Korn"] if method != "rating" else ["P.910"]
+        cited += ["Green"] if method == "real_or_fake" else []
+    if any(entry.results for entry in judged):
+        texts.append(
+            "One condition is called better than another only where the interval of their "
+            "difference excludes zero, at a level that all pairs of colorizers share (Bonferroni). "
+            "The difference is of means, its variance two-way clustered, so that what observers "
+            "and photographs have in common cancels."
+            + (
+                " Answers are weighted by the photographs’ sampling weights."
+                if any(entry.weighted for entry in judged)
+                else ""
+            )
+        )
+    if comparison:
+        texts.append(
+            "Against the baseline, a condition counts as worse only where the whole "
+            f"{level} interval of its change lies below zero; each is judged by its own interval, "
+            "without correction for their number. The change is of "
+            f"{listing(dict.fromkeys(entry.measure for entry in comparison))}."
+            + (
+                " Pairs of two studies are put on one scale by what is the same in both, the grey "
+                "photograph or the true colours."
+                if any(e.kind == "study" and e.measure == "JOD" for e in comparison)
+                else ""
+            )
+        )
     if any(entry.viewings for entry in artifacts):
         one = next(entry for entry in artifacts if entry.viewings)
         texts.append(
@@ -551,25 +788,47 @@ def methods(
 
 def _task(protocol: Protocol, fact: StudyFacts, people: People) -> str:
     names = listing(fact.conditions)
+    beside = {
+        "original": ", with the grey original on view" if protocol.display.original else "",
+        "true": ", beside the true colours",
+        None: "",
+    }[protocol.reference]
+    one = f"one version of a photograph at a time, blind to its origin{beside}"
+    asked = listing(f"“{entry.question}” ({entry.name})" for entry in protocol.attributes)
+    kinds = listing(entry.label.lower() for entry in protocol.artifacts)
+    levels = listing(f"{level.label.lower()} ({level.value})" for level in protocol.severities)
+    marking = f"regions with one of {len(protocol.artifacts)} artifacts ({kinds})"
+    marking += f" and a severity ({levels})"
     if protocol.method == "pairwise":
-        task = (
-            f"two versions of one photograph side by side, blind to their origin"
-            f"{', with the grey original on view' if protocol.display.original else ''}"
-        )
-        asked = listing(f"“{entry.question}” ({entry.name})" for entry in protocol.attributes)
+        task = f"two versions of one photograph side by side, blind to their origin{beside}"
         rule = f"“No difference” was {'an' if protocol.tie else 'not an'} allowed answer."
-    else:
-        task = (
-            "one version of a photograph at a time, blind to its origin"
-            f"{', with the grey original on view' if protocol.display.original else ''}"
+        if protocol.why != "off":
+            able = "could" if protocol.why == "optional" else "had to"
+            rule += f" After the first question they {able} mark, on the losing image, {marking}."
+    elif protocol.method == "artifact":
+        task = one
+        rule = f"They marked {marking}, or said that they saw none."
+    elif protocol.method == "rating":
+        task = one
+        grades = listing(f"{grade.value} {grade.label}" for grade in protocol.scores)
+        rule = f"Grades were {grades} ({protocol.scale.upper()} of ITU-T P.910)."
+    elif protocol.method == "real_or_fake":
+        shown = (
+            f"for {protocol.display_ms}{GAP}ms" if protocol.display_ms else "until they answered"
         )
-        asked = listing(f"“{entry.question}”" for entry in protocol.attributes)
-        kinds = listing(entry.label.lower() for entry in protocol.artifacts)
-        levels = listing(f"{level.label.lower()} ({level.value})" for level in protocol.severities)
+        task = f"the true photograph and a colouring of it side by side {shown}"
         rule = (
-            f"They marked regions with one of {len(protocol.artifacts)} artifacts ({kinds}) and a "
-            f"severity ({levels}), or said that they saw none."
+            f"They said which one was {'the true one' if protocol.asks == 'real' else 'coloured'}."
         )
+    else:
+        task = one
+        reasons = listing(reason.label.lower() for reason in protocol.reasons)
+        rule = (
+            "Verdicts were accept, fix and reject; what was not accepted needed a reason "
+            f"({reasons})."
+        )
+        if protocol.artifacts:
+            rule += f" They could mark {marking}."
     if fact.simulated == "all":
         who = f"{count(people.observers, 'simulated observer')} (a program, no people)"
     else:
@@ -580,7 +839,7 @@ def _task(protocol: Protocol, fact: StudyFacts, people: People) -> str:
     if protocol.practice:
         sitting.append(f"{protocol.practice} announced practice trials before them")
     if protocol.repeats:
-        swapped = " with sides swapped" if protocol.method == "pairwise" else ""
+        swapped = " with sides swapped" if "left" in METHOD_COLUMNS[protocol.method] else ""
         sitting.append(f"{protocol.repeats} of them repeated{swapped}")
     if protocol.identical:
         sitting.append(f"{protocol.identical} pairs of one image with itself")
@@ -603,7 +862,7 @@ def _task(protocol: Protocol, fact: StudyFacts, people: People) -> str:
     ).strip()
 
 
-def _exclusions(people: Sequence[People]) -> str:
+def _exclusions(people: Sequence[People], methods: Iterable[str]) -> str:
     parts = []
     for entry in people:
         left_out = [
@@ -620,15 +879,12 @@ def _exclusions(people: Sequence[People]) -> str:
             f"in {entry.study}, {count(entry.answers.get('test', 0), 'test trial')} count and "
             f"{out} did not enter the estimates"
         )
-    return f"{sentence('; '.join(parts))} {screening(people)} All votes stay in the data."
+    return f"{sentence('; '.join(parts))} {screening(people, methods)} All votes stay in the data."
 
 
-def screening(people: Sequence[People]) -> str:
+def screening(people: Sequence[People], methods: Iterable[str]) -> str:
     """Say by which rules observers were screened, and what became of them."""
-    screened = [entry for entry in people if entry.screened]
-    if not screened:
-        return "No observer was excluded: no screening rule applies to these studies."
-    limits = stats.ScreeningRules()
+    limits, methods = stats.ScreeningRules(), set(methods)
 
     def share(limit: float | None) -> str:
         return f"{100 * (limit or 0):g}{GAP}%"
@@ -636,18 +892,33 @@ def screening(people: Sequence[People]) -> str:
     rules = [
         f"fewer than {share(limits.min_gold)} of golds right",
         f"significantly fewer than {share(limits.min_repeat)} of repeats answered alike",
-        f"a side preferred on more than {share(limits.max_identical_choice)} of identical pairs "
-        f"(each from {limits.min_controls} such trials on)",
         f"more than {share(limits.max_fast)} of answers under {limits.min_time_ms:g}{GAP}ms",
-        f"more than {limits.max_run} same answers in a row",
-        f"one side chosen in {share(limits.min_side)} or more (p < {limits.side_p:g})",
+        f"more than {limits.max_run} same answers in a row"
+        + (
+            " (of verdicts and artifacts only where others’ answers make that unlikely)"
+            if methods & {"artifact", "review"}
+            else ""
+        ),
     ]
+    if "pairwise" in methods:
+        rules.append(
+            f"a side preferred on more than {share(limits.max_identical_choice)} of identical pairs"
+        )
+    if methods & {"pairwise", "real_or_fake"}:
+        rules.append(f"one side chosen in {share(limits.min_side)} or more (p < {limits.side_p:g})")
+    if "rating" in methods:
+        rules.append(f"grades that spread by less than {limits.min_spread:g}")
     found = listing(
         f"{len(entry.flagged)} of {count(entry.observers, 'observer')} of {entry.study}"
-        for entry in screened
+        for entry in people
     )
+    again = ""
+    if methods - {"artifact"} and any(entry.flagged for entry in people):
+        again = ", and the estimates are also given without those flagged"
+        if "artifact" in methods:
+            again += " (not those of artifacts)"
     return (
-        f"No observer was excluded. Screening flags {found}, by any of: {'; '.join(rules)}; "
-        "disagreement with others is no reason. The main results hold everybody’s votes, and the "
-        "scales are also given without those flagged."
+        f"No observer was excluded. Screening flags {found}, by any of: {'; '.join(rules)} (of "
+        f"controls from {limits.min_controls} of a kind on); disagreement with others is no "
+        f"reason. The main results hold everybody’s votes{again}."
     )

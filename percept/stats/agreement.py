@@ -24,6 +24,7 @@ from percept.stats.bootstrap import (
     check_resamples,
     cluster_sums,
     critical_value,
+    float_array,
     not_estimable,
 )
 from percept.stats.frames import IntArray, codes_of, counted_rows, distinct_codes
@@ -40,7 +41,7 @@ def rating_array(ratings: npt.ArrayLike) -> FloatArray:
     InputError
         If it has neither 2 nor 3 dimensions, or holds an infinite value.
     """
-    array = np.asarray(ratings, dtype=float)
+    array = float_array(ratings, "ratings")
     if array.ndim not in (2, 3):
         raise InputError(
             "A rating array is (observers, units) or (observers, units, repetitions)",
@@ -189,19 +190,20 @@ def rating_units(frame: pd.DataFrame, value: str = "score") -> RatingUnits:
         If a column or a label is missing, or the ratings are no numbers.
     """
     rows = counted_rows(frame, ("observer", "content", "condition", value))
-    try:
-        values = rows[value].to_numpy(dtype=float, na_value=np.nan)
-    except (TypeError, ValueError) as problem:
-        raise InputError("A rating is no number", column=value) from problem
+    values = float_array(rows[value], value)
     codes, labels = zip(
         *(codes_of(rows[name]) for name in ("observer", "content", "condition")), strict=True
     )
     if min(code.min(initial=0) for code in codes) < 0:
         raise InputError("A rating lacks its observer, content or condition")
     width = max(len(labels[2]), 1)
-    present, unit = distinct_codes(codes[1] * width + codes[2], len(labels[1]) * width)
-    index = pd.MultiIndex.from_arrays(
-        [labels[1][present // width], labels[2][present % width]], names=["content", "condition"]
+    stimulus = codes[1] if width == 1 else codes[1] * width + codes[2]
+    present, unit = distinct_codes(stimulus, len(labels[1]) * width)
+    index = pd.MultiIndex(  # labels are sorted and distinct: nothing to be found again
+        levels=[labels[1], labels[2]],
+        codes=[(present // width).tolist(), (present % width).tolist()],
+        names=["content", "condition"],
+        verify_integrity=False,
     )
     array = _scatter(codes[0], len(labels[0]), unit, len(present), values)
     return RatingUnits(array, tuple(labels[0]), index)
@@ -211,10 +213,14 @@ def _scatter(
     observer: IntArray, observers: int, unit: IntArray, units: int, values: FloatArray
 ) -> FloatArray:
     """Array (observers, units) of values, or (observers, units, repetitions) if any repeats."""
+    if not observer.size:
+        return np.full((observers, units), np.nan)
     cell = observer * units + unit
+    if cell.size == observers * units and (np.diff(cell) == 1).all():
+        return values.reshape(observers, units).copy()  # already so arranged
     array = np.full(observers * units, np.nan)
     array[cell] = values
-    if not cell.size or np.bincount(cell).max() == 1:
+    if np.bincount(cell).max() == 1:
         return array.reshape(observers, units)
     # The position of each rating among those of the same observer on the same unit.
     repetition = pd.Series(cell).groupby(cell).cumcount().to_numpy()
@@ -499,7 +505,7 @@ def fleiss_kappa(
     Estimate
         ``n``: rated units. Not estimable without variation or without two ratings of a unit.
     """
-    table = np.asarray(counts, dtype=float)
+    table = float_array(counts, "counts")
     if table.ndim != 2 or not np.isfinite(table).all() or (table < 0).any():
         raise InputError("Counts are (units, categories), finite and not negative", key="counts")
     check_magnitude(table, "counts")

@@ -473,12 +473,12 @@ def _correlate_alike(
     point, se = np.full((2, k, len(_COEFFICIENTS)), np.nan)
     degrees = np.full(point.shape, np.inf)
     varied = (np.ptp(x, axis=1) > 0) & (np.ptp(y) > 0) if n >= 3 else np.zeros(k, dtype=bool)
-    for i in np.flatnonzero(~varied):
+    for i in np.flatnonzero(~varied).tolist():
         warnings[i].append("not estimable: fewer than 3 stimuli, or no variation")
     data = _Stimuli(x[varied], group, error, np.full((int(varied.sum()), 4), np.nan))
     if fit and varied.any():
         data, parameters[varied], problems = data.with_fits(y)
-        for i, texts in zip(np.flatnonzero(varied), problems, strict=True):
+        for i, texts in zip(np.flatnonzero(varied).tolist(), problems, strict=True):
             warnings[i] += texts
     if varied.any():
         point[varied] = data.of_scores(y[None])[0]
@@ -834,8 +834,8 @@ def _fit_logistic(
     trial = np.broadcast_to(start, (b, 4))
     y = np.broadcast_to(y, (b, z.size))
     ends, loss = trial.copy(), np.full(b, np.inf)
-    normal, slope = np.zeros((b, 4, 4)), np.zeros((b, 4))
-    damping = np.full(b, 1e-6 if near else 1e-2)
+    curvature, slope = np.zeros((b, 4, 4)), np.zeros((b, 4))
+    damping, least = np.full(b, 1e-6 if near else 1e-2), 1e-2 if near else 0.0
     tolerance = 1e-6 if near else 1e-12
     active = np.arange(b)
     for _ in range(13 if near else 200):
@@ -864,21 +864,64 @@ def _fit_logistic(
             settled = np.abs(loss[active] - new) <= tolerance * loss[active]
             settled &= np.isfinite(loss[active])
         damping[active] = np.clip(
-            np.where(better, damping[active] / 5, damping[active] * 4), 1e-10, 1e10
+            np.where(better, damping[active] / 5, np.maximum(damping[active] * 4, least)),
+            1e-10,
+            1e10,
         )
         ends[moved], loss[moved] = trial[better], new[better]
-        normal[moved] = (weighted @ jacobian.swapaxes(1, 2))[better]
-        slope[moved] = (weighted @ residual[..., None])[better, :, 0]
+        slopes = (weighted @ residual[..., None])[..., 0]
+        found = weighted @ jacobian.swapaxes(1, 2)
+        if near:
+            bends = residual if own_w is None else residual * own_w
+            bends = bends * (bend * (2 * s - 1))
+            sums = np.stack([bends.sum(axis=1), *_moments(bends, scaled)])
+            found = _curvature(found, slopes, sums, height[:, 0], inverse[:, 0])
+        curvature[moved] = found[better]
+        slope[moved] = slopes[better]
         active = active[~settled]
         if not active.size:
             break
-        own = normal[active]
+        own = curvature[active]
         diagonal = np.einsum("bii->bi", own)
         floor = 1e-9 * diagonal.max(axis=1, keepdims=True) + 1e-300
         own = own + (damping[active, None] * (diagonal + floor) + 1e-300)[:, :, None] * np.eye(4)
         trial = ends[active] + np.linalg.solve(own, slope[active][..., None])[..., 0]
         trial[:, 3] = np.clip(trial[:, 3], -7, 7)
     return ends, loss
+
+
+def _moments(weights: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Sum weighted values, and their squares, over (b, n): each (b,)."""
+    first = weights * values
+    return first.sum(axis=1), np.einsum("bn,bn->b", first, values)
+
+
+def _curvature(
+    normal: FloatArray,
+    slope: FloatArray,
+    bends: FloatArray,
+    height: FloatArray,
+    inverse: FloatArray,
+) -> FloatArray:
+    """Half the Hessian of the squared residuals (b, 4, 4), or without the residuals' part (Gauss &
+    Newton's) where that is not positive definite. With large residuals the former converges in a
+    third of the steps.
+
+    ``bends``: residuals times d²f/du², u = (z - centre) / width, summed with 1, u and u² (3, b).
+    """  # noqa: D205
+    flat = np.where(np.abs(height) > 1e-300, -height, np.inf)
+    tilt, stretch = slope[:, 2] / flat, slope[:, 3] / flat  # residuals times ds/du /width, and u
+    second = np.zeros_like(normal)
+    second[:, 0, 2], second[:, 1, 2] = tilt, -tilt
+    second[:, 0, 3], second[:, 1, 3] = stretch, -stretch
+    second += second.swapaxes(1, 2)
+    second[:, 2, 2] = bends[0] * inverse**2
+    second[:, 2, 3] = second[:, 3, 2] = bends[1] * inverse - slope[:, 2]
+    second[:, 3, 3] = bends[2] - slope[:, 3]
+    hessian = normal - second
+    scale = 1 / np.sqrt(np.maximum(np.einsum("bii->bi", normal), 1e-300))
+    least = np.linalg.eigvalsh(hessian * scale[:, :, None] * scale[:, None])[:, 0]
+    return np.where((least > 1e-6)[:, None, None], hessian, normal)
 
 
 def _line_rmse(x: FloatArray, y: FloatArray, w: FloatArray) -> FloatArray:
@@ -960,8 +1003,8 @@ class _Ranked:
 def _rising(ranks: IntArray) -> npt.NDArray[np.uint64]:
     """Bits (m, words): ranks[i] > ranks[j]."""
     width = -(-ranks.size // 64) * 64
-    short = ranks.astype(np.int16 if ranks.size < 2**15 else np.int32)
-    right = np.full(width, np.iinfo(short.dtype).max, dtype=short.dtype)
+    short = ranks.astype(np.int16)  # of fewer than 2¹⁵ (_PACKED)
+    right = np.full(width, np.iinfo(np.int16).max, dtype=np.int16)
     right[: ranks.size] = short
     return np.packbits(short[:, None] > right, axis=1).view(np.uint64)
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from percept.errors import InputError
 
@@ -31,8 +29,11 @@ def counted_rows(frame: pd.DataFrame, required: Sequence[str]) -> pd.DataFrame:
     Raises
     ------
     InputError
-        If a required column is missing, or the frame mixes attributes or methods.
+        If a required column is missing, one appears twice, or attributes or methods are mixed.
     """
+    if not frame.columns.is_unique:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise InputError("A column appears twice", column=twice)
     for column in required:
         if column not in frame.columns:
             raise InputError(
@@ -51,11 +52,11 @@ def counted_rows(frame: pd.DataFrame, required: Sequence[str]) -> pd.DataFrame:
             )
     rows = frame
     if "kind" in rows.columns:
-        rows = rows[(rows["kind"] == "test").to_numpy(dtype=bool)]
+        rows = rows[(rows["kind"] == "test").to_numpy(dtype=bool, na_value=False)]
     if "revision" in rows.columns and "trial" in rows.columns:
         keys = [name for name in ("study", "session", "trial") if name in rows.columns]
         last = rows.groupby(keys, sort=False, dropna=False)["revision"].transform("max")
-        rows = rows[(rows["revision"] == last).to_numpy(dtype=bool)]
+        rows = rows[(rows["revision"] == last).to_numpy(dtype=bool, na_value=False)]
     return rows
 
 
@@ -83,31 +84,8 @@ def codes_of(values: object) -> tuple[IntArray, npt.NDArray[np.object_]]:
     """Integer codes (n,) and their sorted labels (k,); a missing label is code -1."""
     # A Series stays one: factorising Arrow strings is ten times faster than objects.
     column = values if isinstance(values, pd.Series) else pd.Series(values)
-    part, spread = _without_repeats(column)
-    codes, labels = pd.factorize(part, sort=True)
-    return spread(codes.astype(np.int64)), np.asarray(labels, dtype=object)
-
-
-def _without_repeats(column: pd.Series) -> tuple[pd.Series, Callable[[IntArray], IntArray]]:
-    """Rows that stand for all rows (n,), and what spreads their codes over those.
-
-    Long tables mostly list one observer after the other, and often the same units for each: Arrow
-    strings in long runs, or in one block over and over, are recognised by comparing neighbours,
-    which costs much less than hashing every row.
-    """
-    n = len(column)
-    if n < 10_000 or getattr(column.dtype, "storage", None) != "pyarrow":
-        return column, lambda codes: codes
-    text = pa.array(column)
-    text = text.combine_chunks() if isinstance(text, pa.ChunkedArray) else text
-    if not text.null_count:
-        block = pc.index(text.slice(1, n // 2), text[0]).as_py() + 1
-        if block == 1 and len(pc.run_end_encode(text.slice(0, 1_000)).values) < 100:
-            ends = pc.run_end_encode(text).run_ends.to_numpy()
-            return column.iloc[ends - 1], lambda codes: np.repeat(codes, np.diff(ends, prepend=0))
-        if block > 1 and text.slice(block).equals(text.slice(0, n - block)):
-            return column.iloc[:block], lambda codes: np.resize(codes, n)
-    return column, lambda codes: codes
+    codes, labels = pd.factorize(column, sort=True)
+    return codes.astype(np.int64), np.asarray(labels, dtype=object)
 
 
 def common_codes(
@@ -129,6 +107,8 @@ def distinct_codes(codes: IntArray, size: int) -> tuple[IntArray, IntArray]:
         return distinct, position.astype(np.int64)
     seen = np.zeros(size, dtype=bool)  # a table over all that is possible beats sorting
     seen[codes] = True
+    if seen.all():
+        return np.arange(size), codes
     return np.flatnonzero(seen), (np.cumsum(seen) - 1)[codes]
 
 

@@ -17,6 +17,7 @@ from percept.stats.bootstrap import (
     check_confidence,
     cluster_mean,
     critical_value,
+    float_array,
     not_estimable,
     p_value,
 )
@@ -403,7 +404,7 @@ def two_afc_score(
     confidence : float
         Of the interval.
     """
-    a, b, h = (np.asarray(v, dtype=float) for v in (d0, d1, preference))
+    a, b, h = (float_array(v, "d0, d1, preference") for v in (d0, d1, preference))
     if not (a.shape == b.shape == h.shape) or a.ndim != 1:
         raise InputError("d0, d1 and preference differ in shape", value=(a.shape, b.shape, h.shape))
     if ((h < 0) | (h > 1)).any():

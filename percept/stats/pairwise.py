@@ -31,6 +31,7 @@ from percept.stats.bootstrap import (
     cluster_sums,
     combine,
     critical_value,
+    float_array,
     inflate,
     not_estimable,
     p_value,
@@ -89,7 +90,7 @@ class PairCounts:
 
 
 def _count_matrix(values: npt.ArrayLike, key: str) -> FloatArray:
-    matrix = np.array(values, dtype=float)
+    matrix = float_array(values, key).copy()
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise InputError("A count matrix must be square", key=key, value=matrix.shape)
     np.fill_diagonal(matrix, 0)
@@ -324,7 +325,7 @@ def votes_of_frame(
         )
     outcome_of = np.array([_OUTCOMES.get(str(name), -1) for name in label], dtype=np.int64)
     counted = "count" in rows.columns
-    weight = rows["count"].to_numpy(dtype=float) if counted else np.ones(1)
+    weight = float_array(rows["count"], "count") if counted else np.ones(1)
     if not np.isfinite(weight).all() or (weight < 0).any():
         raise InputError("Counts must be finite and not negative", column="count")
     n_skipped = 0.0
@@ -1155,7 +1156,7 @@ def preference_share(
         share,
         rows,
         cluster=cluster or (),
-        weights=rows["count"].to_numpy(dtype=float) if "count" in rows.columns else None,
+        weights=float_array(rows["count"], "count") if "count" in rows.columns else None,
         share=True,
         confidence=confidence,
         method=f"share that prefers {item} to {'the others' if against is None else against}",

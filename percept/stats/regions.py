@@ -41,7 +41,9 @@ def region_agreement(
     frame : DataFrame
         Marks with ``observer, content, condition, x, y, width, height`` in fractions of the
         image, and, where drawn, ``mask`` (null for a rectangle): those of ``Store.marks``, or the
-        tidy frame of the artifact method, whose shapes are all rectangles.
+        tidy frame of the artifact method, whose shapes are all rectangles. ``Store.marks`` also
+        holds the marks of answers that were revised: where a frame has ``trial`` and ``revision``,
+        only those of the last revision count.
     grid : int
         Cells along each side.
     weights : Series, optional

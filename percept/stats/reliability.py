@@ -19,6 +19,7 @@ from percept.stats.bootstrap import (
     check_confidence,
     check_resamples,
     cluster_mean,
+    float_array,
     not_estimable,
 )
 from percept.stats.frames import all_kinds
@@ -271,7 +272,7 @@ def paired_consistency(wins: npt.ArrayLike) -> PairedConsistency:
     wins : array_like (items, items)
         ``wins[i, j]``: how often i was preferred to j, of one judge or of many.
     """
-    a = np.array(wins, dtype=float)
+    a = float_array(wins, "wins").copy()
     if a.ndim != 2 or a.shape[0] != a.shape[1] or not np.isfinite(a).all() or (a < 0).any():
         raise InputError("wins is square, finite and not negative", key="wins", value=a.shape)
     np.fill_diagonal(a, 0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from percept.protocol import load_protocol
 from percept.store import Store, Study, open_store
@@ -22,6 +22,8 @@ from tests.tiny_run import CONDITIONS, make_run, tiny_protocol
 Arrive = Callable[[str], Observer]
 
 SIZES = [(1400, 900), (1024, 768), (768, 1024)]
+PATIENCE_MS = 20_000  # for a busy machine; whatever is waited for, comes at once on a free one
+expect.set_options(timeout=PATIENCE_MS)
 TOKEN = "token-of-the-tests"
 PAIRWISE = {"trials": 5, "practice": 2, "repeats": 1, "break_every": 4}
 ARTIFACT = {"trials": 3, "practice": 1, "repeats": 0, "break_every": 0}
@@ -132,7 +134,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def context(browser: Browser) -> Iterator[BrowserContext]:
     width, height = SIZES[0]
     context = browser.new_context(viewport={"width": width, "height": height})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(PATIENCE_MS)
     yield context
     context.close()
 

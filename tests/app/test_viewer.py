@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from percept.store.masks import decode_mask
-from tests.app.conftest import Arrive, Server, events_of, eventually, ratings_of
+from tests.app.conftest import PATIENCE_MS, Arrive, Server, events_of, eventually, ratings_of
 from tests.app.observer import Observer
 
 CODE = re.compile(r"^[A-Z]+-[0-9A-F]{8}$")
@@ -339,7 +339,7 @@ def test_after_withdrawal_the_token_is_dead_and_the_answers_are_gone(
 
 def test_touch_votes_zooms_and_offers_large_targets(browser: Any, server: Server) -> None:
     context = browser.new_context(viewport={"width": 768, "height": 1024}, has_touch=True)
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(PATIENCE_MS)
     try:
         observer = Observer(context.new_page(), server.base, "quick")
         observer.arrive()

@@ -12,11 +12,12 @@ import pytest
 
 from percept.inference.run import Run
 from percept.protocol import load_protocol
-from percept.report.build import Report, StudyData, analyse, read_study
+from percept.report.build import Report, analyse
+from percept.report.data import StudyData, read_study
 from percept.report.render import write_report
 from percept.store import open_store
 from percept.study import create_study, simulate
-from tests.tiny_run import make_run
+from tests.tiny_run import make_run, tiny_protocol
 
 STUDIES = ("pairs", "marks")
 N_BOOT = 40
@@ -56,6 +57,35 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     report = analyse([pairs, marks], seed=SEED, n_boot=N_BOOT)
     write_report(report, root / "out")
     return World(url, run, pairs, marks, report, root / "out")
+
+
+@dataclass(frozen=True)
+class Singles:
+    url: str
+    data: dict[str, StudyData]
+    report: Report
+    out: Path
+
+
+@pytest.fixture(scope="session")
+def singles(tmp_path_factory: pytest.TempPathFactory) -> Singles:
+    """One small study of each method that judges one colouring at a time, in one report."""
+    root = tmp_path_factory.mktemp("singles")
+    run = make_run(root, contents=4, conditions=("warm", "cold", "reference"))
+    url = f"sqlite:///{root / 'study.db'}"
+    few = {"trials": 12, "practice": 0}
+    protocols = {
+        "grades": tiny_protocol("rating-acr", repeats=2, **few),
+        "fooled": tiny_protocol("real-or-fake", **(few | {"trials": 8})),
+        "queue": tiny_protocol("review", repeats=0, **few),
+    }
+    with open_store(url, create=True) as store:
+        for name, protocol in protocols.items():
+            simulate(store, create_study(run, protocol, store, name), 6, seed=2)
+        data = {name: read_study(store, name) for name in protocols}
+    report = analyse(list(data.values()), seed=SEED, n_boot=N_BOOT)
+    write_report(report, root / "out")
+    return Singles(url, data, report, root / "out")
 
 
 def with_votes(data: StudyData, votes: Mapping[tuple[str, str], tuple[int, int, int]]) -> StudyData:

@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from percept.errors import InputError
 from percept.stats import krippendorff_alpha, pairwise_alpha, pairwise_units, rating_units
+from percept.stats.frames import codes_of
 
 LEVELS = ("nominal", "ordinal", "interval", "ratio")
 ratings_arrays = arrays(
@@ -212,3 +213,22 @@ def test_ratings_of_single_stimuli_as_an_array():
         with pytest.raises(InputError):
             rating_units(bad)
     assert rating_units(frame.iloc[:0]).ratings.shape == (0, 0)
+
+
+def test_regular_columns_are_coded_as_any():
+    """Long tables in blocks, or with the units in the same order for each observer."""
+    observer = [f"o{i}" for i in (2, 0, 1)]
+    unit = [f"u{i:04d}" for i in np.random.default_rng(0).permutation(5_000)]
+    regular = pd.DataFrame(
+        {"observer": np.repeat(observer, 5_000), "unit": np.tile(unit, 3), "same": "x"}
+    ).astype("str")
+    rough = regular.drop(index=[1, 7_000, 14_999])
+    twice = pd.concat([regular, regular.iloc[:3]], ignore_index=True)
+    early = regular.iloc[[4_999, *range(15_000)]]
+    for frame in (regular, rough, twice, early, regular.iloc[::-1], regular.sample(frac=1)):
+        for name in frame:
+            codes, labels = codes_of(frame[name])
+            assert list(labels) == sorted(frame[name].unique())
+            assert (labels[codes] == frame[name].to_numpy(object)).all()
+    missing = regular["observer"].where(np.arange(15_000) != 12_000)
+    assert (codes_of(missing)[0] == -1).sum() == 1

@@ -9,8 +9,14 @@ from hypothesis import strategies as st
 from scipy.optimize import curve_fit
 
 from percept.errors import InputError
-from percept.stats import bradley_terry, correlate, predict_choices, stimulus_wins
-from percept.stats.correlation import _Stimuli
+from percept.stats import (
+    bradley_terry,
+    correlate,
+    correlate_many,
+    predict_choices,
+    stimulus_wins,
+)
+from percept.stats.correlation import _rank_coefficients, _Ranked, _Stimuli
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -286,3 +292,60 @@ def test_a_weight_is_a_number_of_copies(grouped):
             each = [_Stimuli(a[None], None, None, line).of_scores(b[None])[0, 0] for a, b in parts]
             expected = np.average(each, axis=0, weights=[len(a) for a, _ in parts])
         np.testing.assert_allclose(row[:4], expected[:4], atol=1e-12)
+
+
+@pytest.mark.parametrize("m", [8, 60, 5_000])
+def test_ranks_by_signs_bits_and_sorting_are_scipys(m):
+    rng = np.random.default_rng(m)
+    x = np.stack([rng.normal(size=m), rng.integers(0, m // 3, m)]).astype(float)
+    y = np.stack([rng.normal(size=m), rng.integers(0, 4, m), x[1]]).astype(float)
+    spearman, kendall = _rank_coefficients(_Ranked.of(x[:, None]), _Ranked.of(y[:, None]))
+    for i, j in np.ndindex(2, 3):
+        expected = scipy.stats.spearmanr(x[i], y[j]), scipy.stats.kendalltau(x[i], y[j])
+        found = spearman[j, i, 0], kendall[j, i, 0]
+        np.testing.assert_allclose(found, [e.statistic for e in expected], atol=1e-12)
+
+
+def test_resamples_are_fitted_as_from_scratch():
+    rng = np.random.default_rng(7)
+    x = rng.normal(0, 2, 80)
+    y = logistic4(x, 1, 5, 0, 1) + rng.normal(0, 0.7, 80)
+    line = np.full((1, 4), np.nan)
+    data = _Stimuli(x[None], None, None, line).with_fits(y)[0]
+    weights = rng.standard_exponential((4, 80))
+    ours = data.of_weights(weights, np.arange(80), y)[:, 0]
+    scores = y + rng.normal(0, 0.5, (4, 80))
+    also = data.of_scores(scores)[:, 0]
+    for row in range(4):
+        best, _ = curve_fit(
+            logistic4, x, y, p0=[1, 5, 0, 1], sigma=1 / np.sqrt(weights[row]), maxfev=9999
+        )
+        mean = np.average((y - logistic4(x, *best)) ** 2, weights=weights[row])
+        assert ours[row, 4] == pytest.approx(np.sqrt(mean), rel=1e-5)
+        best, _ = curve_fit(logistic4, x, scores[row], p0=[1, 5, 0, 1], maxfev=9999)
+        fitted = logistic4(x, *best)
+        assert also[row, 4] == pytest.approx(
+            np.sqrt(np.mean((scores[row] - fitted) ** 2)), rel=1e-5
+        )
+        assert also[row, 0] == pytest.approx(np.corrcoef(fitted, scores[row])[0, 1], abs=1e-4)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_many_metrics_are_each_alone(inside):
+    rng = np.random.default_rng(6)
+    metric, ratings, content = population(rng, contents=12)
+    table = pd.DataFrame({"a": metric, "b": -(metric**3), "c": rng.normal(size=48), "d": 1.0})
+    table.loc[3, "b"] = np.nan
+    options = {"within": content, "fit": None} if inside else {}
+    options |= {"cluster": content, "n_boot": 20}
+    many = correlate_many(table, ratings, rng=np.random.default_rng(1), **options)
+    assert list(many) == list(table)
+    for name in table:
+        alone = correlate(table[name], ratings, rng=np.random.default_rng(1), **options)
+        assert many[name].n_excluded == alone.n_excluded == (name == "b")
+        assert many[name].warnings == alone.warnings
+        for part in ("plcc", "plcc_raw", "srocc", "krocc", "rmse"):
+            one, two = getattr(many[name], part), getattr(alone, part)
+            np.testing.assert_allclose((one.value, *one.interval), (two.value, *two.interval))
+    with pytest.raises(InputError, match="same name"):
+        correlate_many(pd.concat([table, table], axis=1), ratings)

@@ -51,6 +51,15 @@ FRAMES = {
     "mixed attributes": lambda: votes(attribute=["realism", "period"] * 30),
     "integers": lambda: votes(observer=np.arange(60) % 5, content=np.arange(60) % 7),
     "no test trials": lambda: votes(kind="practice"),
+    "words as counts": lambda: votes(count="many"),
+    "missing counts": lambda: votes(count=pd.array([1, None] * 30, dtype="Int64")),
+    "a column twice": lambda: pd.concat([votes(), votes()[["left"]]], axis=1),
+    "numbers as answers": lambda: votes(choice=1),
+    "kinds missing": lambda: votes(kind=pd.array(["test", None] * 30, dtype="string")),
+    "categories": lambda: votes().astype("category"),
+    "arrow": lambda: votes(count=2).convert_dtypes(dtype_backend="pyarrow"),
+    "times": lambda: votes(content=pd.Timestamp("2026-01-01", tz="Europe/Berlin")),
+    "long labels": lambda: votes(observer=["a" * 50_000, "b" * 50_000] * 30),
     "strange index": lambda: votes().set_index(pd.Index([0] * 60)),
 }
 METRIC = pd.Series(
@@ -112,6 +121,7 @@ ARRAYS = {
     "an observer who never varies": np.vstack([np.full(6, 2.0), np.arange(6.0), np.arange(6.0)]),
     "infinite": np.array([[1.0, np.inf], [2.0, 1.0]]),
     "flat list": np.arange(6.0),
+    "words": np.array([["a", "b"], ["c", "d"]]),
     "four dimensions": np.zeros((2, 2, 2, 2)),
     "huge": np.array([[1e300, 1e-300, 1.0], [1e299, 2e-300, 2.0]]),
     "repetitions": np.arange(24.0).reshape(3, 4, 2),
@@ -137,6 +147,9 @@ OF_ARRAYS: dict[str, Callable[[np.ndarray], object]] = {
     "fleiss": stats.fleiss_kappa,
     "consistency": stats.paired_consistency,
     "counted": lambda x: stats.bradley_terry(stats.PairCounts(x)),
+    "correlations": lambda x: stats.correlate_many(
+        {"a": np.arange(x.shape[-1] if x.ndim else 0.0), "b": np.ones(x.shape[-1])}, x, n_boot=3
+    ),
     "correlation": lambda x: stats.correlate(
         np.arange(x.shape[-1] if x.ndim else 0.0), x, n_boot=3, rng=np.random.default_rng(0)
     ),

@@ -338,15 +338,6 @@ def test_tensorboard_is_asked_for_before_anything_starts(
     assert not (tmp_path / "out").exists()
 
 
-def test_compiled_training_is_the_same_training(
-    config_file: Path, tmp_path: Path, train: Train
-) -> None:
-    options = ["--set", "optimizer.name=sgd", "--set", "optimizer.learning_rate=1e-3"]
-    assert train(config_file, tmp_path / "plain", *options) == 0
-    assert train(config_file, tmp_path / "compiled", *options, "--set", "memory.compile=true") == 0
-    assert_close(tmp_path / "plain", tmp_path / "compiled", 1e-5)
-
-
 def test_weights_can_be_decayed_alone(config_file: Path) -> None:
     from training.config import load_config
     from training.parallel import parameter_groups

@@ -1,0 +1,277 @@
+"""Reports on ratings, real or fake and reviews; the baseline; tables for LaTeX; why marks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from playwright.sync_api import Browser
+
+from percept import stats
+from percept.cli import main
+from percept.errors import InputError
+from percept.protocol import parse_protocol
+from percept.report.build import analyse
+from percept.report.data import StudyData
+from percept.report.judged import MEASURES, compare, difference, scored
+from percept.report.render import PaperTable, latex, render_html, tables
+from tests.report.conftest import N_BOOT, Singles, World, with_votes
+
+
+def test_each_method_has_its_answer_its_section_and_its_figures(singles: Singles) -> None:
+    html = (singles.out / "report.html").read_text("utf-8")
+    assert re.findall(r"<h2>(.*?)</h2>", html) == [
+        "The answer", "Who answered", "Agreement and reliability", "Ratings", "Real or fake",
+        "Review", "Methods", "Provenance",
+    ]  # fmt: skip
+    leads = [found.lead for found in singles.report.answer]
+    assert leads[0].startswith("Mean grades from 1 (Bad) to 5 (Excellent): **")
+    assert leads[1].startswith("Taken for the true photograph: **")
+    assert leads[2].startswith("Accepted as they are: **")
+    assert "**reference**" not in leads[0] + leads[2]  # the true colours are no colorizer
+    methods = " ".join(singles.report.methods)
+    for told in ("ACR of ITU-T P.910", "for 1000\u00a0ms", "Verdicts were accept", "Bonferroni"):
+        assert told in methods
+    svgs = re.findall(r"<svg.*?</svg>", html, re.S)
+    files = {file.stem for file in (singles.out / "figures").glob("*.svg")}
+    assert len(svgs) == len(files)
+    assert all(">Simulated observers</text>" in svg for svg in svgs)
+    assert files >= {
+        "grades-realism-mos", "grades-realism-dmos", "grades-realism-answers",
+        "fooled-authenticity-fool-rate", "fooled-authenticity-d-prime",
+        "queue-acceptability-accepted", "queue-acceptability-answers",
+        "queue-acceptability-reasons",
+    }  # fmt: skip
+    assert "nan" not in html.lower().split()
+
+
+def test_numbers_are_those_of_the_statistics(singles: Singles) -> None:
+    grades, fooled, queue = (
+        next(part for part in singles.report.judged if part.study == name and not part.part)
+        for name in ("grades", "fooled", "queue")
+    )
+    rows = singles.data["grades"].ratings.query("kind == 'test'")
+    warm = rows[rows["condition"] == "warm"]
+    direct = stats.cluster_mean(warm["score"].astype(float), warm[["observer", "content"]])
+    own = next(result for result in grades.results if result.condition == "warm")
+    assert (own.estimates["mos"].value, own.estimates["mos"].low) == (direct.value, direct.low)
+    assert sum(own.answers.values()) == len(warm)
+    # Everybody graded every image: DMOS is the difference of means above the highest grade.
+    true = rows[rows["condition"] == "reference"]["score"].astype(float).mean()
+    if len(rows) == 6 * 12:
+        assert own.estimates["dmos"].value == pytest.approx(direct.value - true + 5)
+    assert len(grades.images) == 12
+    for rate in stats.fool_rates(singles.data["fooled"].ratings):
+        mine = next(result for result in fooled.results if result.condition == rate.condition)
+        assert mine.estimates == {"fool_rate": rate.rate, "d_prime": rate.d_prime}
+        assert mine.answers["real"] / sum(mine.answers.values()) == pytest.approx(rate.rate.value)
+    for found in stats.review_rates(singles.data["queue"].ratings):
+        mine = next(result for result in queue.results if result.condition == found.condition)
+        assert mine.estimates["accepted"] == found.accepted
+        assert mine.reasons == found.reasons
+        assert mine.upper_bound is not None
+        assert mine.upper_bound > found.rejected.value
+    written = tables(singles.report)
+    assert set(written) == {"people", "agreement", "conditions", "answers", "images"}
+    assert set(written["conditions"]["statistic"]) == {
+        "mos", "dmos", "fool_rate", "d_prime", "accepted", "fixable", "rejected", "rejected_bound",
+    }  # fmt: skip
+
+
+def test_a_difference_is_that_of_paired_answers() -> None:
+    rng = np.random.default_rng(0)
+    cells = pd.MultiIndex.from_product([range(8), range(5)], names=["observer", "content"])
+    one = cells.to_frame(index=False).assign(condition="a", score=rng.normal(size=40))
+    two = one.assign(condition="b", score=one["score"] - rng.normal(0.3, 0.5, 40))
+    found = difference(pd.concat([one, two]), "a", "b", MEASURES["rating"], None, 0.95)
+    paired = stats.cluster_mean(one["score"] - two["score"], one[["observer", "content"]])
+    assert found.value == pytest.approx(paired.value)
+    assert found.std_error == pytest.approx(paired.std_error)
+    assert (found.low, found.high) == pytest.approx((paired.low, paired.high))
+
+
+def test_a_difference_of_answers_that_never_vary_is_not_certain() -> None:
+    rows = pd.DataFrame({"observer": [1, 2], "content": [1, 1], "condition": ["a", "b"]})
+    rows["score"] = [0.0, 1.0]
+    share = difference(rows, "a", "b", MEASURES["review"], None, 0.95)
+    assert share.low < -0.9
+    assert share.high > 0
+    grade = difference(rows, "a", "b", MEASURES["rating"], None, 0.95)
+    assert np.isnan(grade.low)
+    assert not difference(rows, "a", "c", MEASURES["rating"], None, 0.95).estimable
+
+
+def test_one_answer_per_viewing_of_artifacts(world: World) -> None:
+    rows = scored(world.marks, world.marks.ratings)
+    assert len(rows) == world.report.artifacts[0].viewings
+    free = rows.groupby("condition")["score"].mean()
+    for rate in world.report.artifacts[0].severe:
+        assert free[rate.condition] == pytest.approx(1 - rate.rate.value)
+
+
+@pytest.mark.parametrize("method", ["rating", "real_or_fake", "review"])
+def test_studies_without_answers(singles: Singles, method: str) -> None:
+    data = next(data for data in singles.data.values() if data.protocol.method == method)
+    none = replace(data, ratings=data.ratings.iloc[:0], observers=data.observers.iloc[:0])
+    report = analyse([none], n_boot=N_BOOT)
+    assert report.answer[0].lead.startswith("There is no answer yet")
+    assert "There are no answers yet." in render_html(report, {})
+
+
+# --- against a baseline ----------------------------------------------------------------------
+
+
+def turned(data: StudyData, *, best: bool) -> StudyData:
+    """Return the study with the best, or the worst, answer to every warm image."""
+    ratings = data.ratings.copy()
+    method = data.protocol.method
+    if method == "real_or_fake":
+        for side, other in (("left", "right"), ("right", "left")):
+            ratings.loc[ratings[side] == "warm", "choice"] = side if best else other
+    elif method == "rating":
+        warm = ratings.index[ratings["condition"] == "warm"]
+        ratings.loc[warm, "score"] = 5 if best else 1
+        ratings.loc[warm[0], "score"] = 3  # grades that never vary have no interval
+    else:
+        verdict = "accept" if best else "reject"
+        ratings.loc[ratings["condition"] == "warm", "verdict"] = verdict
+    return replace(data, ratings=ratings)
+
+
+def test_a_study_against_itself_has_no_regression_and_a_worse_one_has(
+    singles: Singles, world: World
+) -> None:
+    marks = world.marks
+    severe = marks.ratings["condition"] == "warm"
+    spoilt = marks.ratings.assign(
+        artifact=marks.ratings["artifact"].mask(severe, "blotches"),
+        severity=marks.ratings["severity"].mask(severe, 3.0),
+    )
+    studies = [
+        (data, replace(turned(data, best=False), name="after")) for data in singles.data.values()
+    ]
+    studies += [(marks, replace(marks, name="after", ratings=spoilt))]
+    for before, after in studies:
+        attribute = before.protocol.attributes[0].name
+        same = compare(before, attribute, before, 0.95)
+        assert same.worse == (), before.name
+        assert all(entry.change.value == pytest.approx(0) for entry in same.changes)
+        if before is not marks:  # so few like warm that fewer cannot be shown
+            before = turned(before, best=True)
+        found = compare(after, attribute, before, 0.95)
+        assert found.worse == ("warm",), (before.name, found.changes)
+        assert "warm" not in compare(before, attribute, after, 0.95).worse
+
+
+def test_pairs_of_two_studies_are_compared_through_the_grey_photograph(world: World) -> None:
+    votes = {("warm", "cold"): (30, 2, 20), ("warm", "gray"): (40, 1, 12),
+             ("cold", "gray"): (35, 1, 15)}  # fmt: skip
+    before = with_votes(world.pairs, votes)
+    after = with_votes(
+        world.pairs,
+        votes | {("warm", "cold"): (8, 2, 42), ("warm", "gray"): (8, 1, 44)},
+    )
+    same = compare(before, "realism", before, 0.95)
+    assert same.measure == "JOD"
+    assert same.worse == ()
+    assert [entry.verdict for entry in same.changes] == [
+        "no change seen", "no change seen", "not estimable"
+    ]  # fmt: skip
+    assert compare(replace(after, name="after"), "realism", before, 0.95).worse == ("warm",)
+    bare = replace(before, conditions=before.conditions.query("condition != 'gray'"))
+    with pytest.raises(InputError, match="the grey photograph"):
+        compare(after, "realism", bare, 0.95)
+
+
+def test_studies_that_cannot_be_compared_are_refused(singles: Singles) -> None:
+    grades, fooled = singles.data["grades"], singles.data["fooled"]
+    with pytest.raises(InputError, match="by the rating method"):
+        compare(grades, "realism", fooled, 0.95)
+    renamed = grades.conditions.assign(condition=["a", "b", "reference"])
+    with pytest.raises(InputError, match="shares no condition"):
+        compare(grades, "realism", replace(grades, conditions=renamed), 0.95)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "told"),
+    [
+        (["--baseline", "grades", "--fail-on-regression"], 0, "Against study grades"),
+        (["--baseline", "best", "--fail-on-regression"], 4, "worse than"),
+        (["--baseline", "best"], 0, "worse: "),
+        (["--baseline", "nobody"], 2, "no such study, and no such condition"),
+        (["--fail-on-regression"], 2, "--baseline"),
+    ],
+)
+def test_command_tells_a_regression_by_its_exit_code(
+    singles: Singles,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    code: int,
+    told: str,
+) -> None:
+    best = next(iter(singles.report.judged[0].results)).condition
+    options = [best if option == "best" else option for option in options]
+    out = tmp_path / "out"
+    assert main(["report", "--db", singles.url, "--study", "grades", "--out", str(out),
+                 "--n-boot", "10", *options]) == code  # fmt: skip
+    printed = capsys.readouterr()
+    assert told in printed.out + printed.err
+    assert out.exists() == (code != 2)
+    if code == 4:
+        assert "Against the baseline" in (out / "report.html").read_text("utf-8")
+
+
+# --- other parts -----------------------------------------------------------------------------
+
+
+def test_marks_on_losing_images_are_counts(world: World) -> None:
+    assert world.report.why == ()
+    marking = "\n".join(
+        block for block in re.split(r"\n(?=\[)", world.marks.protocol.text)
+        if block.startswith(("[[artifacts", "[[severities"))
+    )  # fmt: skip
+    protocol = parse_protocol(f'why = "optional"\n{world.pairs.protocol.text}\n{marking}\n')
+    votes = world.pairs.ratings.query("kind == 'test' and choice == 'left'").head(2)
+    marks = pd.DataFrame(
+        {
+            "response_id": votes["response_id"].to_numpy()[[0, 0, 1]],
+            "trial": votes["trial"].to_numpy()[[0, 0, 1]],
+            "condition": votes["right"].to_numpy()[[0, 0, 1]],
+            "artifact": ["blotches", "blotches", "bleeding"],
+        }
+    )
+    report = analyse([replace(world.pairs, protocol=protocol, marks=marks)], n_boot=N_BOOT)
+    (why,) = report.why
+    assert sum(n for own in why.counts.values() for n in own.values()) == 2
+    assert sum(why.marked.values()) == 2
+    decided = world.pairs.ratings.query("kind == 'test' and choice in ('left', 'right')")
+    assert sum(why.lost.values()) == len(decided)
+    assert "These are no rates" in render_html(report, {})
+
+
+def test_tables_for_latex(singles: Singles, world: World) -> None:
+    names = {file.stem for file in (singles.out / "tables").glob("*.tex")}
+    assert names == {
+        "rating-grades-realism", "real-or-fake-fooled-authenticity", "review-queue-acceptability",
+    }  # fmt: skip
+    assert {file.stem for file in (world.out / "tables").glob("*.tex")} == {
+        "preference-pairs-realism", "artifacts-marks", "metrics-pairs-realism",
+    }  # fmt: skip
+    text = (singles.out / "tables" / "review-queue-acceptability.tex").read_text("utf-8")
+    assert "Simulated observers" in text
+    assert text.isascii()
+    hard = latex(PaperTable("t", "a_b & 50\u00a0%", ["x", "y"], [["m_1", "−1 [≤ 2]"]]))
+    assert r"\caption{a\_b \& 50~\%}" in hard
+    assert "m\\_1 & $-$1 [$\\le$ 2] \\\\" in hard
+
+
+def test_the_page_fits_a_phone(singles: Singles, browser: Browser) -> None:
+    tab = browser.new_page(viewport={"width": 390, "height": 844})
+    tab.goto((singles.out / "report.html").as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") == 390
+    tab.close()
