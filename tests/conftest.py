@@ -35,5 +35,5 @@ def postgresql_server() -> Iterator[str]:
         try:
             url = stack.enter_context(postgresql.server())
         except postgresql.NoServer as error:
-            pytest.skip(f"no PostgreSQL server: {error}")
+            pytest.fail(f"no PostgreSQL server: {error}", pytrace=False)
         yield url
