@@ -101,19 +101,20 @@ def fit_link(world: int, measured: Sequence[tuple[int, float]]) -> Link:
 
 
 def project(points: Sequence[Point], link: Link, worlds: Sequence[int]) -> list[dict[str, Any]]:
-    """Step times at worlds that were not measured, from the smallest that was.
+    """Step times at worlds that were not measured.
 
-    Computation is taken to divide without loss, and no all-reduce to hide behind it; other nodes
-    to be linked like the processes here.
+    A step is the smallest world's computation, divided without loss, and an all-reduce that hides
+    behind none of it, over links like those here. What the largest measured world took beyond
+    that is taken to be paid at every step of the larger ones, too.
     """
     found = []
     for mode, side in sorted({(point.mode, point.side) for point in points}):
         own = [p for p in points if (p.mode, p.side) == (mode, side) and p.threads == 1]
         base = min(own, key=lambda point: point.world)
-        compute = base.step_seconds - base.seconds["all_reduce"]
+        most = max(own, key=lambda point: point.world)
+        missed = most.step_seconds - _modelled(base, link, most.world) if most is not base else 0.0
         for world in worlds:
-            share = base.world / world if mode == "strong" else 1.0
-            seconds = compute * share + link.seconds(base.all_reduce_bytes, world)
+            seconds = _modelled(base, link, world) + max(0.0, missed)
             images = base.batch * (1 if mode == "strong" else world / base.world) / seconds
             speedup = images / base.images_per_second
             found.append(
@@ -127,6 +128,12 @@ def project(points: Sequence[Point], link: Link, worlds: Sequence[int]) -> list[
                 }
             )
     return found
+
+
+def _modelled(base: Point, link: Link, world: int) -> float:
+    share = base.world / world if base.mode == "strong" else 1.0
+    compute = base.step_seconds - base.seconds["all_reduce"]
+    return compute * share + link.seconds(base.all_reduce_bytes, world)
 
 
 def measure(folder: Path, args: argparse.Namespace) -> tuple[list[Point], Link | None]:
@@ -393,7 +400,8 @@ def print_table(
         )
     if projection:
         print("Projection, not measured: computation divided without loss, no all-reduce hidden,")
-        print("every link like the one measured here.")
+        print("every link like the one measured here, and at each step what the largest measured")
+        print("world took beyond that.")
         for ahead in projection:
             print(
                 f"{ahead['mode']:>6} {ahead['side']:>5} {ahead['world']:>5}  "

@@ -37,6 +37,16 @@ def test_projection_by_hand() -> None:
     assert weak["efficiency"] == pytest.approx(1 / (1 + exchange), rel=1e-6)
 
 
+def test_what_the_model_missed_where_it_was_measured_stays_in_the_projection() -> None:
+    link = fit_link(2, [(n, 2 * 1e-3 + n * 1e-8) for n in (256, 65536, 1 << 22)])
+    pair = 2e-3 + 1e6 * 1e-8  # the exchange of two
+    points = [point("strong", 1, 1.0), point("strong", 2, 0.5 + pair + 0.1)]
+    (four,) = project(points, link, [4])
+    assert four["step_seconds"] == pytest.approx(0.25 + 6e-3 + 1.5e-2 + 0.1, rel=1e-6)
+    (faster,) = project([points[0], point("strong", 2, 0.4)], link, [4])
+    assert faster["step_seconds"] == pytest.approx(0.25 + 6e-3 + 1.5e-2, rel=1e-6)
+
+
 def test_the_command_measures_and_draws(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     words = ["scaling", "train", "--world", "1", "2", "--side", "16", "--batch", "2", "--steps"]
