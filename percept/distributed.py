@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -125,6 +125,26 @@ def launch(arguments: Sequence[str], nproc: int, *, threads: int = 1) -> int:
             raise Interrupted("interrupted; the same command resumes") from None
         finally:
             _end(workers)
+
+
+@contextmanager
+def ended_with_launcher() -> Iterator[None]:
+    """Let a worker that launches workers itself end them, too, when it is to end.
+
+    That is on SIGTERM, or when whoever launched it is gone, however it went: this process then
+    leaves as if by :class:`SystemExit`, with the exit code of what can be resumed.
+    """
+
+    def end(*_: object) -> NoReturn:
+        raise SystemExit(Interrupted.exit_code)
+
+    before = signal.signal(signal.SIGTERM, end)
+    if _RENDEZVOUS in os.environ:
+        _when_launcher_is_gone(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def relaunch(args: argparse.Namespace, nproc: int, *, positional: Sequence[str] = ()) -> int:
@@ -253,7 +273,7 @@ def process_group(device: torch.device | str = "cpu") -> Iterator[None]:
     device = torch.device(device)
     store: Any
     if _RENDEZVOUS in os.environ:
-        _die_with_launcher()
+        _when_launcher_is_gone(lambda: os._exit(Interrupted.exit_code))
         rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         store = dist.FileStore(os.environ[_RENDEZVOUS], world)  # type: ignore[attr-defined]
     elif in_world():
@@ -515,12 +535,12 @@ class SharedCounter:
         return self.add(0)
 
 
-def _die_with_launcher() -> None:
+def _when_launcher_is_gone(act: Callable[[], object]) -> None:
     def watch() -> None:
         with suppress(OSError):
             while os.read(0, 1):  # not sys.stdin: its lock would be held when Python ends
                 pass
-        os._exit(Interrupted.exit_code)
+        act()
 
     threading.Thread(target=watch, name="percept-launcher-watch", daemon=True).start()
 

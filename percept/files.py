@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.util
 import io
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,12 +22,55 @@ if TYPE_CHECKING:
 
 #: Begins a path that names a file inside an installed package: ``package:NAME/path/inside/it``.
 PACKAGE = "package:"
+# The workers of a killed command may need a moment to notice.
+LOCK_SECONDS = 10.0
 
 
 def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def lock_folder(folder: Path, command: str) -> IO[bytes]:
+    """Keep a folder from a second command like this one.
+
+    Parameters
+    ----------
+    folder : Path
+        Gets a file ``.lock``; it must exist.
+    command : str
+        What may write to it once at a time, such as ``percept infer``.
+
+    Returns
+    -------
+    file
+        Lets others in when it is closed, and when this process ends, however it does.
+
+    Raises
+    ------
+    InputError
+        If another process has it, and keeps it for ten seconds.
+    """
+    lock = open(folder / ".lock", "ab")  # noqa: SIM115 - held while the work lasts
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
+            lock.close()
+            raise InputError(
+                f"another {command} is writing to this folder",
+                file=folder,
+                key="--out",
+                remedy="Wait for it, or choose another --out",
+            ) from None
+        except OSError:
+            pass  # a filesystem without locks
+        return lock
 
 
 @contextmanager

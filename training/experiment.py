@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from percept.distributed import launch
-from percept.errors import InputError, InputErrors, ItemsFailed, PerceptError
-from percept.files import write_json_atomic
+from percept.distributed import ended_with_launcher, launch
+from percept.errors import InputError, InputErrors, Interrupted, ItemsFailed, PerceptError
+from percept.files import lock_folder, write_json_atomic
 from training.checkpoint import read_run
 from training.config import Config, Section, build_section, find_config, make_config, read_table
 
@@ -286,6 +286,23 @@ def train(experiment: Experiment, args: argparse.Namespace) -> None:
     out: Path = args.out
     for training in experiment.trainings:  # before the first of them costs anything
         check(parse(_words(experiment, training, args)), experiment.nproc)
+    out.mkdir(parents=True, exist_ok=True)
+    with lock_folder(out, "percept train"):
+        failed = _train_all(experiment, args)
+    _summarise(experiment, out)
+    print("\nPut them before observers:")
+    done = [t for t in experiment.trainings if t.name not in failed]
+    for words in next_commands(experiment, out, done):
+        print(f"  percept {shlex.join(words)}")
+    if failed:
+        raise ItemsFailed(
+            f"{len(failed)} of {len(experiment.trainings)} trainings failed: {', '.join(failed)}"
+        )
+
+
+def _train_all(experiment: Experiment, args: argparse.Namespace) -> list[str]:
+    """Train what is not trained yet; return the names of the trainings that failed."""
+    out: Path = args.out
     failed = []
     total = len(experiment.trainings)
     for number, training in enumerate(experiment.trainings, start=1):
@@ -296,13 +313,7 @@ def train(experiment: Experiment, args: argparse.Namespace) -> None:
         if launch(worker, experiment.nproc, threads=training.config.train.threads):
             failed.append(training.name)
         _describe(experiment, out)
-    _summarise(experiment, out)
-    print("\nPut them before observers:")
-    done = [t for t in experiment.trainings if t.name not in failed]
-    for words in next_commands(experiment, out, done):
-        print(f"  percept {shlex.join(words)}")
-    if failed:
-        raise ItemsFailed(f"{len(failed)} of {total} trainings failed: {', '.join(failed)}")
+    return failed
 
 
 def next_commands(
@@ -412,10 +423,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.dry_run:
             print_cost(experiment)
         else:
-            train(experiment, args)
+            with ended_with_launcher():
+                train(experiment, args)
     except PerceptError as error:
         print(f"percept train: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a full disk, or a folder that may not be written
+        print(f"percept train: {error.filename or args.out}: {error.strerror}", file=sys.stderr)
+        return Interrupted.exit_code
     except Exception:  # a bug: exit code 1 would say that only some items failed
         traceback.print_exc()
         return 70

@@ -11,12 +11,14 @@ import contextlib
 import io
 import json
 import os
+import platform
 import statistics
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from percept.distributed import cores, launch, leave
+from percept import __version__
+from percept.distributed import cores, ended_with_launcher, launch, leave
 from percept.errors import InputError, PerceptError
-from percept.files import sha256_file, write_bytes_atomic, write_json_atomic
+from percept.files import (
+    lock_folder,
+    read_json,
+    sha256_file,
+    write_bytes_atomic,
+    write_json_atomic,
+)
+from training.config import find_config, read_table
 
 PARTS = ("data", "forward", "backward", "all_reduce", "optimizer")
 _WARM = 4  # steps that are not timed: buckets, caches, the first pages of memory
@@ -136,7 +146,48 @@ def _modelled(base: Point, link: Link, world: int) -> float:
     return compute * share + link.seconds(base.all_reduce_bytes, world)
 
 
-def measure(folder: Path, args: argparse.Namespace) -> tuple[list[Point], Link | None]:
+class Results:
+    """What was measured already, in a file by which the same command goes on when it was stopped.
+
+    Parameters
+    ----------
+    folder : Path or None
+        Where the file lies; None keeps nothing.
+    settings : dict
+        What the results are of; others are not taken up.
+    """
+
+    def __init__(self, folder: Path | None, settings: dict[str, Any]) -> None:
+        self._file = folder / "scaling-train.part.json" if folder is not None else None
+        self._settings = settings
+        self._found: list[dict[str, Any]] = []
+        if self._file is not None and self._file.exists():
+            document = read_json(self._file)
+            if document["settings"] == settings:
+                self._found = document["results"]
+        #: Results that an earlier start left.
+        self.before = len(self._found)
+
+    def get(self, key: tuple[str, int, int, int], turn: int) -> dict[str, Any] | None:
+        """Look up the result of a setting in a round."""
+        wanted = [list(key), turn]
+        return next((r["result"] for r in self._found if [r["key"], r["turn"]] == wanted), None)
+
+    def add(self, key: tuple[str, int, int, int], turn: int, result: dict[str, Any]) -> None:
+        """Keep the result of a setting in a round."""
+        self._found.append({"key": list(key), "turn": turn, "result": result})
+        if self._file is not None:
+            write_json_atomic(self._file, {"settings": self._settings, "results": self._found})
+
+    def clear(self) -> None:
+        """Forget them: all are in the report."""
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+
+
+def measure(
+    folder: Path, args: argparse.Namespace, kept: Results
+) -> tuple[list[Point], Link | None]:
     """Time all settings; they take turns, so that a busy moment meets all of them.
 
     Raises
@@ -159,7 +210,11 @@ def measure(folder: Path, args: argparse.Namespace) -> tuple[list[Point], Link |
     runs: dict[tuple[str, int, int, int], list[dict[str, Any]]] = {key: [] for key in settings}
     for turn in range(args.rounds):
         for key in settings if turn % 2 == 0 else reversed(settings):
-            runs[key].append(_run(folder, key, args))
+            result = kept.get(key, turn)
+            if result is None:
+                result = _run(folder, key, args)
+                kept.add(key, turn, result)
+            runs[key].append(result)
             done = sum(map(len, runs.values()))
             total = len(settings) * args.rounds
             print(f"percept scaling: run {done} of {total}", file=sys.stderr, flush=True)
@@ -299,7 +354,6 @@ def write_report(
     """Write ``scaling-train.json`` and ``scaling-train.png``."""
     from matplotlib.figure import Figure
 
-    folder.mkdir(parents=True, exist_ok=True)
     write_json_atomic(
         folder / "scaling-train.json",
         {
@@ -432,30 +486,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             time_collectives(args.collectives, args.device)
             return 0
         _check(args)
-        load = os.getloadavg()[0]
-        args.threads = args.threads or [cores()]
-        with tempfile.TemporaryDirectory(prefix="percept-scaling-") as folder:
-            points, link = measure(Path(folder), args)
-        beyond = [world for world in sorted(set(args.project)) if world > max(args.world)]
-        projection = project(points, link, beyond) if link is not None else []
-        facts = {
-            "cores": cores(),
-            "load_before": round(load, 2),
-            "config": args.config,
-            "batch": args.batch,
-            "steps": args.steps,
-            "rounds": args.rounds,
-            "smallest_world": min(args.world),
-        }
-        if args.out is not None:
-            write_report(args.out, points, link, projection, facts)
+        with ended_with_launcher(), ExitStack() as held:
+            if args.out is not None:
+                args.out.mkdir(parents=True, exist_ok=True)
+                held.enter_context(lock_folder(args.out, "percept scaling train"))
+            points, link, projection, facts = _measured(args)
         if args.json:
             document = {"facts": facts, "points": [asdict(p) for p in points]}
             print(json.dumps({**document, "projection": projection}, indent=2))
             return 0
         print_table(points, link, projection)
-        if load > cores() / 2:
-            print(f"The machine was busy before this (load {load:.1f}).", file=sys.stderr)
+        if facts["load_before"] > cores() / 2:
+            print(
+                f"The machine was busy before this (load {facts['load_before']:.1f}).",
+                file=sys.stderr,
+            )
         if args.out is not None:
             print(f"{args.out / 'scaling-train.json'}, {args.out / 'scaling-train.png'}")
     except PerceptError as error:
@@ -465,6 +510,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return 70
     return 0
+
+
+def _measured(
+    args: argparse.Namespace,
+) -> tuple[list[Point], Link | None, list[dict[str, Any]], dict[str, Any]]:
+    """Measure, project, and write the report if there is to be one."""
+    load = os.getloadavg()[0]
+    args.threads = args.threads or [cores()]
+    names = ("world", "threads", "side", "mode", "batch", "steps", "rounds", "overrides", "device")
+    settings = {name: getattr(args, name) for name in names}
+    settings |= {"config": read_table(find_config(args.config)), "host": platform.node()}
+    settings |= {"cores": cores(), "percept_version": __version__}
+    kept = Results(args.out, settings)
+    with tempfile.TemporaryDirectory(prefix="percept-scaling-") as folder:
+        points, link = measure(Path(folder), args, kept)
+    beyond = [world for world in sorted(set(args.project)) if world > max(args.world)]
+    projection = project(points, link, beyond) if link is not None else []
+    facts = {
+        "cores": cores(),
+        "load_before": round(load, 2),
+        "config": args.config,
+        "batch": args.batch,
+        "steps": args.steps,
+        "rounds": args.rounds,
+        "results_of_earlier_starts": kept.before,
+        "smallest_world": min(args.world),
+    }
+    if args.out is not None:
+        write_report(args.out, points, link, projection, facts)
+        kept.clear()
+    return points, link, projection, facts
 
 
 def _check(args: argparse.Namespace) -> None:

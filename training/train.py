@@ -9,11 +9,13 @@ import argparse
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from percept import distributed
 from percept.errors import Interrupted, PerceptError
+from percept.files import lock_folder
 from training.config import load_config
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
     """Train in the process group that is there."""
     import torch
 
-    from percept.distributed import barrier, is_main, together, world_size
+    from percept.distributed import is_main, together, world_size
     from training import checkpoint
     from training.data import check_loader, training_photographs, validation_photographs
     from training.trainer import Trainer, make_network, settings_of
@@ -80,25 +82,29 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
         check_loader(config, world_size())
         settings = settings_of(config, photographs)
         checkpoint.check_folder(args.out, settings, fresh=args.fresh)
-    if args.fresh and is_main():
-        checkpoint.clear(args.out)
-    barrier()
     run = checkpoint.read_run(args.out)
-    if run is not None and run["state"] == "complete":
+    if run is not None and run["state"] == "complete" and not args.fresh:
         if is_main():
             print(f"{config.arm}: already trained, {run['step']} steps, in {args.out}")
         return
-    with together():
-        trainer = Trainer(config, photographs, validation, args.out, device=device)
-    if is_main():
-        steps, batch = config.train.steps, config.train.global_batch
-        print(
-            f"{config.arm}: {len(photographs)} photographs, {steps} steps of {batch} views, "
-            f"{world_size()} × {device.type}"
-            + (f", resuming after step {trainer.step}" if trainer.step else ""),
-            flush=True,
-        )
-    trainer.run()
+    with ExitStack() as held:
+        with together():
+            if is_main():
+                args.out.mkdir(parents=True, exist_ok=True)
+                held.enter_context(lock_folder(args.out, "percept train"))
+                if args.fresh:
+                    checkpoint.clear(args.out)
+        with together():
+            trainer = Trainer(config, photographs, validation, args.out, device=device)
+        if is_main():
+            steps, batch = config.train.steps, config.train.global_batch
+            print(
+                f"{config.arm}: {len(photographs)} photographs, {steps} steps of {batch} views, "
+                f"{world_size()} × {device.type}"
+                + (f", resuming after step {trainer.step}" if trainer.step else ""),
+                flush=True,
+            )
+        trainer.run()
     if is_main():
         print(f"{config.arm}: trained in {trainer.seconds:.0f} s, checkpoint {args.out}")
 

@@ -88,12 +88,18 @@ def _add_train(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="replace one value of the config; may be repeated",
     )
     add("--device", help="auto, cpu or cuda (auto)")
-    add("--out", metavar="DIR", help="write scaling-train.json and scaling-train.png here")
+    add(
+        "--out",
+        metavar="DIR",
+        help="write scaling-train.json and scaling-train.png here; the same command, stopped, goes "
+        "on",
+    )
     add("--json", action="store_true", help="print the measurements as JSON")
 
 
 def _train(args: argparse.Namespace) -> int:
     from percept.distributed import launch
+    from percept.errors import Interrupted
 
     words = ["-m", "training.scaling"]
     for name, value in vars(args).items():
@@ -106,7 +112,12 @@ def _train(args: argparse.Namespace) -> int:
             words.append(f"--{name}")
         else:
             words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    return launch(words, 1)
+    try:
+        return launch(words, 1)
+    except Interrupted:
+        if args.out is not None:
+            raise
+        raise Interrupted("stopped; with --out DIR the same command would go on") from None
 
 
 def run(args: argparse.Namespace) -> int:

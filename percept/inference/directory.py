@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,13 +16,11 @@ from typing import IO, Any
 import pandas as pd
 
 from percept.errors import InputError, Interrupted
-from percept.files import write_json_atomic, write_parquet_atomic
+from percept.files import lock_folder, write_json_atomic, write_parquet_atomic
 from percept.inference.colorizer import Source
 from percept.inference.run import read_info, write_conditions
 from percept.manifest import Manifest
 
-# A killed run's workers may need a moment to notice.
-LOCK_SECONDS = 10.0
 STAGES = ("decode", "compute", "encode", "write")
 
 
@@ -106,7 +102,7 @@ class RunDirectory:
                 )
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
+            self._lock = lock_folder(self.root, "percept infer")
             if exists and not fresh:
                 self._continue(read_info(self.root))
             elif exists:
@@ -179,27 +175,6 @@ class RunDirectory:
             "sessions": [*self.info["sessions"], *([dict(session)] if session["items"] else [])],
         }
         write_json_atomic(self.root / "run.json", self.info)
-
-    def _take_lock(self) -> None:
-        self._lock = open(self.root / ".lock", "ab")  # noqa: SIM115 - held while the run lasts
-        deadline = time.monotonic() + LOCK_SECONDS
-        try:
-            while True:
-                try:
-                    fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise
-                time.sleep(0.05)
-        except BlockingIOError:
-            raise InputError(
-                "another percept infer is writing to this run",
-                file=self.root,
-                remedy="Wait for it, or choose another --out.",
-            ) from None
-        except OSError:
-            pass  # a filesystem without locks: two at once would write the same bytes twice
 
     def _continue(self, old: dict[str, Any]) -> None:
         """Check that an earlier start had the same identity, and keep what it recorded."""

@@ -20,10 +20,10 @@ import torch
 from inference_samples import SIZES, contents, sha256, write_checkpoint, write_manifest
 from PIL import Image
 
-from percept import bundle
+from percept import bundle, files
 from percept.distributed import launch
 from percept.errors import InputError, Interrupted
-from percept.inference import color, directory, runner
+from percept.inference import color, runner
 from percept.inference.run import open_run
 from percept.inference.runner import infer
 from percept.manifest import load_rgb
@@ -464,7 +464,7 @@ def test_what_changed_since_the_start_is_named(manifest, tmp_path):
 
 
 def test_two_at_once_on_one_run_are_refused(manifest, tmp_path, monkeypatch):
-    monkeypatch.setattr(directory, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(files, "LOCK_SECONDS", 0.2)
     out = tmp_path / "run"
     infer(manifest, ["g=gray"], out)
     with open(out / ".lock", "ab") as held:

@@ -22,6 +22,7 @@ import training.config
 import training.losses
 import training.trainer
 from percept import bundle
+from percept import files as percept_files
 from percept.cli import main as percept
 from percept.distributed import process_group
 from percept.files import sha256_file
@@ -523,6 +524,35 @@ def test_killed_worker_then_the_same_command_equals_undisturbed(
     assert [line["loss"] for line in log(tmp_path / "whole")] == [
         line["loss"] for line in log(halves)
     ]
+
+
+def test_two_at_once_on_one_folder_are_refused(
+    config_file: Path,
+    tmp_path: Path,
+    train: Train,
+    kill_group: list[subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    words = ["train", str(config_file), "--out", str(out), "--device", "cpu"]
+    words += ["--nproc", "2", "--set", "train.steps=100000"]
+    first = subprocess.Popen(
+        [sys.executable, "-m", "percept", *words], env=bundle.child_environment()
+    )
+    kill_group.append(first)
+    while not (out / "log.jsonl").exists():
+        assert first.poll() is None
+        time.sleep(0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(percept_files, "LOCK_SECONDS", 0.2)
+        before = (out / "run.json").read_bytes()
+        assert train(config_file, out, "--fresh") == 2
+    assert "another percept train is writing to this folder" in capsys.readouterr().err
+    assert (out / "run.json").read_bytes() == before
+    first.kill()  # and its workers end by themselves
+    assert train(config_file, out, "--fresh") == 0
+    assert run_json(out)["step"] == 6
 
 
 def worker_of(launcher: int, *, rank: int) -> int:

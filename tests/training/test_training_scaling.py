@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from percept import bundle
 from percept.cli import main as percept
-from training.scaling import PARTS, Point, fit_link, project
+from training.scaling import PARTS, Point, Results, fit_link, project
 
 
 def point(mode: str, world: int, seconds: float, **parts: float) -> Point:
@@ -71,3 +76,59 @@ def test_the_command_measures_and_draws(tmp_path: Path, capfd: pytest.CaptureFix
 def test_bad_worlds_are_refused(capfd: pytest.CaptureFixture[str]) -> None:
     assert percept(["scaling", "train", "--world", "1", "3", "--batch", "8"]) == 2
     assert "divide --batch 8 (got 3)" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
+def test_killed_it_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["scaling", "train", "--world", "1", "--side", "16", "--batch", "2", "--steps", "5"]
+    words += ["--rounds", "2", "--mode", "strong", "--threads", "1", "--device", "cpu"]
+    words += ["--set", "network.arguments={width=8, depth=1}", "--out", str(out)]
+    part = out / "scaling-train.part.json"
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "percept", *words], env=bundle.child_environment()
+    )
+    try:
+        while not part.exists() or len(descendants(launcher.pid)) < 2:  # the second is training
+            assert launcher.poll() is None, "ended before it could be killed"
+            time.sleep(0.01)
+        left = descendants(launcher.pid)
+    finally:
+        launcher.kill()
+        launcher.wait()
+    (measured,) = json.loads(part.read_text())["results"]
+    while any(alive(pid) for pid in left):
+        time.sleep(0.01)
+
+    assert percept(words) == 0
+    document = json.loads((out / "scaling-train.json").read_text())
+    assert document["facts"]["results_of_earlier_starts"] == 1
+    (only,) = document["points"]
+    assert only["all_reduce_bytes"] == measured["result"]["all_reduce_bytes"]
+    assert not part.exists()
+
+
+def test_results_of_other_settings_are_measured_anew(tmp_path: Path) -> None:
+    key, settings = ("strong", 16, 1, 1), {"world": [1], "steps": 5}
+    Results(tmp_path, settings).add(key, 0, {"samples_per_second": 3.0})
+    again = Results(tmp_path, settings)
+    assert (again.get(key, 0), again.get(key, 1)) == ({"samples_per_second": 3.0}, None)
+    assert Results(tmp_path, {**settings, "steps": 6}).get(key, 0) is None
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that a process started, and those that they started."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rsplit(")", 1)[1].split()[1])
+    found = [child for child, parent in parents.items() if parent == pid]
+    return found + [one for child in found for one in descendants(child)]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended may still wait for its parent to look."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
