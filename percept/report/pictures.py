@@ -104,7 +104,7 @@ def partings(study: StudyData, attribute: str) -> Iterator[Parting]:
         )
     else:
         table = _scored_pairs(study, attribute)
-    table = table[table["lead"] >= CLEAR]
+    table = table[table["lead"].to_numpy(float) >= CLEAR]
     rises = directions(study)
     values = study.run.metrics.pivot_table(
         index=["content_id", "condition"], columns="metric", values="value"
@@ -174,6 +174,8 @@ def _scored_pairs(study: StudyData, attribute: str) -> pd.DataFrame:
     scores, told = people_scores(study, votes)
     own = pd.DataFrame({"mean": scores.mean(axis=1), "n": scores.notna().sum(axis=1)})
     own = own[own["n"] >= LEAST_ANSWERS].reset_index()
+    if own.empty:
+        return pd.DataFrame(columns=["content", "first", "second", "people", "n", "lead"])
     table = own.merge(own, on="content", suffixes=("", "_two"))
     table = table[table["mean"] > table["mean_two"]]
     given = scores.to_numpy()
