@@ -76,6 +76,7 @@ def draw(report: Report) -> dict[str, tuple[Figure, ...]]:
 
     for people in report.people:
         add("people", response_times(people, _stamp(facts[people.study])))
+    add("agreement", agreement(report))
     domains = _domains(report.preference)
     for part in report.preference:
         domain = domains.get((part.study, part.attribute))
@@ -257,6 +258,33 @@ def response_times(people: People, stamp: str) -> Figure | None:
         people.response_s["median"],
         "Seconds per answer (logarithmic axis)",
         stamp=stamp,
+    )
+
+
+def agreement(report: Report) -> Figure | None:
+    """Agreement of observers, reliability of their means and consistency, by question."""
+    rows = []
+    for entry in report.agreement:
+        several = f": {entry.study}, {entry.attribute}" if len(report.agreement) > 1 else ""
+        for label, found, color in (
+            ("Alpha", entry.between_observers, PALETTE[0]),
+            ("Reliability of means", entry.split_half, PALETTE[2]),
+            ("Same answer to a repeat", entry.repeated, PALETTE[1]),
+        ):
+            if found is not None and found.estimable:
+                text = words.interval(found)
+                rows.append(_Row(label + several, found.value, found.low, found.high, text, color))
+    if not rows:
+        return None
+    ends = [row.low for row in rows if row.low is not None and math.isfinite(row.low)]
+    return _dots(
+        "agreement",
+        "Agreement and reliability",
+        rows,
+        "1: perfect; alpha 0: chance",
+        domain=(min(0.0, *ends) if ends else 0.0, 1.0),
+        caption="Alpha with its interval for new observers, reliability for new images.",
+        stamp=report.stamp,
     )
 
 

@@ -119,6 +119,7 @@ def render_html(report: Report, drawn: dict[str, tuple[figures.Figure, ...]]) ->
         figures=found,
         colors=figures.condition_colors(list(names), anchors),
         css=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        js=(TEMPLATES / "report.js").read_text(encoding="utf-8"),
         sections=[
             (anchor, title)
             for anchor, title, of in SECTIONS
@@ -148,7 +149,7 @@ def render_html(report: Report, drawn: dict[str, tuple[figures.Figure, ...]]) ->
 
 
 def _figure_keys(report: Report) -> Iterator[str]:
-    yield from ("people", "comparison", "why")
+    yield from ("people", "agreement", "comparison", "why")
     for fact in report.studies:
         for section in ("artifacts", "artifact-parts", "heat"):
             yield f"{section}/{fact.study}"
@@ -369,7 +370,7 @@ class PaperTable:
 
 
 def paper_tables(report: Report) -> Iterator[PaperTable]:
-    """Tables for a paper: scales, judgements, artifacts and metrics, of all votes."""
+    """Tables for a paper: agreement, scales, judgements, artifacts, metrics and changes."""
     stamp = f" {report.stamp}." if report.stamp else ""
     level = f"{100 * report.settings['confidence']:g}{words.GAP}%"
 
@@ -379,6 +380,25 @@ def paper_tables(report: Report) -> Iterator[PaperTable]:
         name = figures.slug(kind, of)
         return PaperTable(name, f"{caption}, {of}; {level} intervals.{stamp}", heads, rows)
 
+    rows = [
+        [
+            f"{entry.study}, {entry.attribute}",
+            f"{entry.between.n:,}",
+            *map(words.interval, (entry.between, entry.between_observers, entry.split_half)),
+            words.percent(entry.repeated) if entry.repeated else "–",
+        ]
+        for entry in report.agreement
+    ]
+    heads = ["Question", "Units", "Alpha, new units", "Alpha, new observers"]
+    heads += ["Reliability of means", "Same answer to a repeat"]
+    if rows:
+        of = " and ".join(fact.study for fact in report.studies)
+        yield table("agreement", of, "Agreement and reliability", heads, rows)
+    for one in report.comparison:
+        rows = [[e.condition, words.change(one, e.change), e.verdict] for e in one.changes]
+        of = f"{one.study} {one.attribute}"
+        told = f"Change of {one.measure} against {one.baseline}"
+        yield table("comparison", of, told, ["Condition", "Change", "Verdict"], rows)
     for part in report.preference:
         if part.part or part.scale is None:
             continue
@@ -399,7 +419,7 @@ def paper_tables(report: Report) -> Iterator[PaperTable]:
             heads, rows = judged_table(judged)
             told = words.sentence(judged.measure.told)[:-1]
             yield table(judged.method, f"{judged.study} {judged.attribute}", told, heads, rows)
-    for one in report.artifacts:
+    for marks in report.artifacts:
         rows = [
             [
                 rate.condition,
@@ -408,11 +428,11 @@ def paper_tables(report: Report) -> Iterator[PaperTable]:
                 words.percent(severe.rate),
                 f"≤ {words.number(100 * severe.upper_bound, 0)}{words.GAP}%",
             ]
-            for rate, severe in zip(one.any, one.severe, strict=True)
+            for rate, severe in zip(marks.any, marks.severe, strict=True)
         ]
-        heads = ["Condition", "Viewings", "Any", one.severity_label, "Bound, photographs"]
+        heads = ["Condition", "Viewings", "Any", marks.severity_label, "Bound, photographs"]
         if rows:
-            yield table("artifacts", one.study, "Viewings with artifacts", heads, rows)
+            yield table("artifacts", marks.study, "Viewings with artifacts", heads, rows)
     for metrics in report.metrics:
         rows = [
             [

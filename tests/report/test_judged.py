@@ -16,11 +16,12 @@ from percept.cli import main
 from percept.errors import InputError
 from percept.inference.run import Run
 from percept.protocol import parse_protocol
+from percept.report import words
 from percept.report.build import analyse
 from percept.report.data import StudyData, read_study
 from percept.report.figures import draw
 from percept.report.judged import MEASURES, compare, difference, rating_frame, scored
-from percept.report.render import PaperTable, latex, render_html, tables
+from percept.report.render import PaperTable, latex, paper_tables, render_html, tables
 from percept.store import open_store
 from percept.votes import import_votes
 from tests.report.conftest import N_BOOT, SEED, Singles, World, with_votes
@@ -262,11 +263,19 @@ def test_marks_on_losing_images_are_counts(world: World) -> None:
 def test_tables_for_latex(singles: Singles, world: World) -> None:
     names = {file.stem for file in (singles.out / "tables").glob("*.tex")}
     assert names == {
-        "rating-grades-realism", "real-or-fake-fooled-authenticity", "review-queue-acceptability",
+        "agreement-grades-and-fooled-and-queue", "rating-grades-realism",
+        "real-or-fake-fooled-authenticity", "review-queue-acceptability",
     }  # fmt: skip
     assert {file.stem for file in (world.out / "tables").glob("*.tex")} == {
-        "preference-pairs-realism", "artifacts-marks", "metrics-pairs-realism",
+        "agreement-pairs-and-marks", "preference-pairs-realism", "artifacts-marks",
+        "metrics-pairs-realism",
     }  # fmt: skip
+    compared = analyse([singles.data["grades"]], n_boot=N_BOOT, baseline="warm")
+    made = {paper.name: paper for paper in paper_tables(compared)}
+    (row,) = made["comparison-grades-realism"].rows
+    (change,) = compared.comparison[0].changes
+    assert row == ["cold", words.change(compared.comparison[0], change.change), change.verdict]
+    assert latex(made["agreement-grades"]).count("grades, realism") == 1
     text = (singles.out / "tables" / "review-queue-acceptability.tex").read_text("utf-8")
     assert "Simulated observers" in text
     assert text.isascii()
