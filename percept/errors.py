@@ -6,7 +6,7 @@ message alone and exits with its ``exit_code``. Anything else is a bug and keeps
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -65,11 +65,36 @@ class InputError(PerceptError):
 
 
 class InputErrors(PerceptError):
-    """Several :class:`InputError` found in one pass, reported together, one per line."""
+    """Several :class:`InputError` found in one pass, reported together, one per line.
 
-    def __init__(self, errors: Iterable[InputError]) -> None:
+    Of more than ``shown`` that differ in their rows and values alone, the others are told by
+    their rows.
+    """
+
+    def __init__(self, errors: Iterable[InputError], *, shown: int = 20) -> None:
         self.errors = tuple(errors)
-        super().__init__("\n".join(str(error) for error in self.errors))
+        alike: dict[tuple[object, ...], list[InputError]] = {}
+        for error in self.errors:
+            key = (error.message, error.file, error.column, error.key) if error.row else (error,)
+            alike.setdefault(key, []).append(error)
+        lines = []
+        for own in alike.values():
+            lines += [str(error) for error in own[:shown]]
+            if rest := [error.row for error in own[shown:] if error.row is not None]:
+                lines.append(f"… and {len(rest):,} more of these, in rows {_ranges(rest)}")
+        super().__init__("\n".join(lines))
+
+
+def _ranges(rows: Sequence[int], most: int = 30) -> str:
+    """Write sorted rows as ``3, 7–12, 20``."""
+    runs: list[list[int]] = []
+    for row in rows:
+        if runs and row == runs[-1][-1] + 1:
+            runs[-1][1:] = [row]
+        else:
+            runs.append([row])
+    told = ["–".join(map(str, run)) for run in runs[:most]]
+    return ", ".join(told) + (", …" if len(runs) > most else "")
 
 
 class ItemsFailed(PerceptError):

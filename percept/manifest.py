@@ -349,7 +349,12 @@ class Scan:
     ignored: int
 
 
-def scan_folder(folder: str | Path, *, progress: Callable[[int, int], None] | None = None) -> Scan:
+def scan_folder(
+    folder: str | Path,
+    *,
+    references: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scan:
     """Make a manifest of every photograph below ``folder``, symbolic links followed once.
 
     A file is taken for an image by its suffix or by its first bytes; it is decoded to make sure.
@@ -357,16 +362,28 @@ def scan_folder(folder: str | Path, *, progress: Callable[[int, int], None] | No
     content_id is the file's stem, with what a content_id may not hold replaced by ``_``, and with
     ``-2``, ``-3`` … added where it is taken.
 
+    Parameters
+    ----------
+    folder : path
+        Where the photographs are.
+    references : path, optional
+        Where their true colours are, as files of the same names, whatever the suffix; it may be
+        the same folder. A photograph may have none.
+    progress : callable, optional
+        Called with the number of files done and their total.
+
     Raises
     ------
     InputError
-        If ``folder`` is not a directory or holds no image that can be read.
+        If a folder is not a directory, holds no image that can be read, or ``references`` has
+        nothing, or several files, named like a photograph.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError("not a directory", file=folder)
     left_out: list[InputError] = []
     candidates, ignored = _image_files(folder, left_out)
+    true = _references(Path(references)) if references is not None else {}
 
     records: list[dict[str, Any]] = []
     taken: set[str] = set()
@@ -392,6 +409,7 @@ def scan_folder(folder: str | Path, *, progress: Callable[[int, int], None] | No
                         "sha256": sha256,
                         "width": width,
                         "height": height,
+                        "reference_path": _reference(true, Path(name).with_suffix(""), folder),
                     }
                 )
             if progress:
@@ -399,7 +417,31 @@ def scan_folder(folder: str | Path, *, progress: Callable[[int, int], None] | No
     if not records:
         reasons = [InputError("no photograph found in this folder", file=folder), *left_out]
         raise InputErrors(reasons) if left_out else reasons[0]
+    if references is not None and not any(record["reference_path"] for record in records):
+        raise InputError("no file is named like a photograph", file=references,
+                         key="references")  # fmt: skip
     return Scan(Manifest(make_frame(records), folder), tuple(left_out), ignored)
+
+
+def _references(folder: Path) -> dict[Path, list[Path]]:
+    """Images below a folder, by their path in it without the suffix."""
+    if not folder.is_dir():
+        raise InputError("not a directory", file=folder)
+    found: dict[Path, list[Path]] = {}
+    for path in _image_files(folder, [])[0]:
+        found.setdefault(path.relative_to(folder).with_suffix(""), []).append(path)
+    return found
+
+
+def _reference(true: dict[Path, list[Path]], name: Path, folder: Path) -> str | None:
+    files = true.get(name, [])
+    if len(files) > 1:
+        raise InputError(
+            "several files could be the true colours of this photograph",
+            file=files[0].parent,
+            value=[file.name for file in files],
+        )
+    return Path(os.path.relpath(files[0], folder)).as_posix() if files else None
 
 
 def sample_manifest(

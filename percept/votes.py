@@ -63,6 +63,8 @@ class Mapping:
     columns: dict[str, Source]
     title: str
     questions: dict[str, str]
+    conditions: tuple[str, ...]
+    """Rows that show another one are left out; empty: none are."""
     text: str
 
 
@@ -84,7 +86,7 @@ def load_mapping(file: Path) -> Mapping:
     def wrong(message: str, key: str, value: object = None, remedy: str | None = None) -> None:
         errors.append(InputError(message, file=file, key=key, value=value, remedy=remedy))
 
-    known = ("method", "title", "questions", "columns")
+    known = ("method", "title", "questions", "conditions", "columns")
     for key in data.keys() - set(known):
         wrong("unknown key", key, data[key], f"Known keys: {', '.join(known)}")
     method = data.get("method")
@@ -97,6 +99,10 @@ def load_mapping(file: Path) -> Mapping:
         wrong("must be text", "title", title)
     if not isinstance(questions, dict) or not all(isinstance(q, str) for q in questions.values()):
         wrong("must be a table of texts", "questions", questions)
+    conditions = data.get("conditions", [])
+    if not isinstance(conditions, list) or not all(isinstance(one, str) for one in conditions):
+        wrong("must be a list of texts", "conditions", conditions)
+        conditions = []
     if not isinstance(columns, dict):
         wrong("must be a table", "columns", columns)
         raise _all(errors)
@@ -120,10 +126,11 @@ def load_mapping(file: Path) -> Mapping:
             wrong("a required key is missing", f"columns.{key}", remedy="Name its column")
     if errors:
         raise _all(errors)
-    return Mapping(method, sources, title or "Votes made elsewhere", questions, text)
+    title = title or "Votes made elsewhere"
+    return Mapping(method, sources, title, questions, tuple(conditions), text)
 
 
-def import_votes(store: Store, name: str, votes: Path, mapping: Path) -> tuple[Study, int]:
+def import_votes(store: Store, name: str, votes: Path, mapping: Path) -> tuple[Study, int, int]:
     """Read votes and save them, all or none.
 
     Parameters
@@ -139,8 +146,9 @@ def import_votes(store: Store, name: str, votes: Path, mapping: Path) -> tuple[S
 
     Returns
     -------
-    tuple of Study and int
-        The study, and how many votes were new: none if this file was imported before.
+    tuple of Study, int and int
+        The study; how many votes were new, none if this file was imported before; how many rows
+        were left out because they show other conditions than the mapping names.
 
     Raises
     ------
@@ -167,20 +175,26 @@ def import_votes(store: Store, name: str, votes: Path, mapping: Path) -> tuple[S
     fingerprint = hashlib.sha256(votes.read_bytes() + rule.text.encode()).hexdigest()
     found: list[Vote] = []
     errors: list[InputError] = []
+    left_out = 0
     for number, row in enumerate(rows, start=1):
         try:
             found.append(_vote(rule, check, row, f"{name}/{fingerprint}/{number}"))
+        except _LeftOut:
+            left_out += 1
         except _Bad as bad:
             errors.append(
                 InputError(bad.message, file=votes, row=number, column=bad.column, value=bad.value)
             )
     if errors:
         raise _all(errors)
+    if not found:
+        raise InputError("no row shows these conditions alone", file=mapping, key="conditions",
+                         value=list(rule.conditions))  # fmt: skip
     _check_trials(found, votes)
     with store.batch():
         if study is None:
             study = _new_study(store, name, rule, found, votes)
-        return study, store.add_votes(study, found)
+        return study, store.add_votes(study, found), left_out
 
 
 def _all(errors: list[InputError]) -> InputError | InputErrors:
@@ -236,6 +250,10 @@ class _Bad(Exception):
     def __init__(self, message: str, column: str, value: object) -> None:
         self.message, self.column, self.value = message, column, value
         super().__init__(message)
+
+
+class _LeftOut(Exception):
+    """A row shows a condition that is not asked for."""
 
 
 class _Checks:
@@ -320,6 +338,8 @@ def _value(rule: Mapping, check: _Checks, row: dict[str, str | None], key: str) 
         if not value:
             raise _Bad(f"the pattern of {key} finds nothing", column, raw)
     value = source.meaning.get(value, value)
+    if key in ("left", "right", "condition") and rule.conditions and value not in rule.conditions:
+        raise _LeftOut
     if key in check.allowed and not check.allowed[key](value):
         raise _Bad(f"{key} {check.told[key]}", column, raw)
     if len(value) > 200:
@@ -334,9 +354,9 @@ def _vote(rule: Mapping, check: _Checks, row: dict[str, str | None], identity: s
             raise _Bad(f"{key} is empty", rule.columns[key].column or key, None)
         return value
 
-    observer, content = need("observer"), need("content")
     roles = ("left", "right") if "left" in METHOD_KEYS[rule.method] else ("condition",)
     shown = {"stimulus" if role == "condition" else role: need(role) for role in roles}
+    observer, content = need("observer"), need("content")
     value = need(METHOD_KEYS[rule.method][len(roles)])
     reasons = _value(rule, check, row, "reason") if rule.method == "review" else None
     if (rule.method == "review") and (value == "accept") and reasons:
@@ -420,6 +440,11 @@ def _new_study(store: Store, name: str, rule: Mapping, votes: list[Vote], file: 
     for attribute in attributes:
         question = rule.questions.get(attribute, attribute.replace("_", " ").capitalize())
         lines += ["[[attributes]]", f"name = {text(attribute)}", f"question = {text(question)}"]
+    if rule.method == "rating":
+        grades = [float(vote.value) for vote in votes]
+        if all(grade in range(1, 10) for grade in grades) and max(grades) > 1:
+            for grade in range(1, int(max(grades)) + 1):  # what they were called is not known
+                lines += ["[[scores]]", f"value = {grade}", f'label = "{grade}"']
     if rule.method == "review":
         for reason in reasons:
             lines += ["[[reasons]]", f"name = {text(reason)}", f"label = {text(reason)}"]

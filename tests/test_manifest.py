@@ -536,6 +536,25 @@ def test_scan_takes_every_photograph_and_tells_what_it_left_out(tmp_path: Path) 
     assert check_manifest(written) == []
 
 
+def test_scan_finds_the_true_colours_by_name(tmp_path: Path) -> None:
+    for name in ("grey/a/one.png", "grey/two.png", "true/a/one.jpg", "true/other.jpg"):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 6), (len(name) * 9, 40, 90)).save(file)
+    scan = scan_folder(tmp_path / "grey", references=tmp_path / "true")
+    written = scan.manifest.write(tmp_path / "m.csv")
+    found = {row["content_id"]: row["reference_path"] for row in written.rows()}
+    assert found == {"one": "true/a/one.jpg", "two": None}
+    assert check_manifest(written) == []
+    with pytest.raises(InputError, match="no file is named like a photograph"):
+        scan_folder(tmp_path / "grey" / "a", references=tmp_path / "true")
+    (tmp_path / "true/a/one.png").write_bytes((tmp_path / "true/a/one.jpg").read_bytes())
+    with pytest.raises(InputError, match="several files could be the true colours"):
+        scan_folder(tmp_path / "grey", references=tmp_path / "true")
+    with pytest.raises(InputError, match="not a directory"):
+        scan_folder(tmp_path / "grey", references=tmp_path / "absent")
+
+
 def test_scan_is_stable(tmp_path: Path) -> None:
     for number, name in enumerate(("x/a.png", "y/a.png", "a.png", "A.JPG")):
         save(tmp_path / name, picture(10 + number, 10))

@@ -43,8 +43,31 @@ def files(folder: Path, votes: str, mapping: str) -> tuple[Path, Path]:
     return folder / "votes.csv", folder / "mapping.toml"
 
 
+def test_rows_on_other_conditions_are_left_out_and_counted(store, tmp_path) -> None:
+    rule = PLAIN.replace("title = ", 'conditions = ["warm", "cold"]\ntitle = ', 1)
+    study, new, left_out = import_votes(store, "two", *files(tmp_path, VOTES, rule))
+    assert (new, left_out) == (3, 1)
+    assert store.conditions(study)["condition"].tolist() == ["warm", "cold"]
+    rule = PLAIN.replace("title = ", 'conditions = ["warm", "blue"]\ntitle = ', 1)
+    with pytest.raises(InputError, match="no row shows these conditions"):
+        import_votes(store, "none", *files(tmp_path, VOTES, rule))
+    rule = PLAIN.replace("title = ", 'conditions = "warm"\ntitle = ', 1)
+    with pytest.raises(InputError, match="must be a list"):
+        import_votes(store, "none", *files(tmp_path, VOTES, rule))
+
+
+def test_many_rows_with_one_problem_are_told_briefly(store, tmp_path) -> None:
+    rows = VOTES.splitlines()
+    votes = "\n".join([rows[0], *("ann,p1,warm,cold,9," for _ in range(60))])
+    with pytest.raises(InputErrors) as error:
+        import_votes(store, "bad", *files(tmp_path, votes, PLAIN))
+    assert len(error.value.errors) == 60
+    assert len(str(error.value).splitlines()) == 21
+    assert str(error.value).endswith("… and 40 more of these, in rows 21–60")
+
+
 def test_the_documented_mapping_makes_a_study(store, tmp_path) -> None:
-    study, new = import_votes(store, "pilot", *files(tmp_path, VOTES, PLAIN))
+    study, new, _ = import_votes(store, "pilot", *files(tmp_path, VOTES, PLAIN))
     assert (study.state, study.method, study.imported, new) == ("closed", "pairwise", True, 4)
     frame = store.ratings(study)
     assert frame["choice"].tolist() == ["left", "right", "tie", "left"]
@@ -72,7 +95,7 @@ def test_the_documented_mapping_makes_a_study(store, tmp_path) -> None:
 
 
 def test_hecds_layout_as_pairs_and_as_ratings(store, tmp_path) -> None:
-    study, _ = import_votes(store, "pairs", *files(tmp_path, HECD, HECD_PAIRS))
+    study, *_ = import_votes(store, "pairs", *files(tmp_path, HECD, HECD_PAIRS))
     frame = store.ratings(study)
     assert frame["content"].tolist() == ["118020", "022090", "118020"]
     assert frame["left"].tolist() == ["reference", "AF_11", "F_1"]
@@ -80,7 +103,7 @@ def test_hecds_layout_as_pairs_and_as_ratings(store, tmp_path) -> None:
     assert frame["choice"].tolist() == ["left", "tie", "right"]
     import_votes(store, "scores", *files(tmp_path, HECD, HECD_RATINGS))
     second = HECD_RATINGS.replace("File1", "File2").replace("Score1", "Score2")
-    study, new = import_votes(store, "scores", *files(tmp_path, HECD, second))
+    study, new, _ = import_votes(store, "scores", *files(tmp_path, HECD, second))
     assert new == 3
     frame = store.ratings(study)
     assert frame["observer"].nunique() == 2
@@ -96,7 +119,7 @@ def test_a_parquet_table_of_scores(store, tmp_path) -> None:
     mapping = 'method = "rating"\n[columns]\nobserver = "who"\ncontent = "photo"\n'
     mapping += 'condition = "model"\nscore = "score"\n'
     _, rule = files(tmp_path, "", mapping)
-    study, new = import_votes(store, "scores", tmp_path / "votes.parquet", rule)
+    study, new, _ = import_votes(store, "scores", tmp_path / "votes.parquet", rule)
     assert new == 2
     assert store.ratings(study)["score"].tolist() == [4.5, 73.25]
     table.to_parquet(tmp_path / "votes.parquet")
@@ -108,7 +131,7 @@ def test_reviews_with_reasons_and_questions_of_one_trial(store, tmp_path) -> Non
     votes = "who,photo,model,verdict,why\na,p,m,fix,people;history\nb,p,m,accept,\n"
     mapping = 'method = "review"\n[columns]\nobserver = "who"\ncontent = "photo"\n'
     mapping += 'condition = "model"\nverdict = "verdict"\nreason = "why"\n'
-    study, _ = import_votes(store, "reviews", *files(tmp_path, votes, mapping))
+    study, *_ = import_votes(store, "reviews", *files(tmp_path, votes, mapping))
     (rate,) = stats.review_rates(store.ratings(study))
     assert rate.reasons == {"people": 1, "history": 1}
     assert (rate.accepted.value, rate.fixable.value) == (0.5, 0.5)
@@ -116,7 +139,7 @@ def test_reviews_with_reasons_and_questions_of_one_trial(store, tmp_path) -> Non
     votes = "who,t,ask,photo,a,b,won\nx,1,real,p,m,n,left\nx,1,period,p,m,n,right\n"
     mapping = 'method = "pairwise"\n[columns]\nobserver = "who"\ntrial = "t"\n'
     mapping += 'attribute = "ask"\ncontent = "photo"\nleft = "a"\nright = "b"\nchoice = "won"\n'
-    study, _ = import_votes(store, "both", *files(tmp_path, votes, mapping))
+    study, *_ = import_votes(store, "both", *files(tmp_path, votes, mapping))
     frame = store.ratings(study)
     assert len(set(frame["trial"])) == 1
     assert frame["attribute"].tolist() == ["real", "period"]
@@ -149,7 +172,7 @@ def test_votes_on_a_study_of_ours_name_what_it_shows(store, tmp_path) -> None:
     assert "content is not of the study, which has photo0, photo1" in str(caught.value)
     assert "row 5, column 'model_a': left is not of the study, which has warm" in str(caught.value)
     assert store.ratings(study).empty
-    _, new = import_votes(store, "ours", *files(tmp_path, votes, PLAIN))
+    _, new, _ = import_votes(store, "ours", *files(tmp_path, votes, PLAIN))
     assert new == len(store.ratings(study)) == 4
     assert len(store.conditions(study)) == 3
     assert len(store.stimuli(study)) == 16

@@ -17,6 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scan.add_argument("folder", type=Path, metavar="FOLDER", help="where the photographs are")
     _add_out_file(scan)
     scan.add_argument(
+        "--references",
+        type=Path,
+        metavar="FOLDER",
+        help="where their true colours are, as files of the same names",
+    )
+    scan.add_argument(
         "--allow-failures", action="store_true", help="exit 0 even if images were left out"
     )
 
@@ -65,9 +71,12 @@ def _scan(args: argparse.Namespace) -> int:
 
     _check_out_file(args)
     with _progress("Scanning") as progress:
-        scan = scan_folder(args.folder, progress=progress)
+        scan = scan_folder(args.folder, references=args.references, progress=progress)
     manifest = scan.manifest.write(args.out)
     print(f"{_count(len(manifest), 'photograph')} in {args.out}", end="")
+    if args.references is not None:
+        paired = sum(row["reference_path"] is not None for row in manifest.rows())
+        print(f", {paired} with true colours", end="")
     print(f" ({_count(scan.ignored, 'other file')} ignored)" if scan.ignored else "")
     if scan.left_out:
         reasons = "\n".join(f"  {error}" for error in scan.left_out)

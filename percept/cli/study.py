@@ -481,7 +481,7 @@ def _import(args: argparse.Namespace) -> int:
 
     store = open_store(args.db, create=True)
     try:
-        study, new = import_votes(store, args.study, args.votes, args.mapping)
+        study, new, left_out = import_votes(store, args.study, args.votes, args.mapping)
     except BaseException:
         store.discard()
         raise
@@ -492,6 +492,8 @@ def _import(args: argparse.Namespace) -> int:
             if new
             else f"{args.votes} was imported into {study.name} before; nothing was changed"
         )
+        if left_out:
+            print(f"left out: {left_out} rows that show other conditions")
     return 0
 
 

@@ -31,9 +31,10 @@ def psnr(images: Images) -> float:
     Known failure: dominated by luminance error where the luminance differs, and blind to where
     in the image an error lies; safe desaturated colour beats vivid colour of another hue.
     """
-    # In integers: exact, and it needs no view in floating point.
-    error = np.subtract(images.output.srgb, images.reference.srgb, dtype=np.int32)
-    return _psnr(float(np.mean(error * error)), 255.0)
+    # In bytes, several times faster than in integers; the sum of whole numbers is exact.
+    pair = images.output.srgb, images.reference.srgb
+    error = (np.maximum(*pair) - np.minimum(*pair)).ravel().astype(float)
+    return _psnr(float(error @ error) / error.size, 255.0)
 
 
 def psnr_ab(images: Images) -> float:

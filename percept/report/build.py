@@ -25,7 +25,8 @@ import pandas as pd
 import percept
 from percept import stats
 from percept.inference.run import open_run
-from percept.report import words
+from percept.report import pictures, words
+from percept.report.against import Metrics, hold_against
 from percept.report.data import (
     Part,
     StudyData,
@@ -39,6 +40,7 @@ from percept.report.data import (
     weights_of,
 )
 from percept.report.judged import JUDGED, Comparison, Judged, compare_all, judge
+from percept.report.pictures import Example, Parting
 from percept.stats.frames import counted_rows
 from percept.types import REFERENCE
 
@@ -47,7 +49,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 HEAT_MAP = (32, 48)  # rows, columns of the grid that drawn regions are counted on
-MOST_EXAMPLES = 3
 
 
 # --- the result, in the order of the report --------------------------------------------------
@@ -71,6 +72,8 @@ class StudyFacts:
     protocol_sha256: str
     seed: int
     simulated: Literal["all", "some", "none"]
+    imported: str
+    """File of the votes, where they were made elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class People:
     sessions: int
     sessions_complete: int
     answers: dict[str, int]
-    """Answered trials by kind; only ``test`` enters the estimates."""
+    """Answered trials by kind, skipped ones left out; only ``test`` enters the estimates."""
     skipped: int
     skip_reasons: dict[str, int]
     revised: int
@@ -154,6 +157,14 @@ class Preference(Part):
 
 
 @dataclass(frozen=True)
+class ArtifactPart(Part):
+    """Rates of artifacts in a part of the viewings."""
+
+    any: tuple[stats.ArtifactRate, ...]
+    severe: tuple[stats.ArtifactRate, ...]
+
+
+@dataclass(frozen=True)
 class Artifacts:
     """What observers marked in single images, and where."""
 
@@ -173,6 +184,8 @@ class Artifacts:
     severities: tuple[str, ...]
     heat: dict[str, tuple[tuple[float, ...], ...]]
     """Share of viewings of each condition in which a place of the frame was marked."""
+    parts: tuple[ArtifactPart, ...]
+    """Without flagged observers, and by group and stratum, where that makes a difference."""
     problem: str
 
 
@@ -188,50 +201,6 @@ class Why:
     """Those of them with at least one mark."""
     counts: dict[str, dict[str, int]]
     """Losing images of each condition by artifact; an artifact counts once in an image."""
-
-
-@dataclass(frozen=True)
-class MetricResult:
-    """One metric held against the people of one study."""
-
-    metric: str
-    higher_is_better: bool
-    choices: stats.ChoicePrediction
-    within: stats.Correlation
-    """Inside each photograph, averaged."""
-    overall: stats.Correlation
-    verdict: Literal["better", "chance", "worse", "not estimable"]
-    """Whether the interval of its accuracy lies above, around or below one half."""
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """Metrics against people on one question."""
-
-    study: str
-    attribute: str
-    ceiling: stats.Estimate | None
-    """The most that any predictor of choices can expect, from people's own disagreement."""
-    results: tuple[MetricResult, ...]
-    skipped: dict[str, str]
-    problem: str
-
-
-@dataclass(frozen=True)
-class Example:
-    """A pair of images on which observers agreed most, or least."""
-
-    study: str
-    attribute: str
-    kind: Literal["most agreed", "least agreed"]
-    content: str
-    first: str
-    second: str
-    first_wins: int
-    second_wins: int
-    ties: int
-    images: dict[str, Path]
-    """Files of ``original``, ``first`` and ``second``, named by the hash of their bytes."""
 
 
 @dataclass(frozen=True)
@@ -265,6 +234,7 @@ class Report:
     why: tuple[Why, ...]
     metrics: tuple[Metrics, ...]
     examples: tuple[Example, ...]
+    partings: tuple[Parting, ...]
     methods: tuple[str, ...]
     provenance: dict[str, Any]
 
@@ -384,11 +354,21 @@ def analyse(
     )
     comparison = () if baseline is None else compare_all(parts, baseline, confidence)
     artifacts = tuple(
-        _artifacts(study, confidence) for study in studies if study.protocol.method == "artifact"
+        _artifacts(study, attribute, confidence)
+        for study, attribute in parts
+        if study.protocol.method == "artifact"
     )
     why = tuple(_why(study) for study in studies if study.protocol.why != "off")
-    metrics = tuple(_metrics(*part, settings) for part in pairwise)
-    examples = tuple(entry for part in pairwise for entry in _examples(*part))
+    metrics = tuple(
+        hold_against(*part, settings) for part in parts if part[0].protocol.method != "artifact"
+    )
+    shown = tuple(entry for part in pairwise for entry in pictures.examples(*part))
+    parted = tuple(
+        entry
+        for part in parts
+        if part[0].protocol.method != "artifact"
+        for entry in pictures.partings(*part)
+    )
     return Report(
         format=FORMAT,
         title=" and ".join(study.name for study in studies),
@@ -405,7 +385,8 @@ def analyse(
         artifacts=artifacts,
         why=why,
         metrics=metrics,
-        examples=examples,
+        examples=shown,
+        partings=parted,
         methods=words.methods(
             [study.protocol for study in studies],
             facts,
@@ -436,6 +417,7 @@ def _facts(study: StudyData) -> StudyFacts:
         protocol_sha256=study.protocol.sha256,
         seed=study.seed,
         simulated=_simulated(study),
+        imported=study.imported,
     )
 
 
@@ -448,8 +430,9 @@ def _simulated(study: StudyData) -> Literal["all", "some", "none"]:
 
 def _people(study: StudyData, confidence: float) -> People:
     ratings = study.ratings
-    kinds = ratings.drop_duplicates("trial")["kind"].value_counts()
     last = last_revision(ratings)
+    judged = last[last["choice"] != "skip"] if "choice" in last else last
+    kinds = judged.drop_duplicates("trial")["kind"].value_counts()
     test = last[last["kind"] == "test"]
     answers = test.drop_duplicates(["trial", "attribute"])
     reasons = study.notes[study.notes["value"] == "skip"]["reason"].dropna().value_counts()
@@ -498,11 +481,17 @@ def _people(study: StudyData, confidence: float) -> People:
         response_counts=tuple(int(n) for n in counts),
         response_edges_s=tuple(float(10**edge) for edge in edges),
         left_share=left,
-        last_answer=ratings["rated_at"].max().isoformat(timespec="seconds")
-        if len(ratings)
-        else None,
+        last_answer=_last_answer(study),
         looks=study.looks,
     )
+
+
+def _last_answer(study: StudyData) -> str | None:
+    ratings = study.ratings
+    times = ratings["rated_at"]
+    if study.imported:  # when they were imported; where no time is known, both are that
+        times = ratings["presented_at"][(ratings["presented_at"] != times).to_numpy(bool)]
+    return times.max().isoformat(timespec="seconds") if len(times) else None
 
 
 def _agreement(study: StudyData, attribute: str, settings: dict[str, Any]) -> Agreement:
@@ -653,41 +642,46 @@ def _pairs(
         )
 
 
-def _artifacts(study: StudyData, confidence: float) -> Artifacts:
+def _artifacts(study: StudyData, attribute: str, confidence: float) -> Artifacts:
     protocol = study.protocol
     levels = sorted(protocol.severities, key=lambda level: level.value)
     rows = counted_rows(study.ratings, ("condition", "artifact", "severity", "trial"))
     weights = weights_of(study)
-    common: dict[str, Any] = {"weights": weights, "confidence": confidence}
-    rates = stats.artifact_rates(study.ratings, by_artifact=True, **common)
     order = {name: i for i, name in enumerate(study.conditions["condition"])}
 
-    def sort(found: Sequence[stats.ArtifactRate]) -> tuple[stats.ArtifactRate, ...]:
+    def rates(votes: pd.DataFrame, **settings: Any) -> tuple[stats.ArtifactRate, ...]:
+        found = stats.artifact_rates(votes, weights=weights, confidence=confidence, **settings)
         return tuple(sorted(found, key=lambda rate: order[rate.condition]))
 
+    every, worst = rates(study.ratings, by_artifact=True), levels[-1].value
     by_severity, heat = {}, {}
     for condition in order:
         own = rows[(rows["condition"] == condition).to_numpy(bool)]
         if own.empty:
             continue
-        worst = own["severity"].where(own["artifact"].notna(), 0).groupby(own["trial"]).max()
+        found = own["severity"].where(own["artifact"].notna(), 0).groupby(own["trial"]).max()
         by_severity[condition] = tuple(
-            int((worst == value).sum()) for value in (0, *(level.value for level in levels))
+            int((found == value).sum()) for value in (0, *(level.value for level in levels))
         )
         heat[condition] = _heat(own, weights)
     return Artifacts(
         study=study.name,
-        severity=levels[-1].value,
+        severity=worst,
         severity_label=levels[-1].label,
         labels={entry.name: entry.label for entry in protocol.artifacts},
         viewings=rows["trial"].nunique(),
         weighted=weights is not None,
-        any=sort([rate for rate in rates if rate.artifact is None]),
-        severe=sort(stats.artifact_rates(study.ratings, min_severity=levels[-1].value, **common)),
-        by_artifact=sort([rate for rate in rates if rate.artifact is not None]),
+        any=tuple(rate for rate in every if rate.artifact is None),
+        severe=rates(study.ratings, min_severity=worst),
+        by_artifact=tuple(rate for rate in every if rate.artifact is not None),
         by_severity=by_severity,
         severities=("No artifact", *(level.label for level in levels)),
         heat=heat,
+        parts=tuple(
+            ArtifactPart(**vars(part), any=rates(votes), severe=rates(votes, min_severity=worst))
+            for votes, part in parts_of(study, attribute)
+            if part.part
+        ),
         problem="" if len(rows) else "There are no answers yet.",
     )
 
@@ -721,131 +715,6 @@ def _why(study: StudyData) -> Why:
             for name in names
         },
     )
-
-
-def _examples(study: StudyData, attribute: str) -> Iterator[Example]:
-    """Pairs of colorizations with the most and the least one-sided votes, three or more each."""
-    votes = study.ratings[(study.ratings["attribute"] == attribute).to_numpy(bool)]
-    rows = counted_rows(votes, ("left", "right", "choice", "content"))
-    left_out = tuple(anchors(study.conditions))
-    judged = ~rows[["left", "right"]].isin(left_out).any(axis=1) & (rows["choice"] != "skip")
-    rows = rows[judged.to_numpy(bool)]
-    rank = {name: i for i, name in enumerate(study.conditions["condition"])}
-    swap = rows["left"].map(rank) > rows["right"].map(rank)
-    pairs = pd.DataFrame(
-        {
-            "content": rows["content"],
-            "first": rows["left"].where(~swap, rows["right"]),
-            "second": rows["right"].where(~swap, rows["left"]),
-            "one": (rows["choice"] == "left").where(~swap, rows["choice"] == "right"),
-            "two": (rows["choice"] == "right").where(~swap, rows["choice"] == "left"),
-            "tie": rows["choice"] == "tie",
-        }
-    )
-    table = pairs.groupby(["content", "first", "second"], as_index=False).sum()
-    table["n"] = table[["one", "two", "tie"]].sum(axis=1)
-    table = table[table["n"] >= 3]
-    table["lead"] = (table["one"] - table["two"]).abs() / table["n"]
-    shown = min(MOST_EXAMPLES, len(table) // 2)
-    kinds: dict[Literal["most agreed", "least agreed"], bool] = {
-        "most agreed": False,
-        "least agreed": True,
-    }
-    for kind, ascending in kinds.items():
-        order = table.sort_values(
-            ["lead", "n", "content"], ascending=[ascending, False, True], kind="stable"
-        )
-        for row in order.drop_duplicates("content").head(shown).to_dict("records"):
-            roles = {"original": None, "first": row["first"], "second": row["second"]}
-            yield Example(
-                study=study.name,
-                attribute=attribute,
-                kind=kind,
-                content=row["content"],
-                first=row["first"],
-                second=row["second"],
-                first_wins=int(row["one"]),
-                second_wins=int(row["two"]),
-                ties=int(row["tie"]),
-                images={
-                    role: study.images[row["content"], condition]
-                    for role, condition in roles.items()
-                    if (row["content"], condition) in study.images
-                },
-            )
-
-
-def _metrics(study: StudyData, attribute: str, settings: dict[str, Any]) -> Metrics:
-    if study.run is None:
-        return Metrics(study.name, attribute, None, (), {}, study.run_problem)
-    skipped = dict(study.run.info.get("metrics_skipped", {}))
-    table = study.run.metrics
-    table = table[table["content_id"].isin(study.contents["content_id"])]
-    if table.empty:
-        problem = "No metrics were computed: percept metrics RUN computes them."
-        return Metrics(study.name, attribute, None, (), skipped, problem)
-    votes = study.ratings[(study.ratings["attribute"] == attribute).to_numpy(bool)]
-    left_out = tuple(anchors(study.conditions))
-    wins = stats.stimulus_wins(votes, exclude=left_out)
-    if wins.empty:
-        problem = "There are no votes between colorizers yet."
-        return Metrics(study.name, attribute, None, (), skipped, problem)
-    photographs = wins.index.get_level_values("content")
-    described = study.run.info.get("metrics", {})
-    values: dict[str, pd.Series] = {}
-    predicted: dict[str, tuple[bool, stats.ChoicePrediction]] = {}
-    for name in table["metric"].unique():
-        entry = described.get(name, {})
-        rises = bool(entry.get("higher_is_better", True))
-        own = table[(table["metric"] == name).to_numpy(bool)]
-        choices = stats.predict_choices(
-            own,
-            votes,
-            higher_is_better=rises,
-            exclude=left_out,
-            confidence=settings["confidence"],
-        )
-        values[name] = own.set_index(["content_id", "condition"])["value"].reindex(wins.index)
-        predicted[name] = (rises, choices)
-
-    def coefficients(inside: bool) -> dict[str, stats.Correlation]:
-        labels = ("metric", study.name, attribute, "within" if inside else "overall")
-        return stats.correlate_many(
-            values,
-            wins.to_numpy(float).T,
-            within=photographs if inside else None,
-            fit=None if inside else "logistic4",
-            cluster=photographs,
-            n_boot=settings["n_boot"],
-            confidence=settings["confidence"],
-            rng=generator(settings["seed"], *labels),
-        )
-
-    within, overall = coefficients(inside=True), coefficients(inside=False)
-    results = [
-        MetricResult(
-            metric=name,
-            higher_is_better=rises,
-            choices=choices,
-            within=within[name],
-            overall=overall[name],
-            verdict=_verdict(choices.accuracy),
-        )
-        for name, (rises, choices) in predicted.items()
-    ]
-    results.sort(key=lambda result: (-np.nan_to_num(result.choices.accuracy.value), result.metric))
-    # Metrics exist for more or fewer photographs; the ceiling is that of the most votes.
-    most = max((result.choices for result in results), key=lambda choices: choices.n)
-    ceiling = most.human_accuracy if most.human_accuracy.estimable else None
-    return Metrics(study.name, attribute, ceiling, tuple(results), skipped, "")
-
-
-def _verdict(accuracy: stats.Estimate) -> Literal["better", "chance", "worse", "not estimable"]:
-    if not accuracy.estimable:
-        return "not estimable"
-    if accuracy.low > 0.5:
-        return "better"
-    return "worse" if accuracy.high < 0.5 else "chance"
 
 
 def _provenance(studies: Sequence[StudyData]) -> dict[str, Any]:

@@ -53,6 +53,8 @@ class StudyData:
     images: Mapping[tuple[str, str | None], Path]
     run: Run | None
     run_problem: str = ""
+    imported: str = ""
+    """File of the votes, where they were made elsewhere: how images were shown is not known."""
 
 
 def read_study(store: Store, name: str, run: Run | None = None) -> StudyData:
@@ -94,6 +96,14 @@ def read_study(store: Store, name: str, run: Run | None = None) -> StudyData:
         for row in stimuli.to_dict("records")
         if row["role"] in ("test", "original")
     }
+    conditions = store.conditions(study)
+    if run is not None:
+        place = {condition.name: i for i, condition in enumerate(run.conditions)}
+        conditions = conditions.sort_values(
+            "condition", key=lambda names: names.map(place), kind="stable", ignore_index=True
+        )
+        if study.imported:
+            images = _images_of(run)
     return StudyData(
         name=study.name,
         protocol=parse_protocol(study.protocol),
@@ -104,7 +114,7 @@ def read_study(store: Store, name: str, run: Run | None = None) -> StudyData:
         ratings=store.ratings(study),
         observers=store.observers(study),
         sessions=store.sessions(study),
-        conditions=store.conditions(study),
+        conditions=conditions,
         contents=store.contents(study),
         notes=store.notes(study),
         marks=store.marks(study),
@@ -112,7 +122,21 @@ def read_study(store: Store, name: str, run: Run | None = None) -> StudyData:
         images=images,
         run=run,
         run_problem=problem,
+        imported=str(study.info["imported"]["file"]) if study.imported else "",
     )
+
+
+def _images_of(run: Run) -> dict[tuple[str, str | None], Path]:
+    """Files of a run, for a study that has no images of its own."""
+    made = run.outputs[(run.outputs["status"] == "ok").to_numpy(bool)]
+    files: dict[tuple[str, str | None], Path] = {
+        (content, condition): run.image(path)
+        for content, condition, path in zip(
+            made["content_id"], made["condition"], made["path"], strict=True
+        )
+    }
+    photographs = zip(run.manifest["content_id"], run.manifest["path"], strict=True)
+    return files | {(content, None): run.resolve(path) for content, path in photographs}
 
 
 def flagged_of(study: StudyData) -> dict[str, str]:
@@ -172,7 +196,7 @@ class Part:
     observers: int
     photographs: int
     votes: int
-    """Counted answers, ties among them."""
+    """Counted answers: ties among them, and an image with several marks once."""
     weighted: bool
 
     @property
@@ -205,7 +229,7 @@ def parts_of(study: StudyData, attribute: str) -> Iterator[tuple[pd.DataFrame, P
             without_flagged,
             observers=counted["observer"].nunique(),
             photographs=counted["content"].nunique(),
-            votes=len(counted),
+            votes=counted["trial"].nunique(),
             weighted="count" in votes,
         )
 

@@ -25,9 +25,10 @@ from percept.report import words
 from percept.types import GRAY, REFERENCE
 
 if TYPE_CHECKING:
+    from percept.report.against import Metrics
     from percept.report.build import (
+        ArtifactPart,
         Artifacts,
-        Metrics,
         People,
         Preference,
         Report,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#4D4D4D")
 INK, SOFT, RULE, PAPER, WARN = "#1c1c1a", "#5c5c57", "#dcdad3", "#ffffff", "#9c3b00"
 FONT = "'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"
-WIDTH = 440.0
+WIDTH = 400.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def draw(report: Report) -> dict[str, tuple[Figure, ...]]:
 
     for people in report.people:
         add("people", response_times(people, _stamp(facts[people.study])))
+    add("agreement", agreement(report))
     domains = _domains(report.preference)
     for part in report.preference:
         domain = domains.get((part.study, part.attribute))
@@ -102,6 +104,8 @@ def draw(report: Report) -> dict[str, tuple[Figure, ...]]:
         stamp = _stamp(facts[one.study])
         for attribute in facts[one.study].attributes:
             add(f"answer/{one.study}/{attribute}", free_of_severe(one, colors, stamp))
+        for some in one.parts:
+            add(f"artifact-parts/{one.study}", free_of_severe(one, colors, stamp, some))
         add(f"artifacts/{one.study}", severity_bars(one, stamp))
         add(f"artifacts/{one.study}", artifact_kinds(one, stamp))
         for figure in heat_maps(one, facts[one.study].anchors, stamp):
@@ -110,6 +114,8 @@ def draw(report: Report) -> dict[str, tuple[Figure, ...]]:
         key, stamp = f"{metrics.study}/{metrics.attribute}", _stamp(facts[metrics.study])
         add(f"metrics/{key}", choice_prediction(metrics, stamp))
         add(f"metrics/{key}", coefficients(metrics, stamp))
+        for figure in by_fact(metrics, stamp):
+            add(f"facets/{key}", figure)
     return {section: tuple(figures) for section, figures in found.items()}
 
 
@@ -220,7 +226,7 @@ def pair_shares(part: Preference, fact: StudyFacts, stamp: str) -> Figure | None
     text = [["" for _ in names] for _ in names]
     for pair in part.pairs:
         i, j = names.index(pair.first), names.index(pair.second)
-        votes = f"{pair.first_wins + pair.second_wins + pair.ties:.0f} votes"
+        votes = f"{pair.first_wins + pair.second_wins + pair.ties:,.0f}"
         for row, column, value in (
             (i, j, pair.share.value),
             (j, i, 1 - pair.share.value),
@@ -235,7 +241,7 @@ def pair_shares(part: Preference, fact: StudyFacts, stamp: str) -> Figure | None
         share,
         text,
         diverging=True,
-        note="a tie counts half",
+        note="below: votes; a tie counts half",
         stamp=stamp,
     )
 
@@ -255,12 +261,39 @@ def response_times(people: People, stamp: str) -> Figure | None:
     )
 
 
+def agreement(report: Report) -> Figure | None:
+    """Agreement of observers, reliability of their means and consistency, by question."""
+    rows = []
+    for entry in report.agreement:
+        several = f": {entry.study}, {entry.attribute}" if len(report.agreement) > 1 else ""
+        for label, found, color in (
+            ("Alpha", entry.between_observers, PALETTE[0]),
+            ("Reliability of means", entry.split_half, PALETTE[2]),
+            ("Same answer to a repeat", entry.repeated, PALETTE[1]),
+        ):
+            if found is not None and found.estimable:
+                text = words.interval(found)
+                rows.append(_Row(label + several, found.value, found.low, found.high, text, color))
+    if not rows:
+        return None
+    ends = [row.low for row in rows if row.low is not None and math.isfinite(row.low)]
+    return _dots(
+        "agreement",
+        "Agreement and reliability",
+        rows,
+        "1: perfect; alpha 0: chance",
+        domain=(min(0.0, *ends) if ends else 0.0, 1.0),
+        caption="Alpha with its interval for new observers, reliability for new images.",
+        stamp=report.stamp,
+    )
+
+
 def main_numbers(part: Judged, colors: Mapping[str, str], stamp: str) -> Figure | None:
     """Mean grade, share taken for true or share accepted of each condition, best first."""
     if not part.results:
         return None
     name = part.measure.name
-    grades = [int(value) for value in part.answers] if part.method == "rating" else [0, 1]
+    grades = [float(value) for value in part.answers] if part.method == "rating" else [0.0, 1.0]
     title = {"mos": "Mean grade", "fool_rate": "Taken for the true photograph"}.get(
         name, "Accepted"
     )
@@ -276,7 +309,7 @@ def main_numbers(part: Judged, colors: Mapping[str, str], stamp: str) -> Figure 
             "real_or_fake": "Share of answers; dashed: nobody can tell",
             "review": "Share of reviews",
         }[part.method],
-        domain=(float(grades[0]), float(grades[-1])),
+        domain=(grades[0], grades[-1]),
         chance=0.5 if part.method == "real_or_fake" else None,
         percent=part.method != "rating",
         caption=""
@@ -314,12 +347,13 @@ def second_numbers(part: Judged, colors: Mapping[str, str], stamp: str) -> Figur
 
 def answer_shares(part: Judged, stamp: str) -> Figure | None:
     """Divide the answers on each condition by grade or verdict, the best first and lightest."""
-    if not part.results or part.method == "real_or_fake":
+    counted = any(sum(result.answers.values()) for result in part.results)
+    if part.method == "real_or_fake" or not counted:
         return None
     order = list(part.answers)[::-1]
     labels = [part.answers[answer] for answer in order]
     if part.method == "rating":
-        labels = [f"{value} {label}" for value, label in zip(order, labels, strict=True)]
+        labels = [words.grade(value, part.answers[value]) for value in order]
     return _bars(
         slug(part.study, part.attribute, "answers"),
         f"{'Grades' if part.method == 'rating' else 'Verdicts'}: {part.attribute}",
@@ -397,16 +431,19 @@ def marks_on_losers(why: Why, stamp: str) -> Figure | None:
     )
 
 
-def free_of_severe(one: Artifacts, colors: Mapping[str, str], stamp: str) -> Figure | None:
-    """Share of viewings of each condition without a severe artifact."""
-    if not one.severe:
+def free_of_severe(
+    one: Artifacts, colors: Mapping[str, str], stamp: str, part: ArtifactPart | None = None
+) -> Figure | None:
+    """Share of viewings of each condition without a severe artifact: of all, or of a part."""
+    severe, name = (part.severe, part.part) if part else (one.severe, "")
+    if not severe:
         return None
     return _dots(
-        slug(one.study, "free-of-severe"),
-        f"Free of {one.severity_label.lower()} artifacts",
+        slug(one.study, name, "free-of-severe"),
+        ", ".join(filter(None, [f"Free of {one.severity_label.lower()} artifacts", name])),
         [
             _share_row(rate.condition, words.complement(rate.rate), colors[rate.condition])
-            for rate in sorted(one.severe, key=lambda rate: rate.rate.value)
+            for rate in sorted(severe, key=lambda rate: rate.rate.value)
         ],
         "Share of viewings",
         domain=(0, 1),
@@ -466,7 +503,7 @@ def heat_maps(one: Artifacts, anchors: Mapping[str, str], stamp: str) -> Iterato
 
 def choice_prediction(metrics: Metrics, stamp: str) -> Figure | None:
     """Share of people's choices that each metric predicts, beside chance and the human ceiling."""
-    if not metrics.results:
+    if not metrics.paired:
         return None
     ceiling = metrics.ceiling
     return _dots(
@@ -480,6 +517,7 @@ def choice_prediction(metrics: Metrics, stamp: str) -> Figure | None:
                 hollow=result.verdict == "chance",
             )
             for result in metrics.results
+            if result.choices is not None
         ],
         "Share of decided votes; dashed: chance; green: other people",
         domain=(0, 1),
@@ -498,9 +536,7 @@ def coefficients(metrics: Metrics, stamp: str) -> Figure | None:
         return None
     rows = []
     for result in metrics.results:
-        found = result.within.srocc
-        if not result.higher_is_better:
-            found = replace(found, value=-found.value, low=-found.high, high=-found.low)
+        found = result.agreement
         open_ = not (found.low > 0 or found.high < 0)
         rows.append(
             _Row(
@@ -523,6 +559,36 @@ def coefficients(metrics: Metrics, stamp: str) -> Figure | None:
         caption="Rank correlation inside each photograph, averaged. Hollow: the interval has zero.",
         stamp=stamp,
     )
+
+
+def by_fact(metrics: Metrics, stamp: str) -> Iterator[Figure]:
+    """Every metric on the photographs of each era, process, degradation and stratum."""
+    names = [result.metric for result in metrics.results]
+    title = "Choices predicted" if metrics.paired else "SROCC within photographs"
+    for fact in dict.fromkeys(facet.fact for facet in metrics.facets):
+        own = [facet for facet in metrics.facets if facet.fact == fact]
+        value = np.array([[facet.found[name].value for facet in own] for name in names], float)
+        yield _matrix(
+            slug(metrics.study, metrics.attribute, "by", fact),
+            f"{title} by {fact}: {metrics.attribute}",
+            names,
+            [f"{facet.value} ({facet.photographs})" for facet in own],
+            value if metrics.paired else (value + 1) / 2,
+            [
+                [
+                    ""
+                    if not math.isfinite(v)
+                    else f"{100 * v:.0f} %"
+                    if metrics.paired
+                    else words.number(v)
+                    for v in line
+                ]
+                for line in value
+            ],
+            diverging=True,
+            note="in brackets: photographs; blue: the metric is right more often than not",
+            stamp=stamp,
+        )
 
 
 def planning(plan: stats.Plan) -> Figure:
@@ -655,7 +721,8 @@ def _dots(
     marks += [v for v in (chance, *(ceiling or ())) if _finite(v)]
     low, high = domain or _span([float(v) for v in marks if v is not None])
     ticks = [t for t in _ticks(low, high) if low - 1e-9 <= t <= high + 1e-9]
-    left, right, top, step = 8.0, WIDTH - 8.0, 40.0, 41.0
+    left, right, top = 8.0, WIDTH - 8.0, 40.0
+    step = 41.0 if len(rows) <= 10 else 32.0  # a long list has to fit on a page
     bottom = top + step * len(rows) + 4
 
     def x(value: float) -> float:
@@ -675,11 +742,11 @@ def _dots(
     for i, row in enumerate(rows):
         y = top + step * i
         shown = _fit(row.label, right - left - 8 - 6.2 * len(row.text), 13)
-        body.append(_text(left, y + 15, shown, 13, INK, halo=True))
-        body.append(_text(right, y + 15, row.text, 12, SOFT, anchor="end", halo=True))
+        body.append(_text(left, y + 13, shown, 13, INK, halo=True))
+        body.append(_text(right, y + 13, row.text, 12, SOFT, anchor="end", halo=True))
         if not _finite(row.value) or row.value is None:
             continue
-        centre_y = y + 28
+        centre_y = y + (26 if step > 40 else 22)
         if _finite(row.low) and _finite(row.high) and row.low is not None and row.high is not None:
             body.append(_line(x(row.low), centre_y, x(row.high), centre_y, row.color, 2.2))
             for end, inside in ((row.low, row.low >= low), (row.high, row.high <= high)):
@@ -729,6 +796,9 @@ def _matrix(
     cell_w = (WIDTH - 8 - label_width) / max(len(columns), 1)
     longest = max((len(c) for c in columns), default=1)
     slanted = 6.9 * longest + 6 > cell_w
+    if slanted:  # the last heading reaches beyond its column
+        reach = 0.79 * min(6.4 * len(columns[-1]), 120.0)
+        cell_w = min(cell_w, (WIDTH - 8 - label_width - reach) / (len(columns) - 0.5))
     head = 40.0 + (min(6.6 * longest, 120.0) * 0.62 + 12 if slanted else 18.0)
     cell_h = 42.0 if any("\n" in t for line in text for t in line) else 30.0
     body = []
@@ -899,7 +969,7 @@ def _bars(
         y = top + step * i
         total = counts[i].sum()
         body.append(_text(left, y + 15, label, 13, INK))
-        body.append(_text(right, y + 15, f"{total:.0f} {unit}", 12, SOFT, anchor="end"))
+        body.append(_text(right, y + 15, f"{total:,.0f} {unit}", 12, SOFT, anchor="end"))
         start = left
         for count, fill in zip(counts[i], fills, strict=True):
             wide = (right - left) * count / max(total, 1)

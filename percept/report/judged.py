@@ -117,7 +117,7 @@ def judge(study: StudyData, votes: pd.DataFrame, part: Part, confidence: float) 
     return Judged(
         **vars(part),
         method=protocol.method,
-        answers=_labels(protocol),
+        answers=labels_of(protocol, votes),
         reasons={reason.name: reason.label for reason in protocol.reasons},
         results=tuple(results),
         gaps={
@@ -131,8 +131,15 @@ def judge(study: StudyData, votes: pd.DataFrame, part: Part, confidence: float) 
     )
 
 
-def _labels(protocol: Protocol) -> dict[str, str]:
+def labels_of(protocol: Protocol, votes: pd.DataFrame) -> dict[str, str]:
+    """Every answer with its label, the worst first.
+
+    Of imported grades that are no whole numbers, the ends of what was given.
+    """
     if protocol.method == "rating":
+        given = answered(votes)["score"].astype(float)
+        if not given.isin([grade.value for grade in protocol.scores]).all():
+            return {f"{given.min():g}": "lowest given", f"{given.max():g}": "highest given"}
         return {str(grade.value): grade.label for grade in protocol.scores}
     if protocol.method == "review":
         return {"reject": "Reject", "fix": "Fix", "accept": "Accept"}
@@ -168,7 +175,8 @@ def _ratings(
 ) -> Iterator[Judgement]:
     rows = answered(votes)
     rows = rows.assign(score=rows["score"].astype(float))
-    difference = _difference_grades(protocol, votes)
+    labels = labels_of(protocol, votes)
+    difference = _difference_grades(votes, float(list(labels)[-1]))
     for condition, own in rows.groupby("condition", sort=False):
         estimates = {"mos": _mean(own, weights, confidence, f"mean grade of {condition}")}
         beside = difference[(difference["condition"] == condition).to_numpy(bool)]
@@ -179,12 +187,12 @@ def _ratings(
         counts = own["score"].value_counts()
         yield Judgement(
             str(condition),
-            {str(grade.value): int(counts.get(grade.value, 0)) for grade in protocol.scores},
+            {grade: int(counts.get(float(grade), 0)) for grade in labels},
             estimates,
         )
 
 
-def _difference_grades(protocol: Protocol, votes: pd.DataFrame) -> pd.DataFrame:
+def _difference_grades(votes: pd.DataFrame, top: float) -> pd.DataFrame:
     """Grades against that of the hidden reference by the same observer, one row each."""
     grades = rating_frame(votes)
     true = grades.columns.get_indexer(
@@ -195,9 +203,7 @@ def _difference_grades(protocol: Protocol, votes: pd.DataFrame) -> pd.DataFrame:
     columns = ["observer", "content", "condition", "score"]
     if not (true >= 0).any():
         return pd.DataFrame(columns=columns)
-    values = stats.difference_ratings(
-        grades.to_numpy(float), true, top=float(protocol.scores[-1].value)
-    )
+    values = stats.difference_ratings(grades.to_numpy(float), true, top=top)
     found = pd.DataFrame(values, index=grades.index, columns=grades.columns)
     return found.melt(ignore_index=False, value_name="score").reset_index().dropna()[columns]
 

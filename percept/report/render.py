@@ -7,7 +7,7 @@ import dataclasses
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from percept import stats
 from percept.errors import Interrupted
 from percept.files import write_bytes_atomic
 from percept.report import figures, words
-from percept.report.build import Example, Metrics, People, Preference, Report, jsonable
+from percept.report.against import Metrics
+from percept.report.build import People, Preference, Report, jsonable
 from percept.report.judged import Judged
+from percept.report.pictures import Example, Parting
 
 #: Anchor and title of every section, and the methods that it needs; none: it is always there.
 SECTIONS: tuple[tuple[str, str, frozenset[str]], ...] = (
@@ -33,7 +35,11 @@ SECTIONS: tuple[tuple[str, str, frozenset[str]], ...] = (
     ("real_or_fake", "Real or fake", frozenset({"real_or_fake"})),
     ("review", "Review", frozenset({"review"})),
     ("artifacts", "Artifacts", frozenset({"pairwise", "artifact"})),
-    ("metrics", "Metrics against people", frozenset({"pairwise"})),
+    (
+        "metrics",
+        "Metrics against people",
+        frozenset({"pairwise", "rating", "real_or_fake", "review"}),
+    ),
     ("methods", "Methods", frozenset()),
     ("provenance", "Provenance", frozenset()),
 )
@@ -113,10 +119,13 @@ def render_html(report: Report, drawn: dict[str, tuple[figures.Figure, ...]]) ->
         figures=found,
         colors=figures.condition_colors(list(names), anchors),
         css=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        js=(TEMPLATES / "report.js").read_text(encoding="utf-8"),
         sections=[
             (anchor, title)
             for anchor, title, of in SECTIONS
-            if (not of or of & methods) and (anchor != "comparison" or report.comparison)
+            if (not of or of & methods)
+            and (anchor != "comparison" or report.comparison)
+            and (anchor != "artifacts" or report.artifacts or report.why)
         ],
         judged_table=judged_table,
         change=words.change,
@@ -125,9 +134,10 @@ def render_html(report: Report, drawn: dict[str, tuple[figures.Figure, ...]]) ->
         people_rows=list(_people_rows(report)),
         screening=words.screening(report.people, methods),
         resolved=words.resolved(report.preference),
-        examples=list(_examples(report.examples)),
+        examples=list(_pictured(report.examples)),
+        partings=list(_pictured(report.partings)),
         facts={
-            "observers": " + ".join(str(entry.observers) for entry in report.people),
+            "observers": " + ".join(f"{entry.observers:,}" for entry in report.people),
             "who": "simulated observers" if report.simulated == "all" else "observers",
             "votes": f"{sum(entry.answers.get('test', 0) for entry in report.people):,}",
             "conditions": len(names),
@@ -139,11 +149,12 @@ def render_html(report: Report, drawn: dict[str, tuple[figures.Figure, ...]]) ->
 
 
 def _figure_keys(report: Report) -> Iterator[str]:
-    yield from ("people", "comparison", "why")
+    yield from ("people", "agreement", "comparison", "why")
     for fact in report.studies:
-        yield from (f"artifacts/{fact.study}", f"heat/{fact.study}")
+        for section in ("artifacts", "artifact-parts", "heat"):
+            yield f"{section}/{fact.study}"
         for attribute in fact.attributes:
-            for section in ("answer", "parts", "metrics", fact.method, "preference"):
+            for section in ("answer", "parts", "metrics", "facets", fact.method, "preference"):
                 yield f"{section}/{fact.study}/{attribute}"
 
 
@@ -174,7 +185,7 @@ def _metric_doubts(metrics: Metrics) -> list[str]:
     found: dict[str, dict[str, None]] = {}
     for result in metrics.results:
         for part in (result.choices, result.within, result.overall):
-            for text in part.warnings:
+            for text in part.warnings if part is not None else ():
                 found.setdefault(text, {})[result.metric] = None
     return [f"{words.listing(names)}: {text}." for text, names in found.items()]
 
@@ -187,6 +198,7 @@ def _two_lines(text: str) -> Markup:
 
 def _people_rows(report: Report) -> Iterator[tuple[str, list[str]]]:
     people = report.people
+    here = zip(people, report.studies, strict=True)
 
     def row(label: str, cells: list[Any]) -> tuple[str, list[str]]:
         return label, [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells]
@@ -199,10 +211,11 @@ def _people_rows(report: Report) -> Iterator[tuple[str, list[str]]]:
         yield row(f"in group {group}", [entry.groups.get(group, 0) for entry in people])
     if any(entry.withdrawn for entry in people):
         yield row("Withdrawn, answers erased", [entry.withdrawn for entry in people])
-    yield row("Sessions, complete", [entry.sessions_complete for entry in people])
-    yield row(
-        "Sessions, incomplete", [entry.sessions - entry.sessions_complete for entry in people]
-    )
+    if own := [entry.study for entry, fact in here if not fact.imported]:
+        complete = [e.sessions_complete if e.study in own else "–" for e in people]
+        left = [e.sessions - e.sessions_complete if e.study in own else "–" for e in people]
+        yield row("Sessions, complete", complete)
+        yield row("Sessions, incomplete", left)
     yield row("Test trials answered", [entry.answers.get("test", 0) for entry in people])
     kinds = ("practice", "repeat", "identical", "gold")
     for kind in kinds:
@@ -210,14 +223,17 @@ def _people_rows(report: Report) -> Iterator[tuple[str, list[str]]]:
             label = f"{kind.capitalize()} trials, not in the estimates"
             yield row(label, [entry.answers.get(kind, 0) for entry in people])
     yield row("Skipped answers", [entry.skipped for entry in people])
-    yield row("Answers given anew (undo)", [entry.revised for entry in people])
-    yield row("Response time, median (quartiles)", [_response_time(entry) for entry in people])
+    if own:
+        yield row("Answers given anew (undo)", [entry.revised for entry in people])
+    if any(any(entry.response_counts) for entry in people):
+        yield row("Response time, median (quartiles)", [_response_time(entry) for entry in people])
     if any(entry.left_share for entry in people):
         yield row(
             "Left image chosen, of decided pairs",
             [words.percent(entry.left_share) if entry.left_share else "–" for entry in people],
         )
-    yield row("Looks at results before closing", [entry.looks for entry in people])
+    if own:
+        yield row("Looks at results before closing", [entry.looks for entry in people])
 
 
 def _response_time(entry: People) -> str:
@@ -228,26 +244,27 @@ def _response_time(entry: People) -> str:
     return f"{middle} s ({low}–{high})" if any(entry.response_counts) else "–"
 
 
-def _examples(examples: tuple[Example, ...]) -> Iterator[tuple[Example, list[tuple[str, str]]]]:
+def _pictured(
+    examples: Sequence[Example | Parting],
+) -> Iterator[tuple[Example | Parting, list[tuple[str, str]]]]:
     for example in examples:
         labels = {"original": "grey original", "first": example.first, "second": example.second}
-        files = {label: example.images.get(role) for role, label in labels.items()}
         pictures = [
-            (label, _picture(file))
-            for label, file in files.items()
-            if file is not None and file.is_file()
+            (label, _picture(file, gray=role == "original"))
+            for role, label in labels.items()
+            if (file := example.images.get(role)) is not None and file.is_file()
         ]
         if len(pictures) >= 2:
             yield example, pictures
 
 
-def _picture(file: Path) -> str:
+def _picture(file: Path, *, gray: bool) -> str:
     """Return a small copy of an image as a data URI."""
     from PIL import Image
 
     buffer = io.BytesIO()
     with Image.open(file) as image:
-        small = image.convert("RGB")
+        small = image.convert("L" if gray else "RGB")  # photographs of a run may have colour
         small.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE), Image.Resampling.LANCZOS)
         small.save(buffer, "JPEG", quality=85, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -289,8 +306,8 @@ def tables(report: Report) -> dict[str, pd.DataFrame]:
         ),
         "artifacts": table(
             [
-                "condition", "artifact", "min_severity", "seen", "viewings", "photographs",
-                "rate", "low", "high", "photographs_upper_bound",
+                *part[1:], "condition", "artifact", "min_severity", "seen", "viewings",
+                "photographs", "rate", "low", "high", "photographs_upper_bound",
             ],
             _artifacts_table(report),
         ),
@@ -309,6 +326,13 @@ def tables(report: Report) -> dict[str, pd.DataFrame]:
         "metrics": table(
             ["attribute", "metric", "higher_is_better", "statistic", *ends, "method"],
             _metrics_table(report),
+        ),
+        "facets": table(
+            [
+                "attribute", "fact", "of", "photographs", "answers", "metric", "statistic", *ends,
+                "method",
+            ],
+            _facets_table(report),
         ),
     }  # fmt: skip
     return {name: frame for name, frame in every.items() if len(frame)}
@@ -346,7 +370,7 @@ class PaperTable:
 
 
 def paper_tables(report: Report) -> Iterator[PaperTable]:
-    """Tables for a paper: scales, judgements, artifacts and metrics, of all votes."""
+    """Tables for a paper: agreement, scales, judgements, artifacts, metrics and changes."""
     stamp = f" {report.stamp}." if report.stamp else ""
     level = f"{100 * report.settings['confidence']:g}{words.GAP}%"
 
@@ -356,6 +380,25 @@ def paper_tables(report: Report) -> Iterator[PaperTable]:
         name = figures.slug(kind, of)
         return PaperTable(name, f"{caption}, {of}; {level} intervals.{stamp}", heads, rows)
 
+    rows = [
+        [
+            f"{entry.study}, {entry.attribute}",
+            f"{entry.between.n:,}",
+            *map(words.interval, (entry.between, entry.between_observers, entry.split_half)),
+            words.percent(entry.repeated) if entry.repeated else "–",
+        ]
+        for entry in report.agreement
+    ]
+    heads = ["Question", "Units", "Alpha, new units", "Alpha, new observers"]
+    heads += ["Reliability of means", "Same answer to a repeat"]
+    if rows:
+        of = " and ".join(fact.study for fact in report.studies)
+        yield table("agreement", of, "Agreement and reliability", heads, rows)
+    for one in report.comparison:
+        rows = [[e.condition, words.change(one, e.change), e.verdict] for e in one.changes]
+        of = f"{one.study} {one.attribute}"
+        told = f"Change of {one.measure} against {one.baseline}"
+        yield table("comparison", of, told, ["Condition", "Change", "Verdict"], rows)
     for part in report.preference:
         if part.part or part.scale is None:
             continue
@@ -376,7 +419,7 @@ def paper_tables(report: Report) -> Iterator[PaperTable]:
             heads, rows = judged_table(judged)
             told = words.sentence(judged.measure.told)[:-1]
             yield table(judged.method, f"{judged.study} {judged.attribute}", told, heads, rows)
-    for one in report.artifacts:
+    for marks in report.artifacts:
         rows = [
             [
                 rate.condition,
@@ -385,22 +428,24 @@ def paper_tables(report: Report) -> Iterator[PaperTable]:
                 words.percent(severe.rate),
                 f"≤ {words.number(100 * severe.upper_bound, 0)}{words.GAP}%",
             ]
-            for rate, severe in zip(one.any, one.severe, strict=True)
+            for rate, severe in zip(marks.any, marks.severe, strict=True)
         ]
-        heads = ["Condition", "Viewings", "Any", one.severity_label, "Bound, photographs"]
+        heads = ["Condition", "Viewings", "Any", marks.severity_label, "Bound, photographs"]
         if rows:
-            yield table("artifacts", one.study, "Viewings with artifacts", heads, rows)
+            yield table("artifacts", marks.study, "Viewings with artifacts", heads, rows)
     for metrics in report.metrics:
         rows = [
             [
                 f"{result.metric} {'↑' if result.higher_is_better else '↓'}",
-                words.percent(result.choices.accuracy),
+                *([words.percent(result.choices.accuracy)] if result.choices is not None else []),
                 words.interval(result.within.srocc),
                 words.interval(result.overall.srocc),
+                words.interval(result.overall.plcc),
             ]
             for result in metrics.results
         ]
-        heads = ["Metric", "Choices predicted", "SROCC within", "SROCC overall"]
+        heads = ["Metric", *["Choices predicted"] * metrics.paired, "SROCC within"]
+        heads += ["SROCC overall", "PLCC overall"]
         if rows:
             of = f"{metrics.study} {metrics.attribute}"
             yield table("metrics", of, "Metrics against people", heads, rows)
@@ -543,25 +588,45 @@ def _pairs_table(report: Report) -> Iterator[list[Any]]:
 
 def _artifacts_table(report: Report) -> Iterator[list[Any]]:
     for one in report.artifacts:
-        for least, rates in (
-            (None, one.any),
-            (one.severity, one.severe),
-            (None, one.by_artifact),
-        ):
+        every: list[Any] = [None, None, False]
+        found = [(every, None, one.any), (every, one.severity, one.severe)]
+        found.append((every, None, one.by_artifact))
+        for part in one.parts:
+            labels = [part.group, part.stratum, part.without_flagged]
+            found += [(labels, None, part.any), (labels, one.severity, part.severe)]
+        for labels, least, rates in found:
             for rate in rates:
                 yield [
-                    one.study, rate.condition, rate.artifact or "any", least, rate.seen,
+                    one.study, *labels, rate.condition, rate.artifact or "any", least, rate.seen,
                     rate.trials, rate.contents, *_ends(rate.rate), rate.upper_bound,
+                ]  # fmt: skip
+
+
+def _facets_table(report: Report) -> Iterator[list[Any]]:
+    for part in report.metrics:
+        statistic = "choice_accuracy" if part.paired else "srocc_within"
+        for facet in part.facets:
+            for metric, found in facet.found.items():
+                yield [
+                    part.study, part.attribute, facet.fact, facet.value, facet.photographs,
+                    facet.answers, metric, statistic, *_ends(found), found.n, found.method,
                 ]  # fmt: skip
 
 
 def _metrics_table(report: Report) -> Iterator[list[Any]]:
     for part in report.metrics:
         for result in part.results:
+            choices = result.choices
             found = {
-                "choice_accuracy": result.choices.accuracy,
-                "choice_log_loss": result.choices.log_loss,
-                "human_accuracy": result.choices.human_accuracy,
+                **(
+                    {
+                        "choice_accuracy": choices.accuracy,
+                        "choice_log_loss": choices.log_loss,
+                        "human_accuracy": choices.human_accuracy,
+                    }
+                    if choices is not None
+                    else {}
+                ),
                 **{
                     f"{name}_{where}": getattr(correlation, name)
                     for where, correlation in (

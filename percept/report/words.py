@@ -16,11 +16,12 @@ from percept.types import GRAY, METHOD_COLUMNS, REFERENCE
 
 if TYPE_CHECKING:
     from percept.protocol import Protocol
+    from percept.report.against import Metrics
     from percept.report.build import (
         Agreement,
         Answer,
+        ArtifactPart,
         Artifacts,
-        Metrics,
         People,
         Preference,
         StudyFacts,
@@ -196,7 +197,8 @@ def _preference_answer(fact: StudyFacts, slices: Sequence[Preference]) -> tuple[
         else:
             lead = text
     true = [_against(overall, name, fact.anchors, REFERENCE) for name in colorizers]
-    beside = [f"**{e[0]}** in {percent(e[1])}" for e in true if e is not None]
+    shares = sorted((e for e in true if e is not None), key=lambda entry: -entry[1].value)
+    beside = [f"**{name}** in {percent(share)}" for name, share in shares]
     if beside:
         details.append(
             f"Against the true colours, observers preferred {listing(beside)} of comparisons."
@@ -411,8 +413,17 @@ def _judged_answer(fact: StudyFacts, parts: Sequence[Judged]) -> tuple[str, list
 
 
 def _scale(part: Judged) -> str:
-    (low, worst), *_, (high, best) = part.answers.items()
-    return f"{low} ({worst}) to {high} ({best})"
+    low, *_, high = part.answers
+    ends = (
+        value if part.answers[value] == value else f"{value} ({part.answers[value]})"
+        for value in (low, high)
+    )  # fmt: skip
+    return " to ".join(ends)
+
+
+def grade(value: object, label: str) -> str:
+    """Write a grade with its label, if it has one."""
+    return label if label == str(value) else f"{value} {label}"
 
 
 def _graded(fact: StudyFacts, part: Judged, results: Sequence[Judgement]) -> list[str]:
@@ -421,7 +432,7 @@ def _graded(fact: StudyFacts, part: Judged, results: Sequence[Judgement]) -> lis
     if anchored:
         beside = (f"**{r.condition}** {interval(r.estimates['mos'])}" for r in anchored)
         details.append(f"In the same sessions: {listing(beside)}.")
-    top = max(map(int, part.answers))
+    top = f"{max(map(float, part.answers)):g}"
     against = (
         f"**{r.condition}** {interval(r.estimates['dmos'])}"
         for r in results
@@ -530,10 +541,19 @@ def _artifact_answer(
         f"Upper bound: with {level} confidence, the share of photographs in which at least one "
         f"of these observers marks a {label} artifact is at most {bounds}.",
         f"Any artifact at all was marked in {_viewings(any_)}.",
+        *(_artifact_part(part, names, label) for part in artifacts.parts),
         f"Based on {count(artifacts.viewings, 'viewing')} of single images by "
         f"{count(people.observers, 'observer')}. {reach(order[0].rate)}".strip(),
     ]
     return lead, details
+
+
+def _artifact_part(part: ArtifactPart, names: Iterable[str], label: str) -> str:
+    size = f"{count(part.observers, 'observer')}, {count(part.votes, 'viewing')}"
+    here = sorted((rate for rate in part.severe if rate.condition in names),
+                  key=lambda rate: rate.rate.value)  # fmt: skip
+    free = listing(f"**{rate.condition}** {percent(complement(rate.rate))}" for rate in here)
+    return sentence(f"{part.part} ({size}), free of {label} ones: {free or 'no viewings'}")
 
 
 def resolved(preference: Sequence[Preference]) -> list[str]:
@@ -547,27 +567,50 @@ def resolved(preference: Sequence[Preference]) -> list[str]:
         pairs = [
             (a, b) for a, b in combinations(scale.items, 2) if scale.difference(a, b).estimable
         ]
-        close = [f"**{a}** and **{b}**" for a, b in pairs if b in near[a] or a in near[b]]
+        close = [(a, b) for a, b in pairs if b in near[a] or a in near[b]]
+        apart = [pair for pair in pairs if pair not in close]
         if pairs:
             text = (
                 f"How well the panel determines the scale: on {part.attribute}, it tells "
-                f"{len(pairs) - len(close)} of {count(len(pairs), 'pair')} of conditions apart"
+                f"{len(apart)} of {count(len(pairs), 'pair')} of conditions apart"
             )
-            texts.append(sentence(text + (f"; not {listing(close, 'or')}" if close else "")))
+            # The shorter list says it all.
+            named, before = (close, "not ") if len(close) <= len(apart) else (apart, "these are ")
+            if 0 < len(named) <= 12:
+                text += f": {before}{'; '.join(f'**{a}** and **{b}**' for a, b in named)}"
+            texts.append(sentence(text))
     return texts
 
 
 def verdicts(metrics: Metrics) -> list[str]:
-    """Say which metrics predict people's choices, which do not, and what people themselves do."""
+    """Say which metrics follow people, which do not, and what people themselves do."""
 
     def of(verdict: str) -> list[str]:
         return [
-            f"**{result.metric}** ({percent(result.choices.accuracy)})"
+            f"**{result.metric}** ("
+            + (
+                interval(result.agreement)
+                if result.choices is None
+                else percent(result.choices.accuracy)
+            )
+            + ")"
             for result in metrics.results
             if result.verdict == verdict
         ]
 
     texts = []
+    if not metrics.paired:
+        for verdict, text in (
+            ("better", f"Within a photograph, these follow the {metrics.scores} (SROCC, positive "
+             "where the metric is right)"),
+            ("chance", "Not told apart from no relation"),
+            ("worse", "Against people, that is, the image that the metric calls worse fares "
+             "better"),
+            ("not estimable", "Not estimable"),
+        ):  # fmt: skip
+            if found := of(verdict):
+                texts.append(f"{text}: {listing(found)}.")
+        return texts
     if better := of("better"):
         texts.append(f"Better than chance at predicting what people choose: {listing(better)}.")
     if chance := of("chance"):
@@ -586,8 +629,14 @@ def verdicts(metrics: Metrics) -> list[str]:
 
 
 def left_out(metrics: Metrics) -> str:
-    """Say which votes the choice predictions do not use."""
-    choices = [result.choices for result in metrics.results]
+    """Say which answers are not used."""
+    choices = [result.choices for result in metrics.results if result.choices is not None]
+    if not choices:
+        used = max(metrics.results, key=lambda result: result.overall.n)
+        return (
+            f"Used: {count(used.overall.n, 'image')}, each with its {metrics.scores}; the "
+            "untouched photograph and the true colours are left out."
+        )
     most = max(choices, key=lambda found: found.n)
     least = min(found.n for found in choices)
     some = "" if least == most.n else f"{least:,} to "
@@ -758,22 +807,8 @@ def methods(
             )
         )
         cited += ["two-way", "Clopper", "Korn"]
-    if any(entry.results for entry in metrics):
-        texts.append(
-            "Metrics are held against people first by choice prediction: the share of decided "
-            "votes for the image that the metric calls better, among images of one photograph, "
-            "equal values counting half. The human ceiling is the same share when the majority of "
-            "the other observers who saw that pair predicts the vote. Within-photograph "
-            "coefficients (Spearman, Kendall’s tau-b, Pearson) are averaged over photographs; "
-            "overall ones pool all images, Pearson’s after a monotone four-parameter logistic, and "
-            "since a paired study compares versions of one photograph, they hold differences "
-            "between photographs that nobody judged against the metric. Human scores are shares of "
-            "comparisons won. Votes that show the untouched photograph or the true colours are "
-            f"left out here: they would flatter every metric. Intervals are {level}, for new "
-            f"observers and new photographs ({settings['n_boot']:,} resamples for each term). Each "
-            "metric is judged by its own interval, without correction for their number; sampling "
-            "weights are not used here."
-        )
+    if held := [entry for entry in metrics if entry.results]:
+        texts.append(_held_against(held, level, settings["n_boot"]))
     texts.append(
         f"Analysis: percept {percept.__version__}, seed {settings['seed']}, "
         f"{settings['n_boot']:,} resamples, confidence {level}. The same data, version and seed "
@@ -786,7 +821,67 @@ def methods(
     return tuple(texts)
 
 
+def _held_against(metrics: Sequence[Metrics], level: str, n_boot: int) -> str:
+    paired = any(entry.paired for entry in metrics)
+    scores = listing(dict.fromkeys(entry.scores for entry in metrics))
+    text = "Metrics are held against people"
+    if paired:
+        text += (
+            " first by choice prediction: the share of decided votes for the image that the metric "
+            "calls better, among images of one photograph, equal values counting half. The human "
+            "ceiling is the same share when the majority of the other observers who saw that pair "
+            "predicts the vote."
+        )
+    else:
+        text += " by rank and product-moment correlation."
+    text += (
+        " Within-photograph coefficients (Spearman, Kendall’s tau-b, Pearson) are averaged over "
+        "photographs; overall ones pool all images, Pearson’s after a monotone four-parameter "
+        "logistic"
+    )
+    if paired:
+        text += (
+            ", and since a paired study compares versions of one photograph, they hold differences "
+            "between photographs that nobody judged against the metric"
+        )
+    text += (
+        f". The human score of an image is its {scores}. Images and votes that show the untouched "
+        "photograph or the true colours are left out here: they would flatter every metric. "
+        f"Intervals are {level}, for new observers and new photographs ({n_boot:,} resamples for "
+        "each term). Each metric is judged by its own interval, without correction for their "
+        "number; sampling weights are not used here."
+    )
+    if any(entry.facets for entry in metrics):
+        text += (
+            " By era, process, degradation and stratum the same is shown of the photographs that "
+            "share it, two or more; a photograph counts for each of its degradations."
+        )
+    return text
+
+
+def _elsewhere(protocol: Protocol, fact: StudyFacts, people: People) -> str:
+    """Say what is known of votes that were made elsewhere, and what is not."""
+    asked = listing(f"“{entry.question}” ({entry.name})" for entry in protocol.attributes)
+    task = {
+        "pairwise": "compared two versions of a photograph",
+        "real_or_fake": "compared a colouring of a photograph with the true one",
+        "rating": "graded versions of a photograph",
+        "review": "passed verdicts on versions of a photograph",
+    }[protocol.method]
+    return (
+        f"Study “{fact.study}”, “{fact.title}”: its votes were made elsewhere and imported from "
+        f"{fact.imported} on {fact.created_at[:10]} (SHA-256 of the mapping’s protocol "
+        f"{fact.protocol_sha256[:16]}…). {count(people.observers, 'observer')} {task}: {asked}. "
+        f"Conditions: {listing(fact.conditions)}; {count(fact.photographs, 'photograph')}. How "
+        "images were prepared, drawn and shown, for how long, on what screens and to whom is not "
+        "known to percept: describe it here. If observers knew what they saw, or if pairs and "
+        "sides were not balanced, what follows does not make up for it."
+    )
+
+
 def _task(protocol: Protocol, fact: StudyFacts, people: People) -> str:
+    if fact.imported:
+        return _elsewhere(protocol, fact, people)
     names = listing(fact.conditions)
     beside = {
         "original": ", with the grey original on view" if protocol.display.original else "",
@@ -810,7 +905,7 @@ def _task(protocol: Protocol, fact: StudyFacts, people: People) -> str:
         rule = f"They marked {marking}, or said that they saw none."
     elif protocol.method == "rating":
         task = one
-        grades = listing(f"{grade.value} {grade.label}" for grade in protocol.scores)
+        grades = listing(grade(entry.value, entry.label) for entry in protocol.scores)
         rule = f"Grades were {grades} ({protocol.scale.upper()} of ITU-T P.910)."
     elif protocol.method == "real_or_fake":
         shown = (
@@ -874,10 +969,11 @@ def _exclusions(people: Sequence[People], methods: Iterable[str]) -> str:
             left_out.append(
                 f"{count(entry.revised, 'answer')} that the observer took back and gave anew"
             )
-        out = listing(left_out) if left_out else "nothing"
+        tests = count(entry.answers.get("test", 0), "test trial")
         parts.append(
-            f"in {entry.study}, {count(entry.answers.get('test', 0), 'test trial')} count and "
-            f"{out} did not enter the estimates"
+            f"in {entry.study}, {tests} count and {listing(left_out)} did not enter the estimates"
+            if left_out
+            else f"in {entry.study}, {tests} count, which are all that there are"
         )
     return f"{sentence('; '.join(parts))} {screening(people, methods)} All votes stay in the data."
 
@@ -913,10 +1009,8 @@ def screening(people: Sequence[People], methods: Iterable[str]) -> str:
         for entry in people
     )
     again = ""
-    if methods - {"artifact"} and any(entry.flagged for entry in people):
+    if any(entry.flagged for entry in people):
         again = ", and the estimates are also given without those flagged"
-        if "artifact" in methods:
-            again += " (not those of artifacts)"
     return (
         f"No observer was excluded. Screening flags {found}, by any of: {'; '.join(rules)} (of "
         f"controls from {limits.min_controls} of a kind on); disagreement with others is no "

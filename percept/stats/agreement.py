@@ -31,6 +31,7 @@ from percept.stats.frames import IntArray, codes_of, counted_rows, distinct_code
 
 Level = Literal["nominal", "ordinal", "interval", "ratio"]
 _LEVELS = ("nominal", "ordinal", "interval", "ratio")
+_TABULATED = 32  # distinct ratings up to which all coincidences are held in a table
 
 
 def rating_array(ratings: npt.ArrayLike) -> FloatArray:
@@ -282,11 +283,17 @@ def _jackknife(
     ratings: FloatArray, level: str, mirrored: bool, value: float, confidence: float
 ) -> tuple[float, float, float, tuple[str, ...]]:
     given = np.flatnonzero(np.isfinite(ratings).any(axis=1))
+    shared = ratings[given][:, _count(ratings, np.isfinite) >= 2]
+    distinct = np.unique(shared[np.isfinite(shared)])
+    values = np.array([-1.0, 0.0, 1.0]) if mirrored else distinct
     without = []
-    for observer in given:
-        units = _Units.of(np.delete(ratings, observer, axis=0), level, mirrored)
-        if len(units.size):
-            without.append(units.alpha()[0])
+    if values.size <= _TABULATED:
+        without = _leave_one_out(shared, values, level, mirrored, value).tolist()
+    else:
+        for observer in given:
+            units = _Units.of(np.delete(ratings, observer, axis=0), level, mirrored)
+            if len(units.size):
+                without.append(units.alpha()[0])
     left = np.array(without)
     left = left[np.isfinite(left)]
     if left.size < max(given.size, 3):
@@ -295,6 +302,51 @@ def _jackknife(
     se = float(np.sqrt((m - 1) / m * ((left - left.mean()) ** 2).sum()))
     half = float(critical_value(confidence, m - 1)) * se
     return value - half, min(value + half, 1.0), se, ()
+
+
+def _leave_one_out(
+    ratings: FloatArray, values: FloatArray, level: str, mirrored: bool, alpha: float
+) -> FloatArray:
+    """Alpha without each observer (observers,), of units that all have two ratings or more.
+
+    From the table of coincidences (Krippendorff 2011): an observer's ratings change the rows of
+    few units in it, so that the whole is never counted again.
+    """
+    observer, unit = np.nonzero(np.isfinite(ratings))
+    code = np.searchsorted(values, ratings[observer, unit])
+    counts = cluster_sums(unit, ratings.shape[1], code, values.size).toarray()
+    size = counts.sum(axis=1)
+    there, first = np.unique(observer, return_index=True)
+    pairs = np.empty((there.size, values.size, values.size))
+    frequency = np.empty((there.size, values.size))
+    pairs[:] = counts.T @ (counts / (size[:, None] - 1))
+    frequency[:] = counts.sum(axis=0)
+    for i, own in enumerate(np.split(np.arange(observer.size), first[1:])):
+        before, n = counts[unit[own]], size[unit[own], None]
+        pairs[i] -= before.T @ (before / (n - 1))
+        frequency[i] -= before.sum(axis=0)
+        before[np.arange(own.size), code[own]] -= 1
+        after, n = before[n[:, 0] > 2], n[n > 2][:, None]
+        pairs[i] += after.T @ (after / (n - 2))
+        frequency[i] += after.sum(axis=0)
+    if mirrored:
+        pairs, frequency = pairs + pairs[:, ::-1, ::-1], frequency + frequency[:, ::-1]
+    total = frequency.sum(axis=1)
+    places = np.broadcast_to(values, frequency.shape)
+    if level == "ordinal":
+        places = frequency.cumsum(axis=1) - frequency / 2
+    here, other = places[:, :, None], places[:, None, :]
+    if level == "nominal":
+        distance = (here != other).astype(float)
+    else:
+        distance = _ratio(here, other) if level == "ratio" else (here - other) ** 2
+    within = (pairs * distance).sum(axis=(1, 2))
+    between = np.einsum("bv,bvw,bw->b", frequency, distance, frequency)
+    scale = total**2 * distance.max(axis=(1, 2), initial=0)
+    found = np.full(len(ratings), alpha)  # who shares no unit changes nothing
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found[there] = np.where(between > 1e-12 * scale, 1 - (total - 1) * within / between, np.nan)
+    return found
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,25 @@ from playwright.sync_api import Browser
 from percept import stats
 from percept.cli import main
 from percept.errors import InputError
+from percept.inference.run import Run
 from percept.protocol import parse_protocol
+from percept.report import words
 from percept.report.build import analyse
-from percept.report.data import StudyData
-from percept.report.judged import MEASURES, compare, difference, scored
-from percept.report.render import PaperTable, latex, render_html, tables
-from tests.report.conftest import N_BOOT, Singles, World, with_votes
+from percept.report.data import StudyData, read_study
+from percept.report.figures import draw
+from percept.report.judged import MEASURES, compare, difference, rating_frame, scored
+from percept.report.render import PaperTable, latex, paper_tables, render_html, tables
+from percept.store import open_store
+from percept.votes import import_votes
+from tests.report.conftest import N_BOOT, SEED, Singles, World, with_votes
+from tests.tiny_run import make_run
 
 
 def test_each_method_has_its_answer_its_section_and_its_figures(singles: Singles) -> None:
     html = (singles.out / "report.html").read_text("utf-8")
     assert re.findall(r"<h2>(.*?)</h2>", html) == [
         "The answer", "Who answered", "Agreement and reliability", "Ratings", "Real or fake",
-        "Review", "Methods", "Provenance",
+        "Review", "Metrics against people", "Methods", "Provenance",
     ]  # fmt: skip
     leads = [found.lead for found in singles.report.answer]
     assert leads[0].startswith("Mean grades from 1 (Bad) to 5 (Excellent): **")
@@ -257,11 +263,19 @@ def test_marks_on_losing_images_are_counts(world: World) -> None:
 def test_tables_for_latex(singles: Singles, world: World) -> None:
     names = {file.stem for file in (singles.out / "tables").glob("*.tex")}
     assert names == {
-        "rating-grades-realism", "real-or-fake-fooled-authenticity", "review-queue-acceptability",
+        "agreement-grades-and-fooled-and-queue", "rating-grades-realism",
+        "real-or-fake-fooled-authenticity", "review-queue-acceptability",
     }  # fmt: skip
     assert {file.stem for file in (world.out / "tables").glob("*.tex")} == {
-        "preference-pairs-realism", "artifacts-marks", "metrics-pairs-realism",
+        "agreement-pairs-and-marks", "preference-pairs-realism", "artifacts-marks",
+        "metrics-pairs-realism",
     }  # fmt: skip
+    compared = analyse([singles.data["grades"]], n_boot=N_BOOT, baseline="warm")
+    made = {paper.name: paper for paper in paper_tables(compared)}
+    (row,) = made["comparison-grades-realism"].rows
+    (change,) = compared.comparison[0].changes
+    assert row == ["cold", words.change(compared.comparison[0], change.change), change.verdict]
+    assert latex(made["agreement-grades"]).count("grades, realism") == 1
     text = (singles.out / "tables" / "review-queue-acceptability.tex").read_text("utf-8")
     assert "Simulated observers" in text
     assert text.isascii()
@@ -275,3 +289,77 @@ def test_the_page_fits_a_phone(singles: Singles, browser: Browser) -> None:
     tab.goto((singles.out / "report.html").as_uri())
     assert tab.evaluate("document.documentElement.scrollWidth") == 390
     tab.close()
+
+
+def test_metrics_against_single_images(singles: Singles) -> None:
+    data = singles.data["grades"]
+    run = data.run
+    assert run is not None
+    table = run.outputs[["content_id", "condition"]].assign(metric="psnr")
+    table["value"] = np.random.default_rng(0).normal(size=len(table))
+
+    class Measured(Run):
+        metrics = table
+
+    measured = Measured(run.root, run.info, run.conditions)
+    studies = [replace(one, run=measured) for one in singles.data.values()]
+    report = analyse(studies, seed=SEED, n_boot=N_BOOT)
+    assert [found.scores for found in report.metrics] == [
+        "mean grade", "share taken for the true photograph", "share accepted"
+    ]  # fmt: skip
+    grades = rating_frame(data.ratings).drop(columns="reference", level="condition")
+    result = report.metrics[0].results[0]
+    values = table.set_index(["content_id", "condition"])["value"].reindex(grades.columns)
+    human = grades.mean()
+    for found, fit in ((result.overall, "logistic4"), (result.within, None)):
+        within = grades.columns.get_level_values("content") if fit is None else None
+        own = stats.correlate(values.to_numpy(), human.to_numpy(), within=within, fit=fit)
+        assert found.srocc.value == pytest.approx(own.srocc.value)
+        assert found.plcc_raw.value == pytest.approx(own.plcc_raw.value)
+        assert found.plcc.value == pytest.approx(own.plcc.value, nan_ok=True)
+    html = render_html(report, draw(report))
+    assert "Metrics against people" in html
+    assert "coin" not in html
+    assert "mean grade" in " ".join(report.methods)
+    assert not any("choice" in name for name in tables(report)["metrics"]["statistic"])
+
+
+def test_votes_made_elsewhere_claim_nothing_about_how_they_were_made(tmp_path: Path) -> None:
+    run = make_run(tmp_path, contents=4, conditions=("warm", "cold", "reference"))
+    rng = np.random.default_rng(0)
+    votes = pd.DataFrame(
+        [
+            {"who": who, "photo": f"photo{photo}", "model": model, "grade": rng.integers(2, 8),
+             "when": f"2021-05-0{1 + who}"}
+            for who in range(6) for photo in range(4) for model in ("cold", "warm", "reference")
+        ]
+    )  # fmt: skip
+    votes.to_csv(tmp_path / "votes.csv", index=False)
+    (tmp_path / "mapping.toml").write_text(
+        'method = "rating"\n[columns]\nobserver = "who"\ncontent = "photo"\ncondition = "model"\n'
+        'score = "grade"\npresented_at = "when"\n'
+    )
+    with open_store(tmp_path / "votes.db", create=True) as store:
+        import_votes(store, "theirs", tmp_path / "votes.csv", tmp_path / "mapping.toml")
+        data = read_study(store, "theirs", run)
+        assert data.conditions["condition"].tolist() == ["warm", "cold", "reference"]
+        report = analyse([data], n_boot=N_BOOT)
+    text = " ".join(report.methods)
+    assert "made elsewhere" in text
+    for claim in ("blind", "rendered once", "balanced over", "(ACR of", "Viewing aids"):
+        assert claim not in text
+    assert report.answer[0].lead.startswith("Mean grades from 1 to 7: ")
+    assert report.people[0].last_answer == "2021-05-06T00:00:00+00:00"
+    assert {role for role in data.images if role[1] is None} == {
+        (f"photo{i}", None) for i in range(4)
+    }
+    assert all(file.is_file() for file in data.images.values())
+    html = render_html(report, draw(report))
+    assert "Sessions" not in html
+    # Grades that are no small whole numbers have a scale of their own.
+    votes.assign(grade=votes["grade"] * 7.5).to_csv(tmp_path / "fine.csv", index=False)
+    with open_store(tmp_path / "votes.db") as store:
+        import_votes(store, "fine", tmp_path / "fine.csv", tmp_path / "mapping.toml")
+        fine = analyse([read_study(store, "fine", run)], n_boot=N_BOOT)
+    assert "(lowest given) to 52.5 (highest given)" in fine.answer[0].lead
+    assert fine.judged[0].results[0].estimates["mos"].value > 7

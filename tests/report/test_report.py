@@ -20,6 +20,7 @@ from percept.protocol import parse_protocol
 from percept.report import words
 from percept.report.build import analyse, jsonable
 from percept.report.data import StudyData, generator
+from percept.report.figures import draw
 from percept.report.render import render_html, tables, write_report
 from tests.report.conftest import N_BOOT, SEED, World, with_votes
 
@@ -52,7 +53,7 @@ def test_sections_come_in_the_order_of_a_reader(world: World) -> None:
         "Methods",
         "Provenance",
     ]
-    keys = [key for key in result(world) if key not in ("examples", "studies", "settings")]
+    keys = [key for key in result(world) if key not in ("examples", "partings", "settings")]
     assert keys[-11:] == [
         "answer", "people", "agreement", "comparison", "preference", "judged", "artifacts", "why",
         "metrics", "methods", "provenance",
@@ -98,7 +99,8 @@ def test_numbers_are_those_of_the_statistics(world: World) -> None:
 
 def test_people_are_counted(world: World) -> None:
     people = result(world)["people"][0]
-    kinds = world.pairs.ratings.groupby("kind")["trial"].nunique()
+    judged = world.pairs.ratings.query("choice != 'skip'")
+    kinds = judged.groupby("kind")["trial"].nunique()
     assert people["answers"] == kinds.to_dict()
     assert people["observers"] == people["joined"] == people["simulated"] == 8
     assert people["sessions"] == people["sessions_complete"] == 8
@@ -374,7 +376,7 @@ def test_too_little_data_is_said_and_why(
     report = analyse([with_votes(world.pairs, votes)], n_boot=N_BOOT)
     files = write_report(report, tmp_path)
     html = files[0].read_text("utf-8").replace("\u00a0", " ")
-    assert html.count("<h2>") == 8
+    assert html.count("<h2>") == 7
     assert warning in html
     assert report.answer[0].lead.replace("\u00a0", " ").startswith(lead)
     assert "nan" not in re.sub(r"data:image[^\"]*", "", html).lower().split()
@@ -429,7 +431,7 @@ def test_unresolved_neighbours_follow_the_rank_ranges() -> None:
 def test_the_page_needs_no_network(world: World) -> None:
     html = page(world)
     assert not re.search(r"""(?:src|href|xlink:href)\s*=\s*["'](?!data:|#)""", html)
-    assert not re.search(r"<script|<link|<iframe|@import|url\(", html)
+    assert not re.search(r"<script |<link|<iframe|@import|url\(|fetch|XMLHttp|import\(", html)
     assert len(html) < 5_000_000
 
 
@@ -463,7 +465,9 @@ def test_csv_columns_are_a_contract(world: World) -> None:
         "study", "simulated", "attribute", "metric", "higher_is_better", "statistic", "value",
         "low", "high", "n", "method",
     ]  # fmt: skip
-    assert set(columns) == {"people", "agreement", "preference", "pairs", "artifacts", "metrics"}
+    assert set(columns) == {
+        "people", "agreement", "preference", "pairs", "artifacts", "metrics", "facets"
+    }  # fmt: skip
     written = pd.read_csv(world.out / "tables" / "preference.csv")
     scale = world.report.preference[0].scale
     assert scale is not None
@@ -487,8 +491,8 @@ def test_text_of_others_is_escaped(world: World) -> None:
     notes = pd.DataFrame({"value": ["skip"], "reason": ["<script>alert(1)</script>"]})
     report = analyse([replace(world.pairs, notes=notes)], n_boot=N_BOOT)
     html = render_html(report, {})
-    assert "<script>" not in html
-    assert "&lt;script&gt;" in html
+    assert "<script>alert" not in html
+    assert "&lt;script&gt;alert" in html
 
 
 def test_examples_show_the_pictures_that_were_rated(world: World) -> None:
@@ -498,12 +502,34 @@ def test_examples_show_the_pictures_that_were_rated(world: World) -> None:
         assert "gray" not in (example.first, example.second)
         assert all(file.is_file() for file in example.images.values())
         assert example.first_wins + example.second_wins + example.ties >= 3
-    assert page(world).count("data:image/jpeg") == 3 * len(examples)
+    shown = len(examples) + len(world.report.partings)
+    assert page(world).count("data:image/jpeg") == 3 * shown
     leads = [
         abs(e.first_wins - e.second_wins) / (e.first_wins + e.second_wins + e.ties)
         for e in examples
     ]
     assert min(leads[: len(leads) // 2]) >= max(leads[len(leads) // 2 :])
+
+
+def test_tables_are_sorted_by_a_click(world: World, browser: Browser) -> None:
+    tab = browser.new_page()
+    tab.goto((world.out / "report.html").as_uri())
+    table = tab.locator("#preference table").first
+
+    def column(place: int) -> list[str]:
+        return table.locator(f"tbody tr > :nth-child({place})").all_inner_texts()
+
+    assert world.report.preference[0].scale is not None
+    ranked = list(world.report.preference[0].scale.to_frame()["item"])
+    assert column(1) == ranked
+    table.get_by_role("button", name="Condition").click()
+    assert column(1) == sorted(ranked)
+    table.get_by_role("button", name="JOD").click()
+    assert column(1) == ranked
+    table.get_by_role("button", name="JOD").click()
+    assert column(1) == ranked[::-1]
+    assert table.locator("th[aria-sort]").count() == 1
+    tab.close()
 
 
 def test_the_page_fits_its_window(world: World, browser: Browser) -> None:
@@ -574,3 +600,85 @@ def test_the_run_of_something_else_is_refused(
     )  # fmt: skip
     assert code == 2
     assert "shares no photograph and condition" in capsys.readouterr().err
+
+
+# --- metrics against people ------------------------------------------------------------------
+
+
+def test_metrics_by_facts_of_the_photographs(world: World) -> None:
+    (found,) = world.report.metrics
+    assert {(facet.fact, facet.value) for facet in found.facets} == {
+        ("era", "1900s"), ("era", "1930s")
+    }  # fmt: skip
+    own = world.pairs.contents.query("era == '1900s'")["content_id"]
+    votes = world.pairs.ratings[world.pairs.ratings["content"].isin(own)]
+    psnr = world.run.metrics.query("metric == 'psnr'")
+    facet = found.facets[0]
+    assert facet.photographs == 3
+    assert facet.found["psnr"] == stats.predict_choices(psnr, votes).accuracy
+    aged = ["grain;dust", "grain", "dust", "grain;dust", None, "blur"]
+    contents = world.pairs.contents.assign(era=None, degradation=aged)
+    (found,) = analyse([replace(world.pairs, contents=contents)], n_boot=N_BOOT).metrics
+    assert [(facet.value, facet.photographs) for facet in found.facets] == [
+        ("dust", 3), ("grain", 3)
+    ]  # fmt: skip
+
+
+def test_pictures_on_which_metrics_and_people_part_ways(world: World) -> None:
+    data = with_votes(world.pairs, {("warm", "cold"): (30, 0, 5)})
+    ratings = data.ratings.assign(content=data.ratings["content"].replace("photo0", "photo5"))
+    values = {"warm": -1.0, "cold": 1.0, "pale": 0.0, "gray": 0.0}  # lower is better: lpips
+    table = world.run.metrics.assign(value=world.run.metrics["condition"].map(values))
+
+    class Wrong(Run):
+        metrics = table
+
+    run = Wrong(world.run.root, world.run.info, world.run.conditions)
+    found = analyse([replace(data, ratings=ratings, run=run)], n_boot=N_BOOT).partings
+    assert found == ()  # one of two metrics is no majority
+    only = table[table["metric"] == "psnr"]
+    run = type("Psnr", (Run,), {"metrics": only})(world.run.root, world.run.info, ())
+    found = analyse([replace(data, ratings=ratings, run=run)], n_boot=N_BOOT).partings
+    assert found
+    for parting in found:
+        assert (parting.first, parting.second) == ("warm", "cold")
+        assert (parting.metrics, parting.of) == (("psnr",), 1)
+        assert parting.people == "6 of 7 votes"
+        assert all(file.is_file() for file in parting.images.values())
+
+
+def test_pairs_with_an_anchor_alone_are_scored_against_it(world: World) -> None:
+    votes = {
+        ("warm", "gray"): (25, 0, 5),
+        ("cold", "gray"): (9, 2, 19),
+        ("pale", "gray"): (4, 0, 9),
+    }
+    report = analyse([with_votes(world.pairs, votes)], n_boot=N_BOOT)
+    (found,) = report.metrics
+    assert found.scores == "share of comparisons won against the untouched photograph"
+    assert not found.paired
+    result = found.results[0]
+    assert result.choices is None
+    assert result.within.n == 3 * 5  # gray itself is left out
+    html = render_html(report, {})
+    assert "Choices" not in html
+    assert "follow the share of comparisons won" in html or "no relation" in html
+
+
+def test_artifacts_by_stratum(world: World) -> None:
+    strata = ["city", "land"] * 3
+    data = replace(world.marks, contents=world.marks.contents.assign(stratum=strata))
+    report = analyse([data], n_boot=N_BOOT)
+    (one,) = report.artifacts
+    parts = {part.part: part for part in one.parts if part.stratum}
+    assert set(parts) == {"stratum city", "stratum land"}
+    assert sum(part.votes for part in parts.values()) == one.viewings
+    city = data.contents.query("stratum == 'city'")["content_id"]
+    rows = data.ratings[data.ratings["content"].isin(city)]
+    own = {rate.condition: rate for rate in parts["stratum city"].severe}
+    for rate in stats.artifact_rates(rows, min_severity=3):
+        assert own[rate.condition] == rate
+    assert "Stratum city" in " ".join(report.answer[0].details)
+    table = tables(report)["artifacts"]
+    assert table["stratum"].dropna().nunique() == 2
+    assert "stratum land" in render_html(report, draw(report))

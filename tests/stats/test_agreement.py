@@ -85,6 +85,44 @@ def test_alpha_intervals():
     assert twice.std_error == pytest.approx(units.std_error / np.sqrt(2), rel=0.2)
 
 
+def _error_of_jackknife(alphas: list[float]) -> float:
+    left = np.array(alphas)
+    return float(np.sqrt((left.size - 1) / left.size * ((left - left.mean()) ** 2).sum()))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_jackknife_leaves_each_observer_out(level):
+    rng = np.random.default_rng(3)
+    for missing in (0.1, 0.6):
+        ratings = np.clip(np.round(3 + rng.normal(size=25) + rng.normal(size=(7, 25))), 1, 5)
+        ratings[rng.random(ratings.shape) < missing] = np.nan
+        alphas = [krippendorff_alpha(np.delete(ratings, i, 0), level).value for i in range(7)]
+        estimate = krippendorff_alpha(ratings, level, resample="observers")
+        assert estimate.std_error == pytest.approx(_error_of_jackknife(alphas), rel=1e-9)
+
+
+def test_jackknife_of_pair_votes_and_of_continuous_ratings():
+    rng = np.random.default_rng(4)
+    n = 300
+    left = rng.integers(3, size=n)
+    votes = pd.DataFrame(
+        {
+            "observer": rng.integers(8, size=n),
+            "content": rng.integers(6, size=n),
+            "left": left,
+            "right": (left + rng.integers(1, 3, size=n)) % 3,
+            "choice": rng.choice(["left", "right", "tie"], p=[0.6, 0.3, 0.1], size=n),
+        }
+    )
+    alphas = [pairwise_alpha(votes[votes["observer"] != who]).value for who in range(8)]
+    estimate = pairwise_alpha(votes, resample="observers")
+    assert estimate.std_error == pytest.approx(_error_of_jackknife(alphas), rel=1e-9)
+    ratings = rng.normal(size=20) + rng.normal(size=(5, 20))
+    alphas = [krippendorff_alpha(np.delete(ratings, i, 0), "interval").value for i in range(5)]
+    estimate = krippendorff_alpha(ratings, "interval", resample="observers")
+    assert estimate.std_error == pytest.approx(_error_of_jackknife(alphas), rel=1e-9)
+
+
 def test_alpha_interval_covers_new_units():
     # The population value for these ratings is 1 / (1 + 1).
     rng = np.random.default_rng(2)

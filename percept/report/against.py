@@ -1,0 +1,236 @@
+"""Metrics held against people: what they predict of votes and scores, and on which photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from percept import stats
+from percept.report.data import StudyData, anchors, generator
+from percept.report.judged import MEASURES, scored
+from percept.stats.frames import counted_rows
+from percept.types import GRAY
+
+#: Facts of photographs by which metrics are looked at, and the most values of each.
+FACTS = ("stratum", "era", "process", "degradation")
+MOST_VALUES = 8
+
+Verdict = Literal["better", "chance", "worse", "not estimable"]
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """One metric held against the people of one study."""
+
+    metric: str
+    higher_is_better: bool
+    choices: stats.ChoicePrediction | None
+    """None where no two colorizers were compared: single images, or each beside an anchor."""
+    within: stats.Correlation
+    """Inside each photograph, averaged."""
+    overall: stats.Correlation
+    verdict: Verdict
+    """Whether the interval of its accuracy lies above, around or below one half; without choices,
+    that of its rank correlation within photographs, in its own direction, zero."""
+
+    @property
+    def agreement(self) -> stats.Estimate:
+        """Spearman's coefficient within photographs; positive where the metric is right."""
+        found = self.within.srocc
+        if self.higher_is_better:
+            return found
+        return replace(found, value=-found.value, low=-found.high, high=-found.low)
+
+
+@dataclass(frozen=True)
+class Facet:
+    """The metrics on the photographs that share a fact."""
+
+    fact: str
+    value: str
+    photographs: int
+    answers: int
+    found: dict[str, stats.Estimate]
+    """By metric: share of choices predicted; without choices, Spearman's coefficient within
+    photographs in the metric's own direction, without an interval."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Metrics against people on one question."""
+
+    study: str
+    attribute: str
+    scores: str
+    """What the people's score of an image is."""
+    ceiling: stats.Estimate | None
+    """The most that any predictor of choices can expect, from people's own disagreement."""
+    results: tuple[MetricResult, ...]
+    facets: tuple[Facet, ...]
+    skipped: dict[str, str]
+    problem: str
+
+    @property
+    def paired(self) -> bool:
+        """Whether there are choices between colorizers to predict."""
+        return any(result.choices is not None for result in self.results)
+
+
+def people_scores(study: StudyData, votes: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Score images by people: a frame (images, observers) by (content, condition), and its name.
+
+    Anchors are left out. Where pairs show no two colorizers together, it is how they fare against
+    the anchor that they were shown with.
+    """
+    left_out = anchors(study.conditions)
+    method = study.protocol.method
+    if method != "pairwise":
+        rows = scored(study, votes)
+        rows = rows[~rows["condition"].isin(left_out).to_numpy(bool)]
+        found = rows.pivot_table(
+            index=["content", "condition"], columns="observer", values="score", aggfunc="mean"
+        )
+        return found, MEASURES[method].told
+    wins = stats.stimulus_wins(votes, exclude=tuple(left_out))
+    if len(wins):
+        return wins, "share of comparisons won"
+    rows = counted_rows(votes, ("left", "right"))
+    shown = {name: int((rows[["left", "right"]] == name).any(axis=1).sum()) for name in left_out}
+    if not any(shown.values()):
+        return wins, "share of comparisons won"
+    beside = max(shown, key=lambda name: shown[name])
+    wins = stats.stimulus_wins(votes, exclude=tuple(name for name in left_out if name != beside))
+    what = "the untouched photograph" if left_out[beside] == GRAY else "the true colours"
+    own = wins.index.get_level_values("condition") != beside
+    return wins[own], f"share of comparisons won against {what}"
+
+
+def hold_against(study: StudyData, attribute: str, settings: Mapping[str, Any]) -> Metrics:
+    """Hold every metric of a study's run against its people."""
+
+    def nothing(problem: str, skipped: dict[str, str] | None = None) -> Metrics:
+        return Metrics(study.name, attribute, "", None, (), (), skipped or {}, problem)
+
+    if study.run is None:
+        return nothing(study.run_problem)
+    skipped = dict(study.run.info.get("metrics_skipped", {}))
+    table = study.run.metrics
+    table = table[table["content_id"].isin(study.contents["content_id"])]
+    if table.empty:
+        return nothing("No metrics were computed: percept metrics RUN computes them.", skipped)
+    votes = study.ratings[(study.ratings["attribute"] == attribute).to_numpy(bool)]
+    scores, told = people_scores(study, votes)
+    if scores.empty:
+        return nothing("There are no answers on colorizers yet.", skipped)
+    left_out = tuple(anchors(study.conditions))
+    paired = study.protocol.method == "pairwise" and told == "share of comparisons won"
+    photographs = scores.index.get_level_values("content")
+    rises = directions(study)
+    columns = {
+        str(name): own.set_index(["content_id", "condition"])["value"]
+        for name, own in table.groupby("metric", sort=False)
+    }
+    values = {name: own.reindex(scores.index) for name, own in columns.items()}
+
+    def coefficients(inside: bool) -> dict[str, stats.Correlation]:
+        labels = ("metric", study.name, attribute, "within" if inside else "overall")
+        return stats.correlate_many(
+            values,
+            scores.to_numpy(float).T,
+            within=photographs if inside else None,
+            fit=None if inside else "logistic4",
+            cluster=photographs,
+            n_boot=settings["n_boot"],
+            confidence=settings["confidence"],
+            rng=generator(settings["seed"], *labels),
+        )
+
+    def choices(name: str, rows: pd.DataFrame) -> stats.ChoicePrediction:
+        return stats.predict_choices(
+            columns[name],
+            rows,
+            higher_is_better=rises.get(name, True),
+            exclude=left_out,
+            confidence=settings["confidence"],
+        )
+
+    within, overall = coefficients(inside=True), coefficients(inside=False)
+    results = []
+    for name in values:
+        result = MetricResult(
+            metric=name,
+            higher_is_better=rises.get(name, True),
+            choices=choices(name, votes) if paired else None,
+            within=within[name],
+            overall=overall[name],
+            verdict="not estimable",
+        )
+        results.append(replace(result, verdict=_verdict(result)))
+    results.sort(key=lambda result: (-np.nan_to_num(_main(result).value, nan=-9), result.metric))
+
+    def facet(fact: str, value: str, contents: set[str]) -> Facet:
+        own = votes[votes["content"].isin(contents).to_numpy(bool)]
+        here = photographs.isin(contents)
+        if paired:
+            found = {result.metric: choices(result.metric, own).accuracy for result in results}
+        else:
+            inside = stats.correlate_many(
+                {name: series[here] for name, series in values.items()},
+                scores[here].to_numpy(float).T, within=photographs[here], fit=None,
+            )  # fmt: skip
+            found = {r.metric: replace(r, within=inside[r.metric]).agreement for r in results}
+        answers = int(scores[here].notna().to_numpy().sum())
+        return Facet(fact, value, len(set(photographs[here])), answers, found)
+
+    # Metrics exist for more or fewer photographs; the ceiling is that of the most votes.
+    predicted = [result.choices for result in results if result.choices is not None]
+    most = max(predicted, key=lambda found: found.n) if predicted else None
+    return Metrics(
+        study.name,
+        attribute,
+        told,
+        most.human_accuracy if most is not None and most.human_accuracy.estimable else None,
+        tuple(results),
+        tuple(facet(*part) for part in _parts(study, set(photographs))),
+        skipped,
+        "",
+    )
+
+
+def directions(study: StudyData) -> dict[str, bool]:
+    """Tell of each metric of the study's run whether higher is better."""
+    known = study.run.info.get("metrics", {}) if study.run is not None else {}
+    return {name: bool(entry.get("higher_is_better", True)) for name, entry in known.items()}
+
+
+def _parts(study: StudyData, judged: set[str]) -> Iterator[tuple[str, str, set[str]]]:
+    """Judged photographs by each fact that tells them apart: the fact, its value, their names.
+
+    A photograph counts for each of its degradations; values of a single photograph are left out.
+    """
+    contents = study.contents[study.contents["content_id"].isin(judged).to_numpy(bool)]
+    for fact in FACTS:
+        named = contents[["content_id", fact]].dropna()
+        each = named.assign(**{fact: named[fact].astype(str).str.split(";")}).explode(fact)
+        groups = {str(value): set(own) for value, own in each.groupby(fact)["content_id"]}
+        groups = {value: own for value, own in groups.items() if 1 < len(own) < len(judged)}
+        largest = sorted(groups, key=lambda value: (-len(groups[value]), value))[:MOST_VALUES]
+        if len(largest) > 1:
+            yield from ((fact, value, groups[value]) for value in sorted(largest))
+
+
+def _main(result: MetricResult) -> stats.Estimate:
+    return result.agreement if result.choices is None else result.choices.accuracy
+
+
+def _verdict(result: MetricResult) -> Verdict:
+    found, chance = _main(result), 0.0 if result.choices is None else 0.5
+    if not found.estimable or not np.isfinite(found.low):
+        return "not estimable"
+    if found.low > chance:
+        return "better"
+    return "worse" if found.high < chance else "chance"
