@@ -266,7 +266,7 @@ class _Votes:
     left: IntArray  # (p,)
     right: IntArray  # (p,)
     counts: FloatArray  # (p, 3): left, tie, right
-    codes: tuple[IntArray, ...]  # (n,) of each row: left, right, answer
+    codes: tuple[npt.NDArray[np.integer[Any]], ...]  # (n,) of each row: left, right, answer
     means: tuple[IntArray, ...]  # by code: item, item, outcome
     sides: bool  # whether the order in a pair says the side
     weight: FloatArray  # (n,) votes that a row stands for
@@ -284,7 +284,10 @@ class _Votes:
 
 
 def _pair_codes(
-    codes: tuple[IntArray, ...], means: tuple[IntArray, ...], k: int, sides: bool
+    codes: tuple[npt.NDArray[np.integer[Any]], ...],
+    means: tuple[IntArray, ...],
+    k: int,
+    sides: bool,
 ) -> tuple[IntArray, IntArray]:
     """One number for each row's pair (n,), left * k + right, and its outcome (n,)."""
     left, right, outcome = (mean[code] for mean, code in zip(means, codes, strict=True))
@@ -393,7 +396,7 @@ def _sum(a: FloatArray | None, b: FloatArray | None) -> FloatArray | None:
     return b if a is None else a if b is None else a + b
 
 
-def _answers(choice: pd.Series) -> tuple[IntArray, Any]:
+def _answers(choice: pd.Series) -> tuple[npt.NDArray[np.integer[Any]], Any]:
     """Code of each answer (n,), -1 where it is missing, and the answers of the codes."""
     if isinstance(choice.dtype, pd.StringDtype):  # two comparisons cost less than hashing
         compared = [choice == side for side in ("left", "right")]
@@ -402,7 +405,7 @@ def _answers(choice: pd.Series) -> tuple[IntArray, Any]:
             for own in compared
         )
         if (left | right).all():
-            return right.astype(np.int64), ("left", "right")
+            return right.view(np.int8), ("left", "right")
     return pd.factorize(choice)
 
 
@@ -806,7 +809,7 @@ def _scale(
     modelled = ties in ("davidson", "rao-kupper")
     counts = votes.counts if modelled else votes.counts @ treat
     tie = modelled and votes.n_ties > 0
-    decided = counts[:, [0, 2]].sum()
+    decided = counts[:, 0].sum() + counts[:, 2].sum()
 
     block = _components(counts, votes, k) if not penalty else np.zeros(k, dtype=np.int64)
     if penalty:
@@ -836,20 +839,21 @@ def _scale(
     side_half = np.nan
     degrees = np.broadcast_to(np.inf, (k, k))
     if inside.any():
+        used: Any = slice(None) if inside.all() else inside  # a slice needs no copy
         terms = _normal if normal else _logistic
         if tie:
             terms = _davidson if ties == "davidson" else _rao_kupper
         model = _Model(
-            terms, votes.left[inside], votes.right[inside], k, side_effect, tie, block, penalty
+            terms, votes.left[used], votes.right[used], k, side_effect, tie, block, penalty
         )
         start = np.zeros((1, model.size))
-        start[0, :k] = unit / JOD_LOGISTIC * _rough_strengths(model, counts[inside])
+        start[0, :k] = unit / JOD_LOGISTIC * _rough_strengths(model, counts[used])
         if tie:
             share = min(votes.n_ties / votes.counts.sum(), 0.99)
             start[0, -1] = np.log(
                 2 * share / (1 - share) if ties == "davidson" else (1 + share) / (1 - share)
             )
-        beta, value, done = model.fit(counts[inside][None], start)
+        beta, value, done = model.fit(counts[used][None], start)
         likelihood, converged = float(value[0] + penalty * (beta[0, :k] ** 2).sum()), bool(done[0])
         if side_effect and (not converged or abs(beta[0, k]) > 15):
             estimable[:] = False
