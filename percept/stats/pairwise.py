@@ -31,6 +31,7 @@ from percept.stats.bootstrap import (
     cluster_sums,
     combine,
     critical_value,
+    effective_size,
     float_array,
     inflate,
     not_estimable,
@@ -43,6 +44,7 @@ from percept.stats.frames import (
     codes_of,
     common_codes,
     counted_rows,
+    distinct_codes,
 )
 
 Ties = Literal["davidson", "rao-kupper", "half", "drop"]
@@ -867,6 +869,8 @@ def _scale(
                     model, votes, inside, treat, beta, n_boot, generator
                 )
                 degrees = freedom[:k, :k]
+                if not np.isfinite(covariance).all():
+                    warnings.append("no interval: one cluster gave all votes that the scale is of")
                 if len(np.unique(block)) > 1:
                     covariance[block[:, None] != block] = np.nan
                 covariance[~estimable] = np.nan
@@ -1024,9 +1028,13 @@ def _covariance(
         cluster_sums(codes, size, votes.column, votes.counts.size, votes.weight)[:, cells]
         for codes, size in dimensions
     ]
+    # A cluster with the share p of all votes counts 1 / (1 - p), as in variance_of_means.
+    shares = [np.asarray(matrix.sum(axis=1)).ravel() / matrix.sum() for matrix in sums]
+    if max(share.max() for share in shares) == 1:
+        return np.full((k, k), np.nan), np.nan, np.full((width, width), np.inf)
     variances = []
     if n_boot:
-        for matrix, (_, size) in zip(sums, dimensions, strict=True):
+        for matrix, share, (_, size) in zip(sums, shares, dimensions, strict=True):
 
             def refit(weights: FloatArray, matrix: sparse.csr_matrix = matrix) -> FloatArray:
                 # Memory: the batch holds (b, size, size) matrices and (b, cells, 3) counts.
@@ -1040,7 +1048,7 @@ def _covariance(
 
             draws = bootstrap_draws(refit, size, n_boot, rng)
             spread = np.atleast_2d(np.cov(draws, rowvar=False)) * inflate(size)
-            variances.append((_difference_variances(spread, k, width), size))
+            variances.append((_difference_variances(spread, k, width), effective_size(share)))
     else:
         # Score of one vote of each (cell, outcome): the gradient for that vote alone.
         single = np.repeat(treat[:, None, :], counts.shape[1], axis=1)
@@ -1051,11 +1059,10 @@ def _covariance(
         if t.g_tie is not None:
             by_column = sparse.hstack([by_column, sparse.csr_matrix(t.g_tie.T.reshape(-1, 1))])
         influence = sparse.csr_matrix(by_column)
-        for matrix, (_, size) in zip(sums, dimensions, strict=True):
-            scores = matrix @ influence
-            meat = (scores.T @ scores).toarray() * size / max(size - 1, 1)
-            spread = inverse @ meat @ inverse
-            variances.append((_difference_variances(spread, k, width), size))
+        for matrix, share in zip(sums, shares, strict=True):
+            scores = sparse.diags(1 / np.sqrt(1 - share)) @ (matrix @ influence)
+            spread = inverse @ (scores.T @ scores).toarray() @ inverse
+            variances.append((_difference_variances(spread, k, width), effective_size(share)))
     total, degrees = combine(variances)
     for i in range(k):  # a score is a mean of differences: as uncertain as the worst of them
         degrees[i, i] = np.delete(degrees[i, :k], i).min(initial=np.inf)
@@ -1514,10 +1521,14 @@ def crowd_bradley_terry(
     if "count" in rows:
         rows = rows[rows["count"].to_numpy(dtype=float) > 0]
     observer, labels = codes_of(rows["observer"])
-    decided = votes.column % 3 != 1
     warnings = [f"{votes.n_ties:g} ties left out"] if votes.n_ties else []
-    column, weight, observer = votes.column[decided], votes.weight[decided], observer[decided]
-    k, m = len(votes.items), len(labels)
+    k, m, width = len(votes.items), len(labels), votes.counts.size
+    # Equal votes of an observer are one row.
+    same, row = distinct_codes(observer * width + votes.column, m * width)
+    weight = np.bincount(row, votes.weight)
+    observer, column = np.divmod(same, max(width, 1))
+    decided = column % 3 != 1
+    column, weight, observer = column[decided], weight[decided], observer[decided]
     if not column.size:
         return CrowdScale(
             votes.items, np.full(k, np.nan), np.full(k, np.nan),
