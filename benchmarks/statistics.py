@@ -242,25 +242,30 @@ def icc_of_array(pingouin: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
     return lambda: stats.icc(ratings, "ICC2k").value, theirs
 
 
-def icc_of_frame(pingouin: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    ratings = ordinal_ratings(20, 20_000)
-    observer, unit = np.indices(ratings.shape)
-    frame = pd.DataFrame(
-        {
-            "observer": pd.Series([f"observer{i}" for i in observer.ravel()]),
-            "content": pd.Series([f"photo{i}" for i in unit.ravel()]),
-            "condition": "model",
-            "score": ratings.ravel(),
-        }
-    )
-
-    def theirs() -> float:
-        found = pingouin.intraclass_corr(
-            frame, targets="content", raters="observer", ratings="score"
+def icc_of_frame(shuffled: bool) -> Callable[[Any], Any]:
+    def make(pingouin: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        ratings = ordinal_ratings(20, 20_000)
+        observer, unit = np.indices(ratings.shape)
+        frame = pd.DataFrame(
+            {
+                "observer": pd.Series([f"observer{i}" for i in observer.ravel()]),
+                "content": pd.Series([f"photo{i}" for i in unit.ravel()]),
+                "condition": "model",
+                "score": ratings.ravel(),
+            }
         )
-        return float(found["ICC"].iloc[4])
+        if shuffled:
+            frame = frame.sample(frac=1, random_state=1, ignore_index=True)
 
-    return lambda: stats.icc(stats.rating_units(frame).ratings, "ICC2k").value, theirs
+        def theirs() -> float:
+            found = pingouin.intraclass_corr(
+                frame, targets="content", raters="observer", ratings="score"
+            )
+            return float(found["ICC"].iloc[4])
+
+        return lambda: stats.icc(stats.rating_units(frame).ratings, "ICC2k").value, theirs
+
+    return make
 
 
 COMPARISONS = {
@@ -294,7 +299,10 @@ COMPARISONS = {
         "ICC(2,k) of an array, 20 × 20,000", "pingouin", 20, icc_of_array, difference
     ),
     "icc-frame": Comparison(
-        "ICC(2,k) of a labelled frame, 20 × 20,000", "pingouin", 20, icc_of_frame, difference
+        "ICC(2,k) of a labelled frame, 20 × 20,000", "pingouin", 20, icc_of_frame(False), difference
+    ),
+    "icc-shuffled": Comparison(
+        "the same frame with its rows in any order", "pingouin", 0, icc_of_frame(True), difference
     ),
 }  # fmt: skip
 

@@ -407,10 +407,13 @@ def may_look(store: Store, study: Study) -> bool:
         return False
     if not rule.half_width:
         return True
-    votes = store.votes(study, protocol_of(study).attributes[0].name)
-    scale = stats.bradley_terry(votes, cluster=())
+    votes = store.ratings(study)
+    votes = votes[(votes["attribute"] == protocol_of(study).attributes[0].name).to_numpy(bool)]
+    weights = store.contents(study).set_index("content_id")["weight"].astype(float).fillna(1.0)
+    scale = stats.bradley_terry(votes.assign(count=votes["content"].map(weights)))
     widest = (np.asarray(scale.high) - np.asarray(scale.low)).max() / 2 / scale.jod_unit
-    return bool(scale.converged and widest <= rule.half_width)
+    # A warning: the interval does not speak of new observers and new photographs, or of all.
+    return bool(not scale.warnings and widest <= rule.half_width)
 
 
 @dataclass(frozen=True)

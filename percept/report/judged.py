@@ -6,7 +6,7 @@ And how conditions differ: from each other, and from a baseline (:func:`compare`
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -289,53 +289,16 @@ def difference(
     weights: pd.Series | None,
     confidence: float,
 ) -> stats.Estimate:
-    """How far the mean score of one condition lies above that of another.
-
-    The interval is that of :func:`percept.stats.cluster_mean` of the linearised difference: each
-    answer's share in it, so that what an observer or a photograph gives to both conditions
-    cancels. Where no answer differs from its condition's mean, shares have Newcombe's (1998)
-    interval from those of both; a mean grade has none.
-    """
-    values: list[np.ndarray] = []
-    chosen: list[pd.DataFrame] = []
-    means: list[stats.Estimate] = []
-    spread = 0.0
-    for sign, name in ((1.0, first), (-1.0, second)):
-        own = rows[(rows["condition"] == name).to_numpy(bool)]
-        weight = weight_of_rows(own, weights)
-        mean = stats.cluster_mean(
-            own["score"].to_numpy(float),
-            own[["observer", "content"]],
-            weights=weight,
-            share=measure.share,
-            confidence=confidence,
-            method=measure.told,
-        )
-        residual = own["score"].to_numpy(float) - mean.value
-        spread = max(spread, float(np.abs(residual).max(initial=0.0)))
-        total = weight.sum()
-        values.append(sign * weight * residual / total if total else residual)
-        chosen.append(own)
-        means.append(mean)
-    one, two = means
-    method = f"{measure.told}, {first} above {second}"
-    gap = one.value - two.value
-    if not (one.estimable and two.estimable):
-        nothing = stats.cluster_mean([], confidence=confidence, method=method)
-        return replace(nothing, warnings=(f"not estimable: no answers on {first} or {second}",))
-    both = pd.concat(chosen)
-    linear = np.concatenate(values) * len(both) + gap
-    found = stats.cluster_mean(
-        linear, both[["observer", "content"]], confidence=confidence, method=method
+    """How far one condition lies above another in what :func:`scored` says."""
+    return stats.mean_difference(
+        rows,
+        first,
+        second,
+        weights=weights,
+        share=measure.share,
+        confidence=confidence,
+        method=measure.told,
     )
-    if spread > 1e-12:
-        return found
-    if measure.share:
-        low = gap - float(np.hypot(one.value - one.low, two.high - two.value))
-        high = gap + float(np.hypot(one.high - one.value, two.value - two.low))
-    else:
-        low = high = np.nan
-    return replace(found, low=low, high=high, std_error=np.nan)
 
 
 # --- against a baseline ----------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 _PUBLIC = {
     "Estimate": "bootstrap",
     "cluster_mean": "bootstrap",
+    "mean_difference": "bootstrap",
     "proportion_interval": "bootstrap",
     "agreement_weights": "agreement",
     "cohen_kappa": "agreement",

@@ -27,7 +27,14 @@ from percept.stats.bootstrap import (
     float_array,
     not_estimable,
 )
-from percept.stats.frames import IntArray, codes_of, counted_rows, distinct_codes
+from percept.stats.frames import (
+    IntArray,
+    codes_of,
+    counted_rows,
+    distinct_codes,
+    same_block,
+    sorted_codes,
+)
 
 Level = Literal["nominal", "ordinal", "interval", "ratio"]
 _LEVELS = ("nominal", "ordinal", "interval", "ratio")
@@ -192,22 +199,33 @@ def rating_units(frame: pd.DataFrame, value: str = "score") -> RatingUnits:
     """
     rows = counted_rows(frame, ("observer", "content", "condition", value))
     values = float_array(rows[value], value)
+    names = ("observer", "content", "condition")
+    size = same_block(*(rows[name] for name in names))
+    parts = (rows.iloc[:: size or 1], *[rows.iloc[: size or None]] * 2)
     codes, labels = zip(
-        *(codes_of(rows[name]) for name in ("observer", "content", "condition")), strict=True
+        *(sorted_codes(part[name]) for part, name in zip(parts, names, strict=True)), strict=True
     )
     if min(code.min(initial=0) for code in codes) < 0:
         raise InputError("A rating lacks its observer, content or condition")
     width = max(len(labels[2]), 1)
     stimulus = codes[1] if width == 1 else codes[1] * width + codes[2]
     present, unit = distinct_codes(stimulus, len(labels[1]) * width)
+    places: Any = np.divmod(present, width)
     index = pd.MultiIndex(  # labels are sorted and distinct: nothing to be found again
         levels=[labels[1], labels[2]],
-        codes=[(present // width).tolist(), (present % width).tolist()],
+        codes=places,
         names=["content", "condition"],
         verify_integrity=False,
     )
-    array = _scatter(codes[0], len(labels[0]), unit, len(present), values)
-    return RatingUnits(array, tuple(labels[0]), index)
+    observer = codes[0]
+    if size and len(labels[0]) == observer.size and len(present) == unit.size:
+        # A complete table: each rating of each observer has its place already.
+        array = values.reshape(-1, size)[np.argsort(observer)[:, None], np.argsort(unit)]
+    else:
+        if size:
+            observer, unit = np.repeat(observer, size), np.tile(unit, observer.size)
+        array = _scatter(observer, len(labels[0]), unit, len(present), values)
+    return RatingUnits(array, tuple(labels[0].tolist()), index)
 
 
 def _scatter(
@@ -217,11 +235,13 @@ def _scatter(
     if not observer.size:
         return np.full((observers, units), np.nan)
     cell = observer * units + unit
-    if cell.size == observers * units and (np.diff(cell) == 1).all():
-        return values.reshape(observers, units).copy()  # already so arranged
-    array = np.full(observers * units, np.nan)
-    array[cell] = values
-    if np.bincount(cell).max() == 1:
+    seen = np.zeros(observers * units, dtype=bool)
+    seen[cell] = True
+    if np.count_nonzero(seen) == cell.size:
+        array = np.empty(seen.size)
+        array[cell] = values
+        if cell.size < seen.size:
+            array[~seen] = np.nan
         return array.reshape(observers, units)
     # The position of each rating among those of the same observer on the same unit.
     repetition = pd.Series(cell).groupby(cell).cumcount().to_numpy()

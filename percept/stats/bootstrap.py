@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ import pandas as pd
 from scipy import sparse, special
 
 from percept.errors import InputError
-from percept.stats.frames import Clusters, clusters_of
+from percept.stats.frames import Clusters, clusters_of, counted_rows, weights_of
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -186,12 +186,12 @@ def adjust_p_values(
     return np.minimum(result, 1.0)
 
 
-def combine(terms: Sequence[tuple[FloatArray, int]]) -> tuple[FloatArray, FloatArray]:
+def combine(terms: Sequence[tuple[FloatArray, float]]) -> tuple[FloatArray, FloatArray]:
     """Variance and degrees of freedom (any shape, elementwise) of the inclusion–exclusion formula.
 
     Parameters
     ----------
-    terms : sequence of (variance, number of clusters)
+    terms : sequence of (variance, effective number of clusters)
         Of one dimension; or of two dimensions and then of their combinations (cells).
 
     Notes
@@ -249,12 +249,69 @@ def bootstrap_draws(
     return np.concatenate(parts)
 
 
-def inflate(n_clusters: int) -> float:
+def inflate(n_clusters: float) -> float:
     """Factor that makes the variance over exponential weights unbiased for few clusters.
 
     Normalised exponential weights are Dirichlet: a mean then varies by S² (G-1)/(G (G+1)).
     """
     return (n_clusters + 1) / (n_clusters - 1) if n_clusters > 1 else np.nan
+
+
+def effective_size(share: FloatArray) -> float:
+    """Equal clusters that would tell as much of a variance as clusters of these shares (G,)."""
+    with np.errstate(divide="ignore"):
+        return 1 + float((share**2).sum() ** 2 / (share**4 / (1 - share)).sum())
+
+
+def variance_of_means(
+    values: FloatArray,
+    weights: FloatArray,
+    groups: Clusters,
+    part: npt.NDArray[np.int64] | None = None,
+) -> tuple[FloatArray, float, float]:
+    """Weighted means of one part or two, and of the first less the second the variance and degrees
+    of freedom.
+
+    Parameters
+    ----------
+    values, weights : array (n,)
+        Finite values, positive weights.
+    groups : Clusters
+        Of the observations; without any they are independent.
+    part : array of int (n,), optional
+        0 for the first part, 1 for the second; what a cluster gives to both cancels.
+
+    Notes
+    -----
+    In each dimension a cluster with the share p of its part's weight counts 1 / (1 - p): its
+    deviation lacks the part of it that moved the mean itself (Bell & McCaffrey 2002; with equal
+    shares, G / (G - 1)). Degrees of freedom are Satterthwaite's for clusters of these shares, so
+    that one who gave half of all answers does not pass for one of many; with two parts of
+    different people they are Welch's.
+    """  # noqa: D205
+    which = np.zeros(values.size, dtype=np.int64) if part is None else part
+    parts = int(which.max(initial=0)) + 1
+    total = np.bincount(which, weights)
+    means = np.bincount(which, weights * values) / total
+    share = weights / total[which]
+    residual = np.where(which == 0, share, -share) * (values - means[which])
+    terms = []
+    for codes, size in groups.dimensions() or [(np.arange(values.size), values.size)]:
+        cell = which * size + codes
+        p, sums = (
+            np.bincount(cell, each, minlength=parts * size).reshape(parts, size)
+            for each in (share, residual)
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            moved = sums / np.sqrt(1 - p)
+            own = (moved**2).sum(axis=1, keepdims=True)
+            own = np.where(own.sum() > 0, own, 1.0)
+            # The variance that clusters of these shares would have.
+            each = (own * p**2 / (p**2).sum(axis=1, keepdims=True)).sum(axis=0)
+            degrees = each.sum() ** 2 / (each**2 / (1 - p.max(axis=0))).sum()
+        terms.append((np.asarray((moved.sum(axis=0) ** 2).sum()), float(degrees) + 1))
+    variance, freedom = combine(terms)
+    return means, float(variance), float(freedom)
 
 
 def cluster_mean(
@@ -310,25 +367,15 @@ def cluster_mean(
     keep = np.isfinite(x) & (w > 0)
     rows = None if clusters is None else clusters[keep]
     x, w = x[keep], w[keep]
-    if share and ((x < 0) | (x > 1)).any():
-        raise InputError(
-            "A share needs values between 0 and 1", value=float(x[(x < 0) | (x > 1)][0])
-        )
+    if share:
+        _check_shares(x)
     if not x.size:
         return not_estimable("no observations", method=method, confidence=confidence)
     groups = Clusters()
     if rows is not None:
         groups = clusters_of(rows, list(rows.columns) if cluster is None else cluster)
-    total = w.sum()
-    mean = float((w * x).sum() / total)
-    residual = w * (x - mean) / total
-    terms = []
-    for codes, size in groups.dimensions() or [(np.arange(x.size), x.size)]:
-        sums = np.bincount(codes, residual, minlength=size)
-        terms.append((np.asarray((sums**2).sum() * size / max(size - 1, 1)), size))
-    variance, degrees = (float(v) for v in combine(terms))
-    if x.size == 1:
-        variance = np.nan
+    means, variance, degrees = variance_of_means(x, w, groups)
+    mean = float(means[0])
     described = f"{method}; interval for {groups.speaks_of}"
     se = float(np.sqrt(variance))
     if share:
@@ -338,6 +385,112 @@ def cluster_mean(
         half = float(critical_value(confidence, degrees)) * se
         low, high = mean - half, mean + half
     return Estimate(mean, low, high, x.size, described, confidence, se, groups.warnings)
+
+
+def mean_difference(
+    frame: pd.DataFrame,
+    first: Any,
+    second: Any,
+    *,
+    value: str = "score",
+    by: str = "condition",
+    cluster: str | Sequence[str] | None = ("observer", "content"),
+    weights: pd.Series | None = None,
+    share: bool = False,
+    confidence: float = 0.95,
+    method: str = "mean",
+) -> Estimate:
+    """How far the mean of one condition lies above that of another.
+
+    What an observer or a photograph gives to both conditions cancels, as in a paired comparison;
+    observers of one condition only count as in one of independent groups.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Tidy frame of answers on single stimuli: the columns ``by`` and ``value``, and, where
+        known, ``observer`` and ``content``.
+    first, second : label
+        Two values of the column ``by``.
+    value : str
+        Column of the answers: numbers, NaN is missing.
+    by : str
+        Column of the conditions.
+    cluster : str, sequence of str, or None
+        As for :func:`percept.stats.bradley_terry`. A dimension of which a condition has a single
+        value is left out, with a warning.
+    weights : Series, optional
+        Sampling weights by content; 1 where missing.
+    share : bool
+        Answers lie in [0, 1] and the means are shares. Where no answer differs from its
+        condition's mean, the interval is Newcombe's (1998) of those of both shares; a difference
+        of other means has none then.
+    confidence : float
+        Nominal coverage. Of m differences together: 1 - (1 - confidence) / m (Bonferroni).
+    method : str
+        Name of the mean.
+
+    Returns
+    -------
+    Estimate
+        ``n`` is the number of answers on both. Not estimable without answers on either.
+
+    Raises
+    ------
+    InputError
+        On missing columns, answers that are no numbers or no shares, weights below 0.
+
+    Notes
+    -----
+    Variance of the linearised difference over clusters: :func:`variance_of_means`, combined by
+    Cameron, Gelbach & Miller (2011).
+    """
+    check_confidence(confidence)
+    rows = counted_rows(frame, (by, value))
+    rows = rows[rows[by].isin((first, second)).to_numpy(bool)]
+    x, w = float_array(rows[value], value), weights_of(rows, weights)
+    keep = np.isfinite(x) & (w > 0)
+    rows, x, w = rows[keep], x[keep], w[keep]
+    check_magnitude(x, value)
+    if share:
+        _check_shares(x)
+    part = (rows[by] != first).to_numpy(dtype=np.int64)
+    described = f"{method}, {first} above {second}"
+    counts = np.bincount(part, minlength=2)
+    if not counts.all():
+        return not_estimable(
+            f"no answers on {first if not counts[0] else second}",
+            n=x.size, method=described, confidence=confidence,
+        )  # fmt: skip
+    names = (cluster,) if isinstance(cluster, str) else tuple(cluster or ())
+    lone = [name for name in names if name in rows and rows[name].groupby(part).nunique().min() < 2]
+    groups = clusters_of(rows, [name for name in names if name not in lone])
+    warnings = groups.warnings + tuple(
+        f"a single {name} of one condition: the interval cannot speak of other {name}s"
+        for name in lone
+    )
+    means, variance, degrees = variance_of_means(x, w, groups, part)
+    gap, se = float(means[0] - means[1]), float(np.sqrt(variance))
+    half = float(critical_value(confidence, degrees)) * se
+    low, high = gap - half, gap + half
+    if np.abs(x - means[part]).max() <= 1e-12:
+        low = high = se = np.nan
+        if share:
+            one, two = (
+                cluster_mean(x[part == i], rows[part == i], cluster=groups.names, share=True,
+                             weights=w[part == i], confidence=confidence)
+                for i in (0, 1)
+            )  # fmt: skip
+            low = gap - float(np.hypot(one.value - one.low, two.high - two.value))
+            high = gap + float(np.hypot(one.high - one.value, two.value - two.low))
+    described += f"; interval for {groups.speaks_of}"
+    return Estimate(gap, low, high, x.size, described, confidence, se, warnings)
+
+
+def _check_shares(values: FloatArray) -> None:
+    outside = values[(values < 0) | (values > 1)]
+    if outside.size:
+        raise InputError("A share needs values between 0 and 1", value=float(outside[0]))
 
 
 def _effective_size(

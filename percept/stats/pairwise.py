@@ -31,6 +31,7 @@ from percept.stats.bootstrap import (
     cluster_sums,
     combine,
     critical_value,
+    effective_size,
     float_array,
     inflate,
     not_estimable,
@@ -43,6 +44,7 @@ from percept.stats.frames import (
     codes_of,
     common_codes,
     counted_rows,
+    distinct_codes,
 )
 
 Ties = Literal["davidson", "rao-kupper", "half", "drop"]
@@ -266,7 +268,7 @@ class _Votes:
     left: IntArray  # (p,)
     right: IntArray  # (p,)
     counts: FloatArray  # (p, 3): left, tie, right
-    codes: tuple[IntArray, ...]  # (n,) of each row: left, right, answer
+    codes: tuple[npt.NDArray[np.integer[Any]], ...]  # (n,) of each row: left, right, answer
     means: tuple[IntArray, ...]  # by code: item, item, outcome
     sides: bool  # whether the order in a pair says the side
     weight: FloatArray  # (n,) votes that a row stands for
@@ -284,7 +286,10 @@ class _Votes:
 
 
 def _pair_codes(
-    codes: tuple[IntArray, ...], means: tuple[IntArray, ...], k: int, sides: bool
+    codes: tuple[npt.NDArray[np.integer[Any]], ...],
+    means: tuple[IntArray, ...],
+    k: int,
+    sides: bool,
 ) -> tuple[IntArray, IntArray]:
     """One number for each row's pair (n,), left * k + right, and its outcome (n,)."""
     left, right, outcome = (mean[code] for mean, code in zip(means, codes, strict=True))
@@ -393,7 +398,7 @@ def _sum(a: FloatArray | None, b: FloatArray | None) -> FloatArray | None:
     return b if a is None else a if b is None else a + b
 
 
-def _answers(choice: pd.Series) -> tuple[IntArray, Any]:
+def _answers(choice: pd.Series) -> tuple[npt.NDArray[np.integer[Any]], Any]:
     """Code of each answer (n,), -1 where it is missing, and the answers of the codes."""
     if isinstance(choice.dtype, pd.StringDtype):  # two comparisons cost less than hashing
         compared = [choice == side for side in ("left", "right")]
@@ -402,7 +407,7 @@ def _answers(choice: pd.Series) -> tuple[IntArray, Any]:
             for own in compared
         )
         if (left | right).all():
-            return right.astype(np.int64), ("left", "right")
+            return right.view(np.int8), ("left", "right")
     return pd.factorize(choice)
 
 
@@ -806,7 +811,7 @@ def _scale(
     modelled = ties in ("davidson", "rao-kupper")
     counts = votes.counts if modelled else votes.counts @ treat
     tie = modelled and votes.n_ties > 0
-    decided = counts[:, [0, 2]].sum()
+    decided = counts[:, 0].sum() + counts[:, 2].sum()
 
     block = _components(counts, votes, k) if not penalty else np.zeros(k, dtype=np.int64)
     if penalty:
@@ -836,20 +841,21 @@ def _scale(
     side_half = np.nan
     degrees = np.broadcast_to(np.inf, (k, k))
     if inside.any():
+        used: Any = slice(None) if inside.all() else inside  # a slice needs no copy
         terms = _normal if normal else _logistic
         if tie:
             terms = _davidson if ties == "davidson" else _rao_kupper
         model = _Model(
-            terms, votes.left[inside], votes.right[inside], k, side_effect, tie, block, penalty
+            terms, votes.left[used], votes.right[used], k, side_effect, tie, block, penalty
         )
         start = np.zeros((1, model.size))
-        start[0, :k] = unit / JOD_LOGISTIC * _rough_strengths(model, counts[inside])
+        start[0, :k] = unit / JOD_LOGISTIC * _rough_strengths(model, counts[used])
         if tie:
             share = min(votes.n_ties / votes.counts.sum(), 0.99)
             start[0, -1] = np.log(
                 2 * share / (1 - share) if ties == "davidson" else (1 + share) / (1 - share)
             )
-        beta, value, done = model.fit(counts[inside][None], start)
+        beta, value, done = model.fit(counts[used][None], start)
         likelihood, converged = float(value[0] + penalty * (beta[0, :k] ** 2).sum()), bool(done[0])
         if side_effect and (not converged or abs(beta[0, k]) > 15):
             estimable[:] = False
@@ -863,6 +869,8 @@ def _scale(
                     model, votes, inside, treat, beta, n_boot, generator
                 )
                 degrees = freedom[:k, :k]
+                if not np.isfinite(covariance).all():
+                    warnings.append("no interval: one cluster gave all votes that the scale is of")
                 if len(np.unique(block)) > 1:
                     covariance[block[:, None] != block] = np.nan
                 covariance[~estimable] = np.nan
@@ -1020,9 +1028,13 @@ def _covariance(
         cluster_sums(codes, size, votes.column, votes.counts.size, votes.weight)[:, cells]
         for codes, size in dimensions
     ]
+    # A cluster with the share p of all votes counts 1 / (1 - p), as in variance_of_means.
+    shares = [np.asarray(matrix.sum(axis=1)).ravel() / matrix.sum() for matrix in sums]
+    if max(share.max() for share in shares) == 1:
+        return np.full((k, k), np.nan), np.nan, np.full((width, width), np.inf)
     variances = []
     if n_boot:
-        for matrix, (_, size) in zip(sums, dimensions, strict=True):
+        for matrix, share, (_, size) in zip(sums, shares, dimensions, strict=True):
 
             def refit(weights: FloatArray, matrix: sparse.csr_matrix = matrix) -> FloatArray:
                 # Memory: the batch holds (b, size, size) matrices and (b, cells, 3) counts.
@@ -1036,7 +1048,7 @@ def _covariance(
 
             draws = bootstrap_draws(refit, size, n_boot, rng)
             spread = np.atleast_2d(np.cov(draws, rowvar=False)) * inflate(size)
-            variances.append((_difference_variances(spread, k, width), size))
+            variances.append((_difference_variances(spread, k, width), effective_size(share)))
     else:
         # Score of one vote of each (cell, outcome): the gradient for that vote alone.
         single = np.repeat(treat[:, None, :], counts.shape[1], axis=1)
@@ -1047,11 +1059,10 @@ def _covariance(
         if t.g_tie is not None:
             by_column = sparse.hstack([by_column, sparse.csr_matrix(t.g_tie.T.reshape(-1, 1))])
         influence = sparse.csr_matrix(by_column)
-        for matrix, (_, size) in zip(sums, dimensions, strict=True):
-            scores = matrix @ influence
-            meat = (scores.T @ scores).toarray() * size / max(size - 1, 1)
-            spread = inverse @ meat @ inverse
-            variances.append((_difference_variances(spread, k, width), size))
+        for matrix, share in zip(sums, shares, strict=True):
+            scores = sparse.diags(1 / np.sqrt(1 - share)) @ (matrix @ influence)
+            spread = inverse @ (scores.T @ scores).toarray() @ inverse
+            variances.append((_difference_variances(spread, k, width), effective_size(share)))
     total, degrees = combine(variances)
     for i in range(k):  # a score is a mean of differences: as uncertain as the worst of them
         degrees[i, i] = np.delete(degrees[i, :k], i).min(initial=np.inf)
@@ -1510,10 +1521,14 @@ def crowd_bradley_terry(
     if "count" in rows:
         rows = rows[rows["count"].to_numpy(dtype=float) > 0]
     observer, labels = codes_of(rows["observer"])
-    decided = votes.column % 3 != 1
     warnings = [f"{votes.n_ties:g} ties left out"] if votes.n_ties else []
-    column, weight, observer = votes.column[decided], votes.weight[decided], observer[decided]
-    k, m = len(votes.items), len(labels)
+    k, m, width = len(votes.items), len(labels), votes.counts.size
+    # Equal votes of an observer are one row.
+    same, row = distinct_codes(observer * width + votes.column, m * width)
+    weight = np.bincount(row, votes.weight)
+    observer, column = np.divmod(same, max(width, 1))
+    decided = column % 3 != 1
+    column, weight, observer = column[decided], weight[decided], observer[decided]
     if not column.size:
         return CrowdScale(
             votes.items, np.full(k, np.nan), np.full(k, np.nan),

@@ -55,26 +55,29 @@ class _Anova:
     def of(cls, table: FloatArray) -> _Anova | None:
         """Analyse ratings (observers, units); None if there is too little of them."""
         given = np.isfinite(table)
-        if not given.all():
+        complete = bool(given.all())
+        if not complete:
             rows, columns = given.any(axis=1), given.any(axis=0)
             table, given = table[rows][:, columns], given[rows][:, columns]
         o, u = table.shape
-        n = int(given.sum())
-        m, c = given.sum(axis=0), given.sum(axis=1)
+        m, c = (
+            (np.full(u, o), np.full(o, u)) if complete else (given.sum(axis=0), given.sum(axis=1))
+        )
+        n = int(c.sum())
         if o < 2 or u < 2 or n - u - o + 1 < 1:
             return None
-        y = np.where(given, table, 0.0)
-        y -= np.where(given, y.sum() / n, 0.0)
+        y = table if complete else np.where(given, table, 0.0)
+        y = y - (y.sum() / n if complete else np.where(given, y.sum() / n, 0.0))
         total = np.einsum("ij,ij->", y, y)
         by_unit, by_observer = y.sum(axis=0), y.sum(axis=1)
         ss_units = (by_unit**2 / m).sum()  # one-way; the grand mean is 0
-        ss_observers = (by_observer**2 / c).sum()
-        # Observers after units: the reduced normal equations have one row per observer.
-        g = given.astype(float)
-        reduced = np.diag(c.astype(float)) - (g / m) @ g.T
-        target = by_observer - g @ (by_unit / m)
-        effect = np.linalg.lstsq(reduced, target, rcond=None)[0]
-        ss_observers_after = float(effect @ target)
+        ss_observers = ss_observers_after = float((by_observer**2 / c).sum())
+        if not complete:  # observers after units: the reduced equations have one row per observer
+            g = given.astype(float)
+            reduced = np.diag(c.astype(float)) - (g / m) @ g.T
+            target = by_observer - g @ (by_unit / m)
+            effect = np.linalg.lstsq(reduced, target, rcond=None)[0]
+            ss_observers_after = float(effect @ target)
         ss_error = max(total - ss_units - ss_observers_after, 0.0)
         ss_units_after = ss_units + ss_observers_after - ss_observers
         ms_error = ss_error / (n - u - o + 1)

@@ -88,27 +88,13 @@ def test_numbers_are_those_of_the_statistics(singles: Singles) -> None:
     }  # fmt: skip
 
 
-def test_a_difference_is_that_of_paired_answers() -> None:
-    rng = np.random.default_rng(0)
-    cells = pd.MultiIndex.from_product([range(8), range(5)], names=["observer", "content"])
-    one = cells.to_frame(index=False).assign(condition="a", score=rng.normal(size=40))
-    two = one.assign(condition="b", score=one["score"] - rng.normal(0.3, 0.5, 40))
-    found = difference(pd.concat([one, two]), "a", "b", MEASURES["rating"], None, 0.95)
-    paired = stats.cluster_mean(one["score"] - two["score"], one[["observer", "content"]])
-    assert found.value == pytest.approx(paired.value)
-    assert found.std_error == pytest.approx(paired.std_error)
-    assert (found.low, found.high) == pytest.approx((paired.low, paired.high))
-
-
-def test_a_difference_of_answers_that_never_vary_is_not_certain() -> None:
-    rows = pd.DataFrame({"observer": [1, 2], "content": [1, 1], "condition": ["a", "b"]})
-    rows["score"] = [0.0, 1.0]
-    share = difference(rows, "a", "b", MEASURES["review"], None, 0.95)
-    assert share.low < -0.9
-    assert share.high > 0
-    grade = difference(rows, "a", "b", MEASURES["rating"], None, 0.95)
-    assert np.isnan(grade.low)
-    assert not difference(rows, "a", "c", MEASURES["rating"], None, 0.95).estimable
+def test_a_difference_is_that_of_the_statistics(singles: Singles) -> None:
+    study = singles.data["queue"]
+    rows = scored(study, study.ratings)
+    found = difference(rows, "warm", "cold", MEASURES["review"], None, 0.99)
+    accepted = {rate.condition: rate.accepted.value for rate in stats.review_rates(study.ratings)}
+    assert found.value == pytest.approx(accepted["warm"] - accepted["cold"])
+    assert (found.confidence, found.low < found.value < found.high) == (0.99, True)
 
 
 def test_one_answer_per_viewing_of_artifacts(world: World) -> None:

@@ -270,3 +270,36 @@ def test_regular_columns_are_coded_as_any():
             assert (labels[codes] == frame[name].to_numpy(object)).all()
     missing = regular["observer"].where(np.arange(15_000) != 12_000)
     assert (codes_of(missing)[0] == -1).sum() == 1
+
+
+def test_a_table_in_order_is_arranged_as_any():
+    rng = np.random.default_rng(1)
+    people, photos, models = (
+        ["b", "a", "c"],
+        rng.permutation([f"p{i}" for i in range(12)]),
+        list("nm"),
+    )
+    index = pd.MultiIndex.from_product([people, photos, models])
+    whole = index.to_frame(index=False, name=["observer", "content", "condition"])
+    whole["score"] = rng.normal(size=len(whole))
+    other = whole.assign(observer=whole["observer"].replace("c", "b"))  # b rates all twice
+    swapped = whole.copy()
+    swapped.loc[[1, 2], ["content", "condition"]] = whole.loc[
+        [2, 1], ["content", "condition"]
+    ].values
+    for frame in (
+        whole,
+        other,
+        swapped,
+        whole.iloc[:-1],
+        whole.iloc[::-1],
+        whole.astype(dict.fromkeys(whole.columns[:3], "category")),
+    ):
+        one, two = rating_units(frame), rating_units(frame.sample(frac=1, random_state=2))
+        assert one.observers == two.observers
+        assert one.units.equals(two.units)
+        table = frame.pivot_table(
+            index="observer", columns=["content", "condition"], values="score", observed=True
+        )
+        ours = one.ratings if one.ratings.ndim == 2 else np.nanmean(one.ratings, axis=2)
+        np.testing.assert_allclose(ours, table.to_numpy())

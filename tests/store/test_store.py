@@ -706,6 +706,8 @@ def test_results_wait_for_the_end_or_for_the_rule(store, run) -> None:
             session = begin(store, name, f"client-{n:010d}")
             for k, trial in enumerate(trials(store, session)):
                 vote(store, session, answer(trial, value="left" if k % 2 else "right"))
+            # One person's votes say nothing of other people, however many they are.
+            assert n or not may_look(store, studies["narrow"])
     assert {name: may_look(store, study) for name, study in studies.items()} == {
         "never": False, "votes": True, "narrow": True,
     }  # fmt: skip
