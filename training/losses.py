@@ -15,7 +15,7 @@ from torch.nn import functional
 from percept.color import DELTA, TO_RGB
 from percept.distributed import world_size
 from percept.errors import InputError
-from percept.inference.networks import ClassUNet, annealed_mean, chroma_bins
+from percept.inference.networks import ClassUNet, Hypercolumn, chroma_bins
 from training.config import Config, LossConfig
 
 TERMS = ("smooth_l1", "l1", "classification", "perceptual", "adversarial")
@@ -56,8 +56,7 @@ class Objective:
         check_objective(config, network)
         self._config = config.loss
         self.names = tuple(name for name in TERMS if getattr(config.loss, name))
-        self.classifies = isinstance(network, ClassUNet)
-        self._temperature = network.temperature if isinstance(network, ClassUNet) else 1.0
+        self._classifier = network if isinstance(network, ClassUNet | Hypercolumn) else None
         self._weights = torch.tensor([getattr(config.loss, name) for name in self.names])
         self._weights = self._weights.to(device)
         self._centers = torch.from_numpy(chroma_bins()).to(device)
@@ -79,9 +78,9 @@ class Objective:
             (N, 2, H, W), true a*, b*.
         """
         logits = None
-        if self.classifies:
+        if self._classifier is not None:
             logits = network(luminance, logits=True)
-            predicted = annealed_mean(logits, self._centers, self._temperature)
+            predicted = self._classifier.decode(logits, luminance)
         else:
             predicted = network(luminance).float()
         return torch.stack(
@@ -129,13 +128,13 @@ class Objective:
 
 def check_objective(config: Config, network: nn.Module) -> None:
     """Raise the InputError that :class:`Objective` would."""
-    classifies = isinstance(network, ClassUNet)
+    classifies = isinstance(network, ClassUNet | Hypercolumn)
     if config.loss.classification and not classifies:
         raise InputError(
             f"the network {config.network.name} does not classify colours",
             key="loss.classification",
             value=config.loss.classification,
-            remedy='Use network.name = "class-unet", or weight 0',
+            remedy='Use network.name = "class-unet" or "hypercolumn", or weight 0',
         )
     if classifies and not config.loss.classification:
         raise InputError(

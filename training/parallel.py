@@ -167,13 +167,17 @@ class Parallel:
         """Average weights, where gradients were not."""
 
     def _weights(self) -> dict[str, Tensor]:
-        return dict(self.network.state_dict())
+        """Weights and buffers of this process, without those that training leaves alone."""
+        frozen = {name for name, p in self.network.named_parameters() if not p.requires_grad}
+        state = self.network.state_dict()
+        return {name: value for name, value in state.items() if name not in frozen}
 
     # -- state ------------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, Tensor]:
         """Put together the whole network's weights for inference; all processes call this."""
-        return self._whole(self.average if self.config.train.ema else self._weights())
+        averages = self.average if self.config.train.ema else {}
+        return self._whole({**self.network.state_dict(), **averages})
 
     def state(self) -> tuple[State, State]:
         """Return what the main process saves, and what each process saves for itself."""
@@ -292,7 +296,7 @@ class Replicated(Parallel):
         due = (number + 1 - config.average_start) % config.average_every == 0
         if self._communication.alone and (due or last):
             began = self.clock.mark()
-            self._communication.bytes += average(list(self.network.parameters()))
+            self._communication.bytes += average([*trained(self.network)])
             self.clock.note_exchange(began, self.clock.mark())
         self.bytes += self._communication.bytes
         self._communication.bytes = 0
@@ -447,9 +451,14 @@ def optimizer_of(config: OptimizerConfig) -> tuple[type[torch.optim.Optimizer], 
     return torch.optim.AdamW, {**options, "betas": betas, "eps": config.epsilon}
 
 
+def trained(network: nn.Module) -> list[nn.Parameter]:
+    """Parameters that are not frozen."""
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
 def parameter_groups(network: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """All parameters in one group, or vectors (biases, scales) in one without weight decay."""
-    parameters = list(network.parameters())
+    parameters = trained(network)
     if config.decay_all:
         return [{"params": parameters}]
     groups: list[dict[str, Any]] = [

@@ -28,7 +28,8 @@ from percept.distributed import (
 )
 from percept.errors import InputError
 from percept.files import write_json_atomic
-from percept.inference.networks import DeepNet, build_network, save_checkpoint
+from percept.inference.networks import DeepNet, Hypercolumn, build_network, save_checkpoint
+from percept.metrics.weights import load_backbone
 from training import checkpoint
 from training.clock import Clock
 from training.config import Config
@@ -51,17 +52,20 @@ _SMALLEST_SCALE = 2.0**-8  # of fp16's loss: overflow even there is divergence
 
 
 def make_network(config: Config, *, world: int = 1) -> nn.Module:
-    """Network with initial weights that the seed decides.
+    """Network with initial weights that the seed decides, and pretrained ones where it has such.
 
     Raises
     ------
     InputError
-        If the network cannot be built, cannot take views of this size, or does not go with the
-        loss or the way it is to be trained.
+        If the network cannot be built, cannot take views of this size, does not go with the
+        loss or the way it is to be trained, or starts from weights that are not there.
     """
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         network = build_network(config.network.name, config.network.arguments)
+    if isinstance(network, Hypercolumn):
+        features = load_backbone("vgg16").items()
+        network.features.load_state_dict({k.removeprefix("features."): v for k, v in features})
     divisor = int(getattr(network, "divisor", 1))
     for view in config.views:
         if any(side % divisor for side in view):

@@ -23,6 +23,7 @@ CHECKPOINT_FORMAT = 1
 WEIGHTS = "model.safetensors"
 _METADATA_KEY = "percept"
 _GROUPS = 8
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "deviation": (0.229, 0.224, 0.225)}
 
 
 class Block(nn.Sequential):
@@ -159,12 +160,7 @@ class ClassUNet(UNet):
         super().__init__(width, depth)
         if depth < 3:
             raise InputError("depth must be from 3 to 6", key="network.depth", value=depth)
-        if not 0 < temperature <= 1:
-            raise InputError(
-                "temperature must be above 0, and 1 at most",
-                key="network.temperature",
-                value=temperature,
-            )
+        _check_temperature(temperature)
         self.temperature = temperature
         self.up = self.up[2:]
         centers = torch.from_numpy(chroma_bins())
@@ -178,7 +174,86 @@ class ClassUNet(UNet):
         each of the Q colours of :func:`chroma_bins`: shape (N, Q, H/4, W/4).
         """
         scores: Tensor = self.head(self._features(luminance))
-        return scores if logits else annealed_mean(scores, self.centers, self.temperature)
+        return scores if logits else self.decode(scores, luminance)
+
+    def decode(self, logits: Tensor, luminance: Tensor) -> Tensor:
+        """Chroma (N, 2, H, W) that the logits (N, Q, H/4, W/4) of a luminance mean."""
+        return annealed_mean(logits, self.centers, self.temperature)
+
+
+class Hypercolumn(nn.Module):
+    """A head that reads colours from what VGG16 sees in the grey photograph.
+
+    The features of five depths, from edges to parts of things, are laid over each other at a
+    quarter of the resolution (Larsson, Maire and Shakhnarovich 2016, arXiv:1603.06668). Each is
+    scaled to unit mean square at every position. VGG16 is frozen; ``percept train`` puts its
+    ImageNet weights in. The head classifies as :class:`ClassUNet`, and a guided filter lets the
+    colours follow the edges of the luminance.
+
+    Parameters
+    ----------
+    width : int
+        Channels that each depth is projected to, a multiple of 8.
+    temperature : float
+        Of the annealing, in (0, 1]; 1 is the mean.
+    radius : int
+        Of the guided filter, in pixels of the quarter resolution; 0 is off.
+
+    Notes
+    -----
+    The head has no dropout: chance must not depend on how a batch is divided among processes.
+    """
+
+    divisor = 16
+    centers: Tensor
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, width: int = 32, temperature: float = 0.38, radius: int = 4) -> None:
+        from torchvision.models.vgg import cfgs, make_layers
+
+        super().__init__()
+        _check_width(width)
+        _check_temperature(temperature)
+        if not 0 <= radius <= 64:
+            raise InputError("radius must be from 0 to 64", key="network.radius", value=radius)
+        self.temperature, self.radius = temperature, radius
+        # Named and numbered as torchvision does; without the last pooling.
+        self.features = make_layers(cfgs["D"])[:-1].requires_grad_(False)
+        self.projections = nn.ModuleList(
+            nn.Conv2d(channels, width, 1) for channels in (64, 128, 256, 512, 512)
+        )
+        centers = torch.from_numpy(chroma_bins())
+        self.head = nn.Sequential(
+            _block(5 * width, 2 * width), nn.Conv2d(2 * width, len(centers), 1)
+        )
+        self.register_buffer("centers", centers)
+        # Of ImageNet's red, green and blue.
+        for name, values in _IMAGENET.items():
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def forward(self, luminance: Tensor, *, logits: bool = False) -> Tensor:
+        """Predict chroma; see :meth:`ClassUNet.forward`."""
+        x, seen = (luminance - self.mean) / self.deviation, []
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d):
+                seen.append(x)
+            x = layer(x)
+        size = [side // 4 for side in luminance.shape[2:]]
+        columns = [
+            project(_column(features, size))
+            for project, features in zip(self.projections, [*seen, x], strict=True)
+        ]
+        scores: Tensor = self.head(torch.cat(columns, dim=1))
+        return scores if logits else self.decode(scores, luminance)
+
+    def decode(self, logits: Tensor, luminance: Tensor) -> Tensor:
+        """Chroma; see :meth:`ClassUNet.decode`."""
+        if not self.radius:
+            return annealed_mean(logits, self.centers, self.temperature)
+        return guided_filter(
+            mean_colour(logits, self.centers, self.temperature), luminance, self.radius
+        ).clamp(-110, 110)
 
 
 class DeepNet(nn.Module):
@@ -258,9 +333,52 @@ def annealed_mean(logits: Tensor, centers: Tensor, temperature: float) -> Tensor
     Tensor
         (N, 2, H, W).
     """
-    share = torch.softmax(logits.float() / temperature, dim=1)
-    chroma = torch.einsum("nqhw,qc->nchw", share, centers)
+    chroma = mean_colour(logits, centers, temperature)
     return nn.functional.interpolate(chroma, scale_factor=4.0, mode="bilinear", align_corners=False)
+
+
+def mean_colour(logits: Tensor, centers: Tensor, temperature: float) -> Tensor:
+    """Mean colour (N, 2, h, w) under the annealed distribution; see :func:`annealed_mean`."""
+    share = torch.softmax(logits.float() / temperature, dim=1)
+    return torch.einsum("nqhw,qc->nchw", share, centers)
+
+
+def guided_filter(chroma: Tensor, luminance: Tensor, radius: int, epsilon: float = 1e-3) -> Tensor:
+    """Bring chroma to the luminance's resolution, and its edges to the luminance's edges.
+
+    Within each window, chroma becomes a linear function of luminance (fast guided filter: He and
+    Sun 2015, arXiv:1505.00996).
+
+    Parameters
+    ----------
+    chroma : Tensor
+        (N, 2, h, w).
+    luminance : Tensor
+        (N, 1, H, W), L*/100; H and W are multiples of h and w.
+    radius : int
+        Of the window, in pixels of ``chroma``.
+    epsilon : float
+        Variance of luminance, in units of (L*/100)², below which a window counts as flat.
+
+    Returns
+    -------
+    Tensor
+        (N, 2, H, W).
+    """
+
+    def mean(values: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(
+            values, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False
+        )
+
+    luminance = luminance.float()
+    guide = nn.functional.interpolate(luminance, chroma.shape[2:], mode="area")
+    light, colour = mean(guide), mean(chroma)
+    slope = (mean(guide * chroma) - light * colour) / (mean(guide**2) - light**2 + epsilon)
+    line = mean(torch.cat([slope, colour - slope * light], dim=1))
+    size = luminance.shape[2:]
+    slope, offset = nn.functional.interpolate(line, size, mode="bilinear").chunk(2, dim=1)
+    return slope * luminance + offset
 
 
 def noise_level(luminance: Tensor) -> Tensor:
@@ -304,6 +422,22 @@ def _check_width(width: int) -> None:
         raise InputError("width must be a multiple of 8", key="network.width", value=width)
 
 
+def _check_temperature(temperature: float) -> None:
+    if not 0 < temperature <= 1:
+        raise InputError(
+            "temperature must be above 0, and 1 at most",
+            key="network.temperature",
+            value=temperature,
+        )
+
+
+def _column(features: Tensor, size: list[int]) -> Tensor:
+    """Features (N, C, h, w) of unit mean square at each position, at another size."""
+    unit = features.shape[1] ** 0.5 * nn.functional.normalize(features, dim=1)
+    mode = "area" if features.shape[2] >= size[0] else "bilinear"
+    return nn.functional.interpolate(unit, size, mode=mode)
+
+
 def _block(inputs: int, outputs: int) -> Block:
     return Block(
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
@@ -319,6 +453,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "unet": UNet,
     "gated-unet": GatedUNet,
     "class-unet": ClassUNet,
+    "hypercolumn": Hypercolumn,
     "deep": DeepNet,
 }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from safetensors.torch import load_file, save_file
 
 from percept.color import srgb_to_lab
@@ -16,6 +17,7 @@ from percept.inference.networks import (
     Block,
     build_network,
     chroma_bins,
+    guided_filter,
     load_checkpoint,
     noise_level,
     save_checkpoint,
@@ -40,10 +42,11 @@ def test_default_unet_is_small():
     assert 1_000_000 < parameters < 2_000_000
 
 
-def test_a_photograph_is_not_coloured_by_its_batch():
+@pytest.mark.parametrize(("name", "arguments"), [("unet", SMALL), ("hypercolumn", {"width": 8})])
+def test_a_photograph_is_not_coloured_by_its_batch(name, arguments):
     torch.manual_seed(0)
-    network = build_network("unet", SMALL).eval()
-    batch = torch.rand(3, 1, 16, 24)
+    network = build_network(name, arguments).eval()
+    batch = torch.rand(3, 1, 16, 32)
     with torch.inference_mode():
         together = network(batch)
         alone = torch.cat([network(one[None]) for one in batch])
@@ -57,6 +60,8 @@ def test_a_photograph_is_not_coloured_by_its_batch():
         ("unet", {"widht": 8}, "bad network arguments.*widht"),
         ("unet", {"width": 12}, "multiple of 8"),
         ("unet", {"depth": 0}, "depth"),
+        ("hypercolumn", {"temperature": 0}, "temperature"),
+        ("hypercolumn", {"radius": -1}, "radius"),
     ],
 )
 def test_bad_networks_are_named(name, arguments, problem):
@@ -134,6 +139,7 @@ def test_bad_configs_are_not_written(tmp_path, change, key):
 SMALL_ONES = {
     "gated-unet": {"width": 8, "depth": 2},
     "class-unet": {"width": 8, "depth": 3},
+    "hypercolumn": {"width": 8},
     "deep": {"width": 8, "blocks": 3},
 }
 
@@ -152,6 +158,44 @@ def test_every_network_gives_chroma_and_comes_back(tmp_path, name):
     again, _ = load_checkpoint(tmp_path)
     with torch.inference_mode():
         assert torch.equal(again(light), chroma)
+
+
+def test_hypercolumns_see_what_torchvision_sees():
+    torch.manual_seed(0)
+    network = build_network("hypercolumn", {"width": 8})
+    vgg = torchvision.models.vgg16(weights=None).features
+    network.features.load_state_dict(vgg.state_dict())  # the same names, none missing
+    light = torch.rand(1, 1, 32, 32)
+    seen = []
+    for projection in network.projections:
+        projection.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    grey = torchvision.transforms.functional.normalize(
+        light.expand(1, 3, 32, 32), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    )
+    with torch.no_grad():
+        network(light)
+        deepest = vgg[:-1](grey)
+    assert [tuple(x.shape[1:]) for x in seen] == [(n, 8, 8) for n in (64, 128, 256, 512, 512)]
+    unit = deepest / deepest.square().mean(dim=1, keepdim=True).sqrt()
+    expected = torch.nn.functional.interpolate(unit, (8, 8), mode="bilinear")
+    torch.testing.assert_close(seen[-1], expected)
+    assert not any(p.requires_grad for p in network.features.parameters())
+
+
+def test_the_guided_filter_moves_colour_to_the_edge_of_the_light():
+    light = torch.full((1, 1, 32, 64), 0.2)
+    light[..., 30:] = 0.8  # within the eighth of sixteen pixels of chroma
+    chroma = torch.full((1, 2, 8, 16), -20.0)
+    chroma[..., 8:] = 40.0
+    chroma[..., 7:9] = 10.0  # a coarse, blurred edge
+    sharp = guided_filter(chroma, light, radius=3)
+    assert sharp.shape == (1, 2, 32, 64)
+    assert (sharp[..., 26:30] < -8).all()
+    assert (sharp[..., 30:34] > 28).all()
+    flat = guided_filter(chroma, torch.full_like(light, 0.5), radius=3)
+    assert (flat[..., 1:] - flat[..., :-1]).abs().max() < 4  # no edge to follow: smooth
+    same = guided_filter(torch.full_like(chroma, 7.0), torch.rand(1, 1, 32, 64), radius=3)
+    torch.testing.assert_close(same, torch.full_like(same, 7.0), atol=1e-3, rtol=0)
 
 
 def test_noise_level_measures_noise():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,10 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torchvision.models.vgg import cfgs, make_layers
+
+from percept.files import sha256_file
+from percept.metrics.weights import BACKBONES, fetch
 
 TINY = """
 arm = "tiny"
@@ -92,3 +97,17 @@ def train() -> Iterator[Callable[..., int]]:
 
     yield run
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def vgg16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """VGG16 weights made by chance, in a cache for this process and its children."""
+    monkeypatch.setenv("PERCEPT_CACHE", str(tmp_path / "cache"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        layers = make_layers(cfgs["D"])
+    state = {f"features.{name}": value for name, value in layers.state_dict().items()}
+    file = tmp_path / "vgg16.pth"
+    torch.save(state, file)
+    fetch(dataclasses.replace(BACKBONES["vgg16"], url_sha256=sha256_file(file)), source=file)
+    return state
