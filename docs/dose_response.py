@@ -271,7 +271,8 @@ claims to measure (bold); in italics, edits that it rightly answers to as well; 
 {len(PHOTOGRAPHS)} photographs. "Ordered": share of photographs in which the metric moves strictly
 one way from dose to dose of its own edit. A metric that claims one fault and is cheated by another
 shows it here: colorfulness takes turned hues and blotches for more or less colour, and
-`luminance_fidelity` cannot tell bent tones from blur.
+`luminance_fidelity` cannot tell bent tones from blur. `chroma_lag` looks no further than 5 % of the
+diagonal each way: a larger shift is read as some smaller one.
 
 ![Every metric against every edit; one curve a photograph](images/dose_response.svg)
 

@@ -87,7 +87,7 @@ class Threshold:
         Log-odds of "accept"; infinite where no threshold keeps the rate.
     error_rate, bound : float
         Share of held-out reviews beyond it that say otherwise, and its upper bound (one-sided,
-        for new photographs).
+        for new photographs); where none keeps the rate, of the one that comes nearest.
     n : int
         Those reviews.
     """
@@ -160,7 +160,7 @@ def _threshold(held: pd.DataFrame, way: float, limit: float, confidence: float) 
     wrong = order["n"] - order["wins"] if way > 0 else order["wins"]
     share = (wrong / order["n"]).to_numpy(float)
     level = 1 - 2 * (1 - confidence) / len(_PASSED)  # two-sided, of one-sided bounds
-    found = Threshold(way * np.inf, np.nan, np.nan, 0)
+    found = Threshold(way * np.inf, np.nan, np.inf, 0)
     for passed in _PASSED:
         n = int(np.searchsorted(reviews, passed * reviews[-1])) + 1
         rate = stats.cluster_mean(
@@ -174,4 +174,111 @@ def _threshold(held: pd.DataFrame, way: float, limit: float, confidence: float) 
         if rate.high < limit:
             score = float(order["log_odds"].iloc[n - 1])
             found = Threshold(score, rate.value, rate.high, int(reviews[n - 1]))
+        elif rate.high < found.bound and np.isinf(found.score):
+            found = Threshold(way * np.inf, rate.value, rate.high, int(reviews[n - 1]))
     return found
+
+
+def check_sample(
+    sorted_out: Triage,
+    error_rate: float = 0.05,
+    *,
+    rated: Iterable[str] = (),
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """Draw the outputs whose review checks a triage: enough to show that its rate is kept.
+
+    Parameters
+    ----------
+    sorted_out : Triage
+    error_rate : float
+        Share of wrong ones that must not be passed over.
+    rated : iterable of str
+        Photographs that the model was fitted on: they check nothing.
+    rng : Generator
+        Of the draw.
+
+    Returns
+    -------
+    DataFrame
+        ``content, condition, sorted``: a simple random sample of those sorted as ``fine`` and as
+        ``bad``, of :func:`percept.stats.acceptance_sample` each, in random order.
+    """
+    table = sorted_out.table[~sorted_out.table["content"].isin(set(rated)).to_numpy(bool)]
+    drawn = []
+    for verdict in ("fine", "bad"):
+        lot = table[(table["verdict"] == verdict).to_numpy(bool)]
+        if len(lot):
+            n = stats.acceptance_sample(error_rate, lot=len(lot), confidence=sorted_out.confidence)
+            drawn.append(lot.sample(min(n, len(lot)), random_state=rng))
+    chosen = pd.concat(drawn) if drawn else table.iloc[:0]
+    columns = chosen[["content", "condition", "verdict"]].rename(columns={"verdict": "sorted"})
+    return columns.sample(frac=1, random_state=rng).reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Check:
+    """What people said of a sample of the outputs sorted one way.
+
+    Attributes
+    ----------
+    sorted : str
+        ``fine`` or ``bad``.
+    lot, n, wrong : int
+        Outputs sorted so that nobody had rated, those of them that were reviewed, and those whose
+        reviews mostly say otherwise.
+    bound : float
+        One-sided bound on the share of wrong ones in the lot.
+    """
+
+    sorted: str
+    lot: int
+    n: int
+    wrong: int
+    bound: float
+
+
+def check(
+    sorted_out: Triage, reviews: pd.DataFrame, *, rated: Iterable[str] = ()
+) -> tuple[Check, ...]:
+    """Hold a triage against reviews of a random sample of it.
+
+    Parameters
+    ----------
+    sorted_out : Triage
+    reviews : DataFrame
+        ``content, condition, verdict (accept | fix | reject)``, one row a review, such as an
+        export of a review study.
+    rated : iterable of str
+        As of :func:`check_sample`.
+
+    Raises
+    ------
+    InputError
+        A column is missing, a verdict is none, or no output that was passed is among them.
+    """
+    for column in ("content", "condition", "verdict"):
+        if column not in reviews:
+            raise InputError("the reviews lack a column", column=column)
+    unknown = set(reviews["verdict"].dropna()) - {"accept", "fix", "reject"}
+    if unknown:
+        raise InputError("must be accept, fix or reject", column="verdict", value=min(unknown))
+    given = reviews.dropna(subset=["verdict"])
+    accepted = (given["verdict"] == "accept").astype(float)
+    share = accepted.groupby([given["content"].astype(str), given["condition"]]).mean()
+    table = sorted_out.table[~sorted_out.table["content"].isin(set(rated)).to_numpy(bool)]
+    keys = pd.MultiIndex.from_frame(table[["content", "condition"]])
+    said = share.reindex(keys).to_numpy(float)
+    found = []
+    for verdict in ("fine", "bad"):
+        lot = (table["verdict"] == verdict).to_numpy(bool)
+        own = said[lot & np.isfinite(said)]
+        wrong = int(((own < 0.5) if verdict == "fine" else (own >= 0.5)).sum())
+        if own.size:
+            bound = stats.defect_bound(
+                wrong, own.size, lot=int(lot.sum()), confidence=sorted_out.confidence
+            )
+            found.append(Check(verdict, int(lot.sum()), own.size, wrong, bound))
+    if not found:
+        raise InputError("none of the reviews is of an output that was passed")
+    return tuple(found)

@@ -14,8 +14,9 @@ from percept.calibrate import fit_model, predict, read_model, write_model
 from percept.cli import main
 from percept.errors import InputError
 from percept.inference.run import open_run
+from percept.stats import acceptance_sample
 from percept.store import open_store
-from percept.stretch import rate_next, triage
+from percept.stretch import check, check_sample, rate_next, triage
 from percept.study import create_study, simulate
 from tests.tiny_run import make_run, tiny_protocol
 
@@ -193,9 +194,57 @@ def test_the_error_rates_of_triage_hold_on_new_photographs() -> None:
             broken += len(own) > 0 and wrong.loc[own].mean() > 0.1
             sorted_out += len(own)
         for threshold in (result.fine, result.bad):
-            assert threshold.n == 0 or threshold.error_rate < threshold.bound < 0.1
+            assert threshold.error_rate < threshold.bound
+            assert np.isfinite(threshold.score) == (threshold.bound < 0.1)
     assert broken <= 2, "at most one in twenty, of sixteen bounds"
     assert sorted_out > 0.2 * 8 * 300 * 5, "and it saves work"
+
+
+def test_a_triage_is_checked_by_a_sample_of_what_it_passed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(11)
+    table, score = world(rng, 120, unseen=0.2, level=0.0)
+    model = fit_model(table, reviews(rng, 2 * score), directions=DIRECTIONS, kind="review")
+    run = make_run(tmp_path / "made", contents=60, conditions=CONDITIONS, size=(12, 9))
+    new, truth = world(rng, 60, prefix="photo", unseen=0.2, level=0.0)
+    run.write_metrics(new)
+    rated = set(table["content_id"])
+    result = triage(model, new, error_rate=0.15)
+    sample = check_sample(result, 0.15, rated=rated, rng=rng)
+    counts, lots = sample["sorted"].value_counts(), result.table["verdict"].value_counts()
+    for name in ("fine", "bad"):
+        assert counts[name] == acceptance_sample(0.15, lot=int(lots[name]))
+    assert not sample.duplicated(["content", "condition"]).any()
+    keys = pd.MultiIndex.from_frame(sample[["content", "condition"]])
+    right = sample.assign(verdict=np.where(sample["sorted"] == "fine", "accept", "reject"))
+    for one in check(result, right, rated=rated):
+        assert (one.lot, one.n, one.wrong) == (lots[one.sorted], counts[one.sorted], 0)
+        assert one.bound < 0.15
+    said = sample.assign(verdict=np.where(truth.reindex(keys).to_numpy() > 0, "accept", "fix"))
+    everything = truth.reindex(pd.MultiIndex.from_frame(result.table[["content", "condition"]]))
+    for one in check(result, said, rated=rated):
+        lot = (result.table["verdict"] == one.sorted).to_numpy()
+        good = everything.to_numpy()[lot] > 0
+        assert ((~good if one.sorted == "fine" else good).mean()) <= one.bound
+    assert check_sample(result, rated=new["content_id"], rng=rng).empty
+    with pytest.raises(InputError, match="none of the reviews"):
+        check(result, said.assign(content="other"), rated=rated)
+    with pytest.raises(InputError, match="must be accept, fix or reject"):
+        check(result, said.assign(verdict="yes"), rated=rated)
+
+    write_model(tmp_path / "m.json", model)
+    command = ["predict", str(run.root), "--model", str(tmp_path / "m.json"), "--error-rate"]
+    command += ["0.15", "--out", str(tmp_path)]
+    assert main(command) == 0
+    assert f"the {len(sample)} images of check.csv" in capsys.readouterr().out
+    drawn = pd.read_csv(tmp_path / "check.csv")
+    drawn.assign(verdict="accept").to_csv(tmp_path / "said.csv", index=False)
+    assert main([*command, "--checked", str(tmp_path / "said.csv")]) == 0
+    out = capsys.readouterr().out
+    assert f"checked: 0 of {counts['fine']} surely fine images are not, so at most" in out
+    assert f"checked: {counts['bad']} of {counts['bad']} surely bad images are not" in out
+    assert main([*command, "--checked", str(tmp_path / "absent.csv")]) == 2
 
 
 def test_triage_is_of_reviews_and_leaves_strangers_to_people(fitted) -> None:
@@ -238,7 +287,9 @@ def test_the_commands_from_votes_to_predictions(
 
     out = tmp_path / "told"
     assert main(["predict", str(run.root), "--model", str(model), "--out", str(out)]) == 0
-    expected = {"predicted.csv", "next.csv"} | ({"triage.csv"} if method == "review" else set())
+    expected = {"predicted.csv", "next.csv"} | (
+        {"triage.csv", "check.csv"} if method == "review" else set()
+    )
     assert {file.name for file in out.iterdir()} == expected
     assert "6 photographs, 0 of them unrated" in capsys.readouterr().out
     assert main([*fit, "--metric", "psnr"]) == 2

@@ -91,7 +91,8 @@ def ms_ssim_ab(images: Images) -> float:
     As :func:`ms_ssim`, on a* and b* of CIE L*a*b*, each moved by 128 into [0, 255] as in 8-bit
     L*a*b* files; data range 255. In [0, 1], higher is better.
 
-    Source: among the metrics of Mullery and Whelan 2022, arXiv:2204.05200.
+    Source: among the metrics of Mullery and Whelan 2022, arXiv:2204.05200, who pad odd sides with
+    zeros; on their images the rank correlation with people differs by up to 0.014 for that.
     Known failure: the offset makes its luminance term near 1 for all but strong shifts of
     colour: it sees where colours change, less which they are.
     """

@@ -147,8 +147,9 @@ def chroma_lag(images: Images) -> float:
     is better. Not defined for a grey image.
 
     Source: defined here.
-    Known failure: it sees one shift of the whole picture, not one of a single object; where few
-    edges of colour and lightness coincide, it may find another pair of edges.
+    Known failure: it sees one shift of the whole picture, not one of a single object; a shift
+    beyond its reach is read as some smaller one; where few edges of colour and lightness coincide,
+    it may find another pair of edges.
     """
     edges = images.output.keep("edges", _edges)
     if edges is None:

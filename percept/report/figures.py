@@ -265,11 +265,13 @@ def agreement(report: Report) -> Figure | None:
     """Agreement of observers, reliability of their means and consistency, by question."""
     rows = []
     for entry in report.agreement:
-        several = f": {entry.study}, {entry.attribute}" if len(report.agreement) > 1 else ""
+        own = [other.attribute for other in report.agreement if other.study == entry.study]
+        several = f", {entry.study}" if len(report.studies) > 1 else ""
+        several += f", {entry.attribute}" if len(own) > 1 else ""
         for label, found, color in (
             ("Alpha", entry.between_observers, PALETTE[0]),
-            ("Reliability of means", entry.split_half, PALETTE[2]),
-            ("Same answer to a repeat", entry.repeated, PALETTE[1]),
+            ("Reliability", entry.split_half, PALETTE[2]),
+            ("Repeats", entry.repeated, PALETTE[1]),
         ):
             if found is not None and found.estimable:
                 text = words.interval(found)
@@ -283,7 +285,8 @@ def agreement(report: Report) -> Figure | None:
         rows,
         "1: perfect; alpha 0: chance",
         domain=(min(0.0, *ends) if ends else 0.0, 1.0),
-        caption="Alpha with its interval for new observers, reliability for new images.",
+        caption="Alpha with its interval for new observers; reliability of means with its interval "
+        "for new images; share of repeats that got the same answer.",
         stamp=report.stamp,
     )
 
@@ -578,7 +581,7 @@ def by_fact(metrics: Metrics, stamp: str) -> Iterator[Figure]:
                 [
                     ""
                     if not math.isfinite(v)
-                    else f"{100 * v:.0f} %"
+                    else f"{100 * v:.0f}"
                     if metrics.paired
                     else words.number(v)
                     for v in line
@@ -586,7 +589,8 @@ def by_fact(metrics: Metrics, stamp: str) -> Iterator[Figure]:
                 for line in value
             ],
             diverging=True,
-            note="in brackets: photographs; blue: the metric is right more often than not",
+            note=f"{'in per cent; ' if metrics.paired else ''}in brackets: photographs; blue: the "
+            "metric is rather right",
             stamp=stamp,
         )
 

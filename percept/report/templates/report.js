@@ -7,13 +7,19 @@ for (const table of document.querySelectorAll("table")) {
   if (rows.length < 3) continue;
   [...table.tHead.rows[0].cells].forEach((head, column) => {
     if (!head.textContent) return;
-    const button = document.createElement("button");
-    button.type = "button";
+    const button = document.createElement("span"); // a real button vanishes from printed pages
+    button.role = "button";
+    button.tabIndex = 0;
     button.append(...head.childNodes);
     head.append(button);
     const texts = new Map(rows.map((row) => [row, row.cells[column].textContent.trim()]));
     const numbers = new Map(rows.map((row) => [row, number(texts.get(row))]));
     const numeric = head.classList.contains("n");
+    button.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      button.click();
+    });
     button.addEventListener("click", () => {
       const first = numeric ? "descending" : "ascending";
       const other = numeric ? "ascending" : "descending";
