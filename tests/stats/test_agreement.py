@@ -28,6 +28,8 @@ def test_alpha_published(reference):
                 assert estimate.value == pytest.approx(
                     case["expected"][level], abs=case["tolerance"]
                 ), (case["id"], level)
+                other = case.get("not_expected", {}).get(level, np.inf)
+                assert abs(estimate.value - other) > 0.01, case["id"]
             elif not case["expected"]:
                 assert not estimate.estimable
                 assert "do not vary" in estimate.warnings[0]
