@@ -1,4 +1,4 @@
-"""Ten million rows: CPU time and memory of every statistic that takes frames or arrays of any length.
+"""Ten million rows: CPU time and memory of every statistic of frames or arrays of any length.
 
     python benchmarks/huge.py [NAME …] [--rows N] [--memory GIB]
 

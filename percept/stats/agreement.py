@@ -38,7 +38,6 @@ from percept.stats.frames import (
 
 Level = Literal["nominal", "ordinal", "interval", "ratio"]
 _LEVELS = ("nominal", "ordinal", "interval", "ratio")
-_TABULATED = 32  # distinct ratings up to which all coincidences are held in a table
 
 
 def rating_array(ratings: npt.ArrayLike) -> FloatArray:
@@ -125,7 +124,12 @@ def pairwise_alpha(
 
     Arguments and result are those of :func:`krippendorff_alpha`, for a tidy frame of votes.
     """
-    first, warnings = _first_repetition(rating_array(pairwise_units(frame)))
+    observer, observers, unit, units, vote = _coded_votes(frame)
+    given = np.isfinite(vote)
+    observer, unit, vote = observer[given], unit[given], vote[given]
+    again = pd.Series(observer * units + unit).duplicated().to_numpy()
+    first = _scatter(observer[~again], observers, unit[~again], units, vote[~again])
+    warnings = (f"{again.sum()} repeated ratings left out",) if again.any() else ()
     return _alpha_estimate(first, level, n_boot, resample, confidence, rng, warnings, mirrored=True)
 
 
@@ -143,6 +147,11 @@ def pairwise_units(frame: pd.DataFrame) -> FloatArray:
         A unit is a photograph with a pair of conditions. +1: the condition that sorts first was
         preferred, -1: the other, 0: a tie, NaN: skipped or not asked. Observers and units sorted.
     """
+    return _scatter(*_coded_votes(frame))
+
+
+def _coded_votes(frame: pd.DataFrame) -> tuple[IntArray, int, IntArray, int, FloatArray]:
+    """Observer of each vote, and how many; unit, and how many; vote as in pairwise_units."""
     rows = counted_rows(frame, ("observer", "left", "right", "choice"))
     unknown = set(map(str, rows["choice"].unique())) - {"left", "right", "tie", "skip"}
     if unknown:
@@ -160,7 +169,7 @@ def pairwise_units(frame: pd.DataFrame) -> FloatArray:
     units, unit = distinct_codes(unit, (content.max(initial=-1) + 1) * k * k)
     vote = rows["choice"].map({"left": 1.0, "right": -1.0, "tie": 0.0}).to_numpy(dtype=float)
     vote = np.where(left > right, -vote, vote) + 0.0  # no negative zeros
-    return _scatter(observer, len(observers), unit, len(units), vote)
+    return observer, len(observers), unit, len(units), vote
 
 
 @dataclass(frozen=True)
@@ -282,7 +291,7 @@ def _alpha_estimate(
     low = high = se = np.nan
     if resample == "observers":
         method += "; interval for new observers on these units (jackknife)"
-        low, high, se, problem = _jackknife(ratings, level, mirrored, value, confidence)
+        low, high, se, problem = _jackknife(units, ratings, value, confidence)
         warnings += problem
     elif n_boot:
         method += f"; interval for new units, these observers (bootstrap, {n_boot} resamples)"
@@ -300,20 +309,15 @@ def _alpha_estimate(
 
 
 def _jackknife(
-    ratings: FloatArray, level: str, mirrored: bool, value: float, confidence: float
+    units: _Units, ratings: FloatArray, value: float, confidence: float
 ) -> tuple[float, float, float, tuple[str, ...]]:
     given = np.flatnonzero(np.isfinite(ratings).any(axis=1))
-    shared = ratings[given][:, _count(ratings, np.isfinite) >= 2]
-    distinct = np.unique(shared[np.isfinite(shared)])
-    values = np.array([-1.0, 0.0, 1.0]) if mirrored else distinct
+    ratings = ratings[:, _count(ratings, np.isfinite) >= 2]
     without = []
-    if values.size <= _TABULATED:
-        without = _leave_one_out(shared, values, level, mirrored, value).tolist()
-    else:
-        for observer in given:
-            units = _Units.of(np.delete(ratings, observer, axis=0), level, mirrored)
-            if len(units.size):
-                without.append(units.alpha()[0])
+    for observer in given:
+        rest = units.without(ratings[observer], ratings)
+        if len(rest.size):
+            without.append(rest.alpha()[0])
     left = np.array(without)
     left = left[np.isfinite(left)]
     if left.size < max(given.size, 3):
@@ -322,51 +326,6 @@ def _jackknife(
     se = float(np.sqrt((m - 1) / m * ((left - left.mean()) ** 2).sum()))
     half = float(critical_value(confidence, m - 1)) * se
     return value - half, min(value + half, 1.0), se, ()
-
-
-def _leave_one_out(
-    ratings: FloatArray, values: FloatArray, level: str, mirrored: bool, alpha: float
-) -> FloatArray:
-    """Alpha without each observer (observers,), of units that all have two ratings or more.
-
-    From the table of coincidences (Krippendorff 2011): an observer's ratings change the rows of
-    few units in it, so that the whole is never counted again.
-    """
-    observer, unit = np.nonzero(np.isfinite(ratings))
-    code = np.searchsorted(values, ratings[observer, unit])
-    counts = cluster_sums(unit, ratings.shape[1], code, values.size).toarray()
-    size = counts.sum(axis=1)
-    there, first = np.unique(observer, return_index=True)
-    pairs = np.empty((there.size, values.size, values.size))
-    frequency = np.empty((there.size, values.size))
-    pairs[:] = counts.T @ (counts / (size[:, None] - 1))
-    frequency[:] = counts.sum(axis=0)
-    for i, own in enumerate(np.split(np.arange(observer.size), first[1:])):
-        before, n = counts[unit[own]], size[unit[own], None]
-        pairs[i] -= before.T @ (before / (n - 1))
-        frequency[i] -= before.sum(axis=0)
-        before[np.arange(own.size), code[own]] -= 1
-        after, n = before[n[:, 0] > 2], n[n > 2][:, None]
-        pairs[i] += after.T @ (after / (n - 2))
-        frequency[i] += after.sum(axis=0)
-    if mirrored:
-        pairs, frequency = pairs + pairs[:, ::-1, ::-1], frequency + frequency[:, ::-1]
-    total = frequency.sum(axis=1)
-    places = np.broadcast_to(values, frequency.shape)
-    if level == "ordinal":
-        places = frequency.cumsum(axis=1) - frequency / 2
-    here, other = places[:, :, None], places[:, None, :]
-    if level == "nominal":
-        distance = (here != other).astype(float)
-    else:
-        distance = _ratio(here, other) if level == "ratio" else (here - other) ** 2
-    within = (pairs * distance).sum(axis=(1, 2))
-    between = np.einsum("bv,bvw,bw->b", frequency, distance, frequency)
-    scale = total**2 * distance.max(axis=(1, 2), initial=0)
-    found = np.full(len(ratings), alpha)  # who shares no unit changes nothing
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found[there] = np.where(between > 1e-12 * scale, 1 - (total - 1) * within / between, np.nan)
-    return found
 
 
 @dataclass(frozen=True)
@@ -383,7 +342,7 @@ class _Units:
     mirrored: bool
     size: FloatArray  # (units,) ratings of each unit
     within: FloatArray  # (units,) except for ordinal data, where ranks depend on the weights
-    values: FloatArray  # (values,) distinct, sorted; empty for interval data
+    values: FloatArray  # (values,) distinct, sorted; for interval data the centre alone
     counts: sparse.csr_matrix | None  # (units, values); None for interval data
     sums: FloatArray  # (3, units): ratings, their sum and sum of squares, centred
 
@@ -393,7 +352,6 @@ class _Units:
         size = _count(ratings, np.isfinite)
         if (size < 2).any():
             ratings, size = ratings[:, size >= 2], size[size >= 2]
-        empty = np.zeros(0)
         if level == "interval":
             complete = len(size) and size.min() == len(ratings)
             given: Any = True if complete else np.isfinite(ratings)
@@ -401,9 +359,8 @@ class _Units:
             # The mirror images already centre at 0.
             middle = 0.0 if mirrored else filled.sum() / max(size.sum(), 1)
             centred = np.subtract(filled, middle, where=given, out=np.zeros_like(filled))
-            sums = np.stack([size, centred.sum(axis=0), np.einsum("ij,ij->j", centred, centred)])
-            within = 2 * (size * sums[2] - sums[1] ** 2) / (size - 1)
-            return cls(level, mirrored, size, within, empty, None, sums)
+            squares = np.einsum("ij,ij->j", centred, centred)
+            return cls._of_sums(mirrored, middle, np.stack([size, centred.sum(axis=0), squares]))
         # A mirrored domain has to be its own mirror image.
         values = np.array([-1.0, 0.0, 1.0]) if mirrored else _few_values(ratings)
         table = np.stack([_count(ratings, partial(np.equal, v)) for v in values], axis=1)
@@ -412,15 +369,50 @@ class _Units:
             observer, unit = np.nonzero(np.isfinite(ratings))
             values, code = np.unique(ratings[observer, unit], return_inverse=True)
             counts = cluster_sums(unit, ratings.shape[1], code, len(values))
-        within = np.zeros(len(size))
-        if level == "nominal":
-            squares = np.asarray(counts.multiply(counts).sum(axis=1)).ravel()
-            within = (size**2 - squares) / (size - 1)
-        elif level == "ratio":
+        apart = np.zeros(len(size))
+        if level == "ratio":
             for i in range(1, len(ratings)):
-                within += 2 * np.nansum(_ratio(ratings[i], ratings[:i]), axis=0)
-            within /= size - 1
-        return cls(level, mirrored, size, within, values, counts, np.zeros((3, 0)))
+                apart += 2 * np.nansum(_ratio(ratings[i], ratings[:i]), axis=0)
+        return cls._of_counts(level, mirrored, size, values, counts, apart)
+
+    @classmethod
+    def _of_sums(cls, mirrored: bool, middle: float, sums: FloatArray) -> _Units:
+        size = sums[0]
+        within = 2 * (size * sums[2] - sums[1] ** 2) / (size - 1)
+        return cls("interval", mirrored, size, within, np.array([middle]), None, sums)
+
+    @classmethod
+    def _of_counts(
+        cls,
+        level: str,
+        mirrored: bool,
+        size: FloatArray,
+        values: FloatArray,
+        counts: sparse.csr_matrix,
+        apart: FloatArray,
+    ) -> _Units:
+        """``apart``: squared distances of all pairs of ratings of a unit (units,), for ratios."""
+        if level == "nominal":
+            apart = size**2 - np.asarray(counts.multiply(counts).sum(axis=1)).ravel()
+        return cls(level, mirrored, size, apart / (size - 1), values, counts, np.zeros((3, 0)))
+
+    def without(self, own: FloatArray, ratings: FloatArray) -> _Units:
+        """Leave one observer's ratings (units,) out of those (observers, units) of all."""
+        given = np.isfinite(own)
+        size = self.size - given
+        keep = size >= 2
+        if self.counts is None:
+            centred = np.where(given, own - self.values[0], 0.0)
+            sums = self.sums - np.stack([given, centred, centred**2])
+            return self._of_sums(self.mirrored, float(self.values[0]), sums[:, keep])
+        unit, code = np.flatnonzero(given), np.searchsorted(self.values, own[given])
+        counts = self.counts - cluster_sums(unit, len(own), code, len(self.values))
+        apart = self.within * (self.size - 1)
+        if self.level == "ratio":
+            apart = apart - 2 * np.nansum(_ratio(own, ratings), axis=0)
+        return self._of_counts(
+            self.level, self.mirrored, size[keep], self.values, counts[keep], apart[keep]
+        )
 
     def alpha(self, weights: FloatArray | None = None) -> FloatArray:
         """Alpha (b,) for integer weights (b, units); NaN without variation."""
@@ -776,11 +768,9 @@ def _set_alpha(
     labels = np.full(asked.shape, -1)
     labels[asked] = code.ravel()
 
-    def alpha(chosen: npt.NDArray[np.int64]) -> float:
-        sub = labels[chosen]
-        counts = np.zeros((asked.shape[1], len(sets)))
-        for v in range(len(sets)):
-            counts[:, v] = (sub == v).sum(axis=0)
+    counts = cluster_sums(np.nonzero(asked)[1], asked.shape[1], labels[asked], len(sets)).toarray()
+
+    def alpha(counts: FloatArray) -> float:
         counts = counts[counts.sum(axis=1) >= 2]
         if not counts.size:
             return np.nan
@@ -789,18 +779,22 @@ def _set_alpha(
         between = total @ distance @ total
         return float(1 - (total.sum() - 1) * within / between) if between > 0 else np.nan
 
-    everyone = np.arange(len(asked))
-    value = alpha(everyone)
+    value = alpha(counts)
     n = int((asked.sum(axis=0) >= 2).sum())
     if not np.isfinite(value):
         return not_estimable(
             "no two observers tagged the same stimulus, or no variation",
             n=n, method=method, confidence=confidence,
         )  # fmt: skip
-    left = np.array([alpha(np.delete(everyone, i)) for i in everyone])
+    without = []
+    for own, said in zip(asked, labels, strict=True):
+        rest = counts.copy()
+        rest[np.flatnonzero(own), said[own]] -= 1
+        without.append(alpha(rest))
+    left = np.array(without)
     left = left[np.isfinite(left)]
     se = half = np.nan
-    if left.size == everyone.size and left.size >= 3:
+    if left.size == len(asked) and left.size >= 3:
         m = left.size
         se = float(np.sqrt((m - 1) / m * ((left - left.mean()) ** 2).sum()))
         half = float(critical_value(confidence, m - 1)) * se

@@ -650,8 +650,13 @@ class _Stimuli:
                     for s in (0.2, 0.7)
                 ]
             )
-            ends, losses = _fit_logistic(z, y[None], None, grid)
+            some: Any = slice(None)
+            if n > _MANY:  # every so many of them, in the order of the metric, find the start
+                some = np.argsort(z)[:: n // _MANY]
+            ends, losses = _fit_logistic(z[some], y[None, some], None, grid)
             best = ends[int(np.argmin(losses))]
+            if n > _MANY:
+                best = _fit_logistic(z, y[None], None, best[None])[0][0]
             problems = []
             width = np.exp(best[3])
             if width > 5 * np.ptp(z) or not z.min() - 3 * width <= best[2] <= z.max() + 3 * width:
@@ -871,11 +876,6 @@ def _fit_logistic(
         ends[moved], loss[moved] = trial[better], new[better]
         slopes = (weighted @ residual[..., None])[..., 0]
         found = weighted @ jacobian.swapaxes(1, 2)
-        if near:
-            bends = residual if own_w is None else residual * own_w
-            bends = bends * (bend * (2 * s - 1))
-            sums = np.stack([bends.sum(axis=1), *_moments(bends, scaled)])
-            found = _curvature(found, slopes, sums, height[:, 0], inverse[:, 0])
         curvature[moved] = found[better]
         slope[moved] = slopes[better]
         active = active[~settled]
@@ -888,40 +888,6 @@ def _fit_logistic(
         trial = ends[active] + np.linalg.solve(own, slope[active][..., None])[..., 0]
         trial[:, 3] = np.clip(trial[:, 3], -7, 7)
     return ends, loss
-
-
-def _moments(weights: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Sum weighted values, and their squares, over (b, n): each (b,)."""
-    first = weights * values
-    return first.sum(axis=1), np.einsum("bn,bn->b", first, values)
-
-
-def _curvature(
-    normal: FloatArray,
-    slope: FloatArray,
-    bends: FloatArray,
-    height: FloatArray,
-    inverse: FloatArray,
-) -> FloatArray:
-    """Half the Hessian of the squared residuals (b, 4, 4), or without the residuals' part (Gauss &
-    Newton's) where that is not positive definite. With large residuals the former converges in a
-    third of the steps.
-
-    ``bends``: residuals times d²f/du², u = (z - centre) / width, summed with 1, u and u² (3, b).
-    """  # noqa: D205
-    flat = np.where(np.abs(height) > 1e-300, -height, np.inf)
-    tilt, stretch = slope[:, 2] / flat, slope[:, 3] / flat  # residuals times ds/du /width, and u
-    second = np.zeros_like(normal)
-    second[:, 0, 2], second[:, 1, 2] = tilt, -tilt
-    second[:, 0, 3], second[:, 1, 3] = stretch, -stretch
-    second += second.swapaxes(1, 2)
-    second[:, 2, 2] = bends[0] * inverse**2
-    second[:, 2, 3] = second[:, 3, 2] = bends[1] * inverse - slope[:, 2]
-    second[:, 3, 3] = bends[2] - slope[:, 3]
-    hessian = normal - second
-    scale = 1 / np.sqrt(np.maximum(np.einsum("bii->bi", normal), 1e-300))
-    least = np.linalg.eigvalsh(hessian * scale[:, :, None] * scale[:, None])[:, 0]
-    return np.where((least > 1e-6)[:, None, None], hessian, normal)
 
 
 def _line_rmse(x: FloatArray, y: FloatArray, w: FloatArray) -> FloatArray:
@@ -957,6 +923,7 @@ def _correlations(x: FloatArray, y: FloatArray) -> FloatArray:
     return np.where(varied, np.clip(r, -1, 1), np.nan)
 
 
+_MANY = 20_000  # stimuli that are enough to choose between starts of a fit
 _CACHED = 60_000  # numbers of an array that stays in the cache
 _SMALL = 24  # stimuli of a group up to which the signs of all pairs are held
 _PACKED = 4_096  # and up to which the order of all pairs is held in bits

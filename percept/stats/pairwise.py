@@ -710,7 +710,8 @@ def bradley_terry(
     Notes
     -----
     Newton's method on counts (Hunter 2004 discusses existence and uniqueness). Two-way
-    covariance: Cameron, Gelbach & Miller (2011), G/(G-1) for each dimension, Student's t.
+    covariance: Cameron, Gelbach & Miller (2011), clusters weighed by their share of the votes as
+    in :func:`percept.stats.cluster_mean`, Student's t.
     """
     return _scale(comparisons, False, ties, side_effect, cluster, n_boot, confidence, penalty,
                   intervals, rng)  # fmt: skip

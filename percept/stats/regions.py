@@ -16,9 +16,10 @@ import pandas as pd
 
 from percept.errors import InputError
 from percept.stats.bootstrap import Estimate, FloatArray, cluster_mean, not_estimable
-from percept.stats.frames import counted_rows, weights_of
+from percept.stats.frames import codes_of, counted_rows, weights_of
 
 _BOX = ("x", "y", "width", "height")
+_ROOM = 250_000_000  # numbers that drawings may take, 2 GB
 _MASK = re.compile(r"(\d{1,4})x(\d{1,4}):(\d+(?:,\d+)*)", flags=re.ASCII)
 
 
@@ -34,16 +35,20 @@ def region_agreement(
     Each observer's marks on a stimulus are drawn on a grid as shares of covered cells; the soft
     IoU of two observers is the sum of minima over the sum of maxima. Chance is the IoU of the
     same two observers' marks on *different* stimuli, so that a habit of marking the centre earns
-    nothing. Rectangles and masks count exactly.
+    nothing. Rectangles and masks count exactly. Who marked nothing takes no part: whether there
+    is anything to mark is the question of :func:`percept.stats.tag_agreement`.
 
     Parameters
     ----------
     frame : DataFrame
         Marks with ``observer, content, condition, x, y, width, height`` in fractions of the
         image, and, where drawn, ``mask`` (null for a rectangle): those of ``Store.marks``, or the
-        tidy frame of the artifact method, whose shapes are all rectangles. ``Store.marks`` also
-        holds the marks of answers that were revised: where a frame has ``trial`` and ``revision``,
-        only those of the last revision count.
+        tidy frame of the artifact method, whose shapes are all rectangles. Where a frame has
+        ``trial`` and ``revision``, only the last revision of each trial that *it holds* counts.
+        ``Store.marks`` holds marks alone, those of superseded answers too: an answer that was
+        changed to "none" has left no mark there, and the marks before it would count. Keep those
+        of answers that count first: ``marks[marks["response_id"].isin(ratings["response_id"])]``,
+        ``ratings`` being the last revisions of ``Store.ratings``.
     grid : int
         Cells along each side.
     weights : Series, optional
@@ -57,6 +62,10 @@ def region_agreement(
         (observed - chance) / (1 - chance); ``n``: pairs of observers on a common stimulus.
     """
     rows = _drawn(frame, ("observer", "content", "condition"))
+    drawings = len(rows[["observer", "content", "condition"]].drop_duplicates())
+    if drawings * grid**2 > _ROOM:
+        raise InputError(f"{drawings} drawings on this grid do not fit into memory", key="grid",
+                         value=grid, remedy="Use a coarser grid, or a part of them")  # fmt: skip
     masks: dict[tuple[str, str], dict[str, FloatArray]] = {}
     names = rows[["observer", "content", "condition"]].astype(str).itertuples(index=False)
     for (person, content, condition), drawn in zip(names, _covered(rows, grid, grid), strict=True):
@@ -123,11 +132,30 @@ def region_map(
     weight = weights_of(shown, weights)
     rows = _drawn(marks, ("trial",))
     rows = rows[rows["trial"].isin(shown["trial"]).to_numpy()]
-    seen: dict[object, FloatArray] = {}
-    for trial, drawn in zip(rows["trial"], _covered(rows, *shape), strict=True):
-        seen[trial] = np.maximum(seen.get(trial, 0.0), drawn)
-    of = dict(zip(shown["trial"], weight, strict=True))
-    total = sum((of[trial] * drawn for trial, drawn in seen.items()), np.zeros(shape))
+    of = rows["trial"].map(pd.Series(weight, index=shown["trial"])).to_numpy(dtype=float)
+    alone = ~rows["trial"].duplicated(keep=False).to_numpy()
+    if "mask" in rows:
+        alone &= rows["mask"].isna().to_numpy()
+    # One rectangle in a viewing is a product of its rows and columns; others are drawn.
+    total = np.zeros(shape)
+    x, y, width, height = rows.loc[alone, list(_BOX)].to_numpy(dtype=float).T
+    for first in range(0, x.size, 100_000):
+        part = slice(first, first + 100_000)
+        down, across = (
+            _covers(y[part], height[part], shape[0]),
+            _covers(x[part], width[part], shape[1]),
+        )
+        total += (of[alone][part, None] * down).T @ across
+    rest, own = rows[~alone], of[~alone]
+    order = np.argsort(codes_of(rest["trial"])[0], kind="stable")
+    rest, own = rest.iloc[order], own[order]
+    last, seen, share = None, np.zeros(shape), 0.0
+    for trial, drawn, each in zip(rest["trial"], _covered(rest, *shape), own, strict=True):
+        if trial != last:
+            total += share * seen
+            last, seen, share = trial, np.zeros(shape), each
+        seen = np.maximum(seen, drawn)
+    total += share * seen
     return np.asarray(total / max(weight.sum(), 1e-300))
 
 
@@ -156,9 +184,15 @@ def _covered(rows: pd.DataFrame, down: int, across: int) -> Iterable[FloatArray]
 
 def _overlap(start: float, extent: float, parts: int, cells: int) -> FloatArray:
     """Share of each cell of [0, 1] that each part of an interval covers (parts, cells)."""
+    starts = start + extent * np.arange(parts) / parts
+    return _covers(starts, np.full(parts, extent / parts), cells)
+
+
+def _covers(start: FloatArray, extent: FloatArray, cells: int) -> FloatArray:
+    """Share of each cell of [0, 1] that intervals (n,) cover (n, cells)."""
     edges = np.arange(cells + 1) / cells
-    own = np.clip(start + extent * np.arange(parts + 1) / parts, 0, 1)[:, None]
-    return np.maximum(np.minimum(edges[1:], own[1:]) - np.maximum(edges[:-1], own[:-1]), 0) * cells
+    low, high = (np.clip(end, 0, 1)[:, None] for end in (start, start + extent))
+    return np.maximum(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0) * cells
 
 
 def _mask(text: str) -> FloatArray:

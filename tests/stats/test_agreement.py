@@ -28,6 +28,8 @@ def test_alpha_published(reference):
                 assert estimate.value == pytest.approx(
                     case["expected"][level], abs=case["tolerance"]
                 ), (case["id"], level)
+                other = case.get("not_expected", {}).get(level, np.inf)
+                assert abs(estimate.value - other) > 0.01, case["id"]
             elif not case["expected"]:
                 assert not estimate.estimable
                 assert "do not vary" in estimate.warnings[0]
@@ -303,3 +305,16 @@ def test_a_table_in_order_is_arranged_as_any():
         )
         ours = one.ratings if one.ratings.ndim == 2 else np.nanmean(one.ratings, axis=2)
         np.testing.assert_allclose(ours, table.to_numpy())
+
+
+@settings(max_examples=40, deadline=None)
+@given(ratings_arrays, st.sampled_from(LEVELS))
+def test_the_jackknife_leaves_one_observer_out(ratings, level):
+    found = krippendorff_alpha(ratings, level, resample="observers")
+    given = np.flatnonzero(np.isfinite(ratings).any(axis=1))
+    left = [krippendorff_alpha(np.delete(ratings, i, axis=0), level).value for i in given]
+    m = len(left)
+    if not found.estimable or m < 3 or not np.isfinite(left).all():
+        assert np.isnan(found.std_error)
+    else:
+        assert found.std_error == pytest.approx(np.sqrt((m - 1) * np.var(left)), abs=1e-9)

@@ -50,6 +50,10 @@ def test_a_map_counts_viewings_by_their_weights():
     weights = pd.Series({"p": 3.0, "q": 1.0})
     weighted = region_map(seen, viewings, shape=(4, 4), weights=weights)
     np.testing.assert_allclose(weighted, found * 1.5)
+    # A rectangle is a mask of one cell.
+    boxes = marks(("a", "p", (0.1, 0.2, 0.33, 0.5), None), ("a", "q", (0.5, 0.0, 0.7, 0.9), None))
+    drawn = region_map(boxes.assign(mask="1x1:0,1"), viewings, weights=weights)
+    np.testing.assert_allclose(region_map(boxes, viewings, weights=weights), drawn)
     assert not region_map(seen.iloc[:0], viewings).any()
     assert not region_map(seen, viewings.iloc[:0]).any()
 
@@ -63,3 +67,8 @@ def test_a_mask_that_does_not_add_up(mask):
 def test_half_a_box():
     with pytest.raises(InputError, match="width"):
         region_agreement(marks(("a", "p", (0.1, 0.1, np.nan, 0.2), None)))
+
+
+def test_drawings_that_do_not_fit_into_memory():
+    with pytest.raises(InputError, match="coarser"):
+        region_agreement(marks(("a", "p", HALF, None), ("b", "p", HALF, None)), grid=20_000)
