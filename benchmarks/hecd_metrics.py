@@ -38,6 +38,8 @@ from percept.metrics.structure import _similarity as similarity
 MAKERS = ("I_1", "L_1", "O_1", "P_1", "Z_1", "Z_2")
 #: Near constant here: the colorizers keep the lightness.
 LEFT_OUT = {"luminance_fidelity", "luminance_ssim", "grain_retention"}
+DIRECTIONS = {m.name: m.higher_is_better for m in METRICS.values()}
+IN_MODELS = [m.name for m in METRICS.values() if m.in_models]
 MEASURED = [m for m in METRICS.values() if not (m.needs or m.package or m.name in LEFT_OUT)]
 FOLDS = 5
 
@@ -230,7 +232,12 @@ def fit(table: pd.DataFrame, rows: pd.DataFrame) -> Model:
     counted = rows.rename(columns={"content_id": "content", "condition": "first"})
     counted = counted.assign(wins=counted["n"] / (1 + np.exp(-counted["z"])))
     return fit_counts(
-        table, counted[["content", "first", "wins", "n"]], directions={}, kind="review", check=False
+        table,
+        counted[["content", "first", "wins", "n"]],
+        directions=DIRECTIONS,
+        kind="review",
+        prefer=IN_MODELS,
+        check=False,
     )
 
 
@@ -282,6 +289,52 @@ def lookup(rows: pd.DataFrame) -> pd.DataFrame:
     return real.assign(lookup=(total - real["z"]) / (count - 1))
 
 
+def show_against(
+    rows: pd.DataFrame, right: pd.Series, scores: pd.Series, wide: pd.DataFrame, real: pd.DataFrame
+) -> None:
+    """Differences of the model, colorizers left out, with single metrics and the lookup."""
+    keys = pd.MultiIndex.from_frame(rows[["content_id", "condition"]])
+    everything = rows.assign(value=scores.reindex(keys).to_numpy())
+    print(
+        "\n-- The model less others, scene by scene: Spearman within a scene, pairs in order\n"
+        f"{'lookup':26} {'':24} {interval(right - pairs_right(real, 'lookup'))}"
+    )
+    for name in ("semantic_distance", "lpips_vgg_deep", "lpips_alex", "ciede2000_p95", "ssim"):
+        sign = 1.0 if DIRECTIONS[name] else -1.0
+        own = rows.assign(value=sign * wide[name].reindex(keys).to_numpy())
+        shares = pairs_right(own[own["condition"].isin(MAKERS)], "value")
+        ranks = within(everything, "value") - within(own, "value")
+        print(f"{name:26} {interval(ranks)}  {interval(right - shares)}")
+
+
+def show_people(folder: Path) -> None:
+    """How well half of the people tell what the other half say: 50 splits of the observers."""
+    votes = pd.read_csv(folder / "ratings.csv")
+    first, second = votes["File1"].str.strip(), votes["File2"].str.strip()
+    original = first.str.contains("_gt")
+    drop = np.where(original, votes["Score2"] - votes["Score1"], votes["Score1"] - votes["Score2"])
+    frame = pd.DataFrame({"file": second.where(original, first), "drop": drop, "ID": votes["ID"]})
+    frame["content_id"] = frame["file"].str[:6]
+    frame["condition"] = frame["file"].str[6:].str.removesuffix(".jpg")
+    observers, rng, found = frame["ID"].unique(), np.random.default_rng(0), []
+    for _ in range(50):
+        drawn = frame["ID"].isin(rng.permutation(observers)[: len(observers) // 2])
+        halves = frame.assign(half=drawn).pivot_table(
+            index=["content_id", "condition"], columns="half", values="drop"
+        )
+        halves = halves.dropna().set_axis(["value", "z"], axis=1).reset_index()
+        real = halves[halves["condition"].isin(MAKERS)]
+        found.append(
+            (spearmanr(halves["value"], halves["z"])[0], within(halves, "value").mean(),
+             within(real, "value").mean(), pairs_right(real, "value").mean())
+        )  # fmt: skip
+    labels = ("all: Spearman", "within scene", "colorizers: within scene", "pairs in order")
+    told = ", ".join(
+        f"{label} {value:.3f}" for label, value in zip(labels, np.mean(found, axis=0), strict=True)
+    )
+    print(f"\n-- Half of the people by the other half (half the votes on either side): {told}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
@@ -309,6 +362,8 @@ def main() -> None:
     by_scene = pairs.groupby("content_id")
     for column, label in (("right", "scene and both out"), ("right_edits", "fitted on edits")):
         print(f"model, {label:66} {'':43} {interval(by_scene[column].mean())}")
+    show_against(rows, by_scene["right"].mean(), scores, wide, real)
+    show_people(args.folder)
     whole = fit(table, rows)
     print("\n-- Weights of the model on all scenes, log-odds per usual difference")
     for feature in sorted(whole.features, key=lambda one: -abs(one.weight))[:12]:

@@ -4,7 +4,8 @@ The model is linear: a stimulus has the score ``Σ weight · φ``, with φ a met
 transform, centred and scaled, and a person prefers one of two with the log-odds of the difference
 of their scores (Bradley–Terry on metric differences within a photograph). From a review study, the
 log-odds of "accept" are that score plus a constant. Ridge regularised; the penalty is chosen by
-inner cross-validation.
+inner cross-validation. No weight goes against its metric's direction: metrics that move together
+otherwise take weights that cancel on the photographs of the fit, and on no others.
 
 What it is worth is measured on photographs *and* conditions that took no part in the fit. Its
 weights say what the panel answered to; its ranges say where it was fitted.
@@ -13,7 +14,7 @@ weights say what the panel answered to; its ranges say where it was fitted.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -34,13 +35,17 @@ from percept.types import GRAY, REFERENCE
 FloatArray = npt.NDArray[np.float64]
 Kind = Literal["pairwise", "review"]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 #: Penalties tried, per row of the table of votes.
 PENALTIES: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 #: Groups of photographs and of conditions in cross-validation.
 CONTENT_FOLDS, CONDITION_GROUPS = 10, 8
 #: How far beyond the range of its fit a metric may lie, in widths of that range.
 MARGIN: Final = 0.25
+#: Group of the conditions that are in every vote.
+_HUB: Final = -1
+#: Splits of the observers into halves, for how well a panel repeats itself.
+_SPLITS: Final = 20
 _ANCHORS = (GRAY, REFERENCE)
 
 
@@ -52,10 +57,10 @@ class Feature:
     ----------
     metric : str
         Its name in the run's table.
-    log : bool
-        Whether its logarithm is taken: for metrics of wide range that are never negative.
-    offset : float
-        Added before the logarithm.
+    root : bool
+        Whether its square root is taken: for metrics that are never negative.
+    direction : int
+        1: higher is better, the weight is at least 0; -1: lower is better; 0: not known.
     centre, scale : float
         Mean, and root mean square of differences within a photograph.
     low, high : float
@@ -65,8 +70,8 @@ class Feature:
     """
 
     metric: str
-    log: bool
-    offset: float
+    root: bool
+    direction: int
     centre: float
     scale: float
     low: float
@@ -76,9 +81,8 @@ class Feature:
 
     def transform(self, values: FloatArray) -> FloatArray:
         """φ of values of the metric; infinite ones (PSNR) count as the end of the range."""
-        values = np.clip(values, -math.inf if self.low < 0 else 0.0, None)
         values = np.where(np.isposinf(values), self.high, values)
-        values = np.log(values + self.offset) if self.log else values
+        values = np.sqrt(np.maximum(values, 0.0)) if self.root else values
         return np.asarray((values - self.centre) / self.scale)
 
 
@@ -97,7 +101,7 @@ class Model:
     intercept : float
         Log-odds of "accept" at the centre; 0 for pairs.
     covariance : array, shape (d, d)
-        Of the weights, of intercept and weights for reviews.
+        Of the weights, of intercept and weights for reviews; as if their signs were free.
     shrink : float
         Held-out log-odds times this are calibrated; 1: not overconfident, 0: worth nothing.
     unexplained : float
@@ -156,7 +160,9 @@ def calibrate(
     study_name : str
         Its name.
     metrics : sequence of str, optional
-        Names in the run's table. Default: all that every judged stimulus has.
+        Names in the run's table. Default: all that every judged stimulus has; where the traits
+        are among them, these and what else is made for models, since metrics such as PSNR lump
+        together again what the traits take apart.
     attribute : str, optional
         Which question, where the study asks several.
 
@@ -177,12 +183,14 @@ def calibrate(
         frame = frame[(frame["attribute"] == attribute).to_numpy()]
     kind: Kind = "review" if study.method == "review" else "pairwise"
     simulated = int(frame.loc[frame["simulated"].to_numpy(bool), "observer"].nunique())
+    known = run.info.get("metrics", {})
     model = fit_model(
         run.metrics,
         frame,
         directions=directions(run),
         kind=kind,
         metrics=metrics,
+        prefer=[name for name, entry in known.items() if entry.get("in_models")],
         name=f"calibrated-{study_name}",
     )
     source = {"study": study_name, "run": str(run.root), "simulated_observers": simulated}
@@ -205,6 +213,7 @@ def fit_model(
     directions: Mapping[str, bool],
     kind: Kind = "pairwise",
     metrics: Sequence[str] | None = None,
+    prefer: Collection[str] = (),
     name: str = "calibrated",
 ) -> Model:
     """Fit and cross-validate a model; the arithmetic of :func:`calibrate`.
@@ -216,22 +225,28 @@ def fit_model(
     votes : DataFrame
         Tidy frame of pair votes (ties count half to either side) or of reviews.
     directions : mapping
-        Of each metric, whether higher is better; for the comparison with single metrics.
+        Of each metric, whether higher is better: the sign of its weight.
     kind, metrics, name
         As of :class:`Model` and :func:`calibrate`.
+    prefer : collection of str
+        Metrics that are used alone if there are any of them and none are asked for.
     """
     rows, warnings = count_votes(votes, kind)
-    model = fit_counts(table, rows, directions=directions, kind=kind, metrics=metrics, name=name)
+    model = fit_counts(
+        table, rows, directions=directions, kind=kind, metrics=metrics, prefer=prefer, name=name
+    )
     observers = int(votes["observer"].nunique()) if "observer" in votes else None
-    ceiling = []
     if kind == "pairwise":
         flat = pd.Series(0.0, pd.MultiIndex.from_frame(_judged(rows)))
         people = stats.predict_choices(flat, votes, cluster=("content",))
-        ceiling = [_entry("other people", people.human_accuracy, people.n)]
+        accuracy, n = people.human_accuracy, people.n
+    else:
+        accuracy, n = None, int(rows["n"].sum())
+    ceiling = _entry("other people", accuracy, n, _another_panel(votes, kind))
     return replace(
         model,
         fitted_on={**model.fitted_on, "observers": observers},
-        validation=[*model.validation, *ceiling],
+        validation=[*model.validation, ceiling],
         warnings=(*warnings, *model.warnings),
     )
 
@@ -243,6 +258,7 @@ def fit_counts(
     directions: Mapping[str, bool],
     kind: Kind,
     metrics: Sequence[str] | None = None,
+    prefer: Collection[str] = (),
     name: str = "calibrated",
     check: bool = True,
 ) -> Model:
@@ -256,9 +272,10 @@ def fit_counts(
     rows = rows[np.logical_and.reduce(there)].reset_index(drop=True)
     if rows.empty:
         raise InputError("no vote is on stimuli with metrics", remedy="Run percept metrics first")
-    values, used = _complete(values, rows, metrics)
-    features = _features(values, rows, used)
-    problem = _Problem(rows, _design(values, rows, features, kind), kind)
+    values, complete = _complete(values, rows, metrics)
+    used = metrics or [name for name in complete if name in prefer] or complete
+    features = _features(values, used, directions)
+    problem = _Problem(rows, _design(values, rows, features, kind), features, kind)
     everything = np.ones(len(rows), dtype=bool)
     penalty = problem.choose_penalty(everything)
     weights, covariance = problem.fit(everything, penalty)
@@ -270,7 +287,7 @@ def fit_counts(
         for feature, weight, error in zip(features, own, errors, strict=True)
     )
     if check:
-        checked = cross_validate(problem, values[used], directions)
+        checked = cross_validate(problem, values[complete], directions)
     else:
         checked = Validation([], 1.0, math.nan, rows, ("not cross-validated",))
     fitted_on = {
@@ -309,15 +326,28 @@ def _wide(table: pd.DataFrame, metrics: Sequence[str] | None) -> pd.DataFrame:
                 value=name,
                 remedy=f"It has {', '.join(wide.columns)}",
             )
-    return wide[list(metrics)] if metrics else wide
+    return wide
 
 
 def count_votes(votes: pd.DataFrame, kind: Kind) -> tuple[pd.DataFrame, list[str]]:
     """Count the votes of a tidy frame: ``content, first[, second], wins, n``, and warnings.
 
     Of pairs, ``wins`` counts for the first, and a tie half; of reviews it counts "accept".
-    Votes that show an anchor or the reference are left out: what everybody sees teaches little.
+    Votes that show an anchor or the reference are left out, unless all do: what everybody sees
+    teaches little.
     """
+    single, warnings = _single_votes(votes, kind)
+    return _counted(single), warnings
+
+
+def _counted(single: pd.DataFrame) -> pd.DataFrame:
+    keys = [name for name in ("content", "first", "second") if name in single]
+    grouped = single.groupby(keys, sort=True)["wins"].agg(["sum", "size"])
+    return grouped.reset_index().rename(columns={"sum": "wins", "size": "n"})
+
+
+def _single_votes(votes: pd.DataFrame, kind: Kind) -> tuple[pd.DataFrame, list[str]]:
+    """Votes that count, each a row ``content, first[, second], wins[, observer]``; warnings."""
     if kind == "review":
         rows = counted_rows(votes, ("content", "condition", "verdict"))
         keys = [name for name in ("session", "trial") if name in rows]
@@ -338,13 +368,14 @@ def count_votes(votes: pd.DataFrame, kind: Kind) -> tuple[pd.DataFrame, list[str
     sides = [side for side in ("first", "second") if side in counted]
     anchored = counted[sides].isin(_ANCHORS).any(axis=1).to_numpy()
     warnings = []
-    if anchored.any():
-        warnings.append(f"{int(anchored.sum())} votes that show gray or the reference are left out")
-    counted = counted[~anchored]
     if counted.empty:
-        raise InputError("the study has no votes on conditions that are no anchors")
-    grouped = counted.groupby(["content", *sides], sort=True)["wins"].agg(["sum", "size"])
-    return grouped.reset_index().rename(columns={"sum": "wins", "size": "n"}), warnings
+        raise InputError("the study has no votes")
+    if anchored.any() and not anchored.all():
+        warnings.append(f"{int(anchored.sum())} votes that show gray or the reference are left out")
+        counted = counted[~anchored]
+    if "observer" in rows:
+        counted = counted.assign(observer=rows["observer"])
+    return counted, warnings
 
 
 def _judged(rows: pd.DataFrame) -> pd.DataFrame:
@@ -373,17 +404,18 @@ def _complete(
     return own, list(complete)
 
 
-def _features(values: pd.DataFrame, rows: pd.DataFrame, used: Sequence[str]) -> tuple[Feature, ...]:
+def _features(
+    values: pd.DataFrame, used: Sequence[str], directions: Mapping[str, bool]
+) -> tuple[Feature, ...]:
     """Choose transforms and scales, from metric values alone: no vote is looked at."""
     features = []
     for name in used:
         own = values[name].to_numpy(float)
         finite = own[np.isfinite(own)]
         low, high = float(finite.min()), float(finite.max())
-        median = float(np.median(finite))
-        log = low >= 0 and median > 0 and high > 4 * median
+        direction = (1 if directions[name] else -1) if name in directions else 0
         feature = Feature(
-            metric=name, log=log, offset=median / 10 if log else 0.0,
+            metric=name, root=low >= 0, direction=direction,
             centre=0.0, scale=1.0, low=low, high=high,
         )  # fmt: skip
         series = pd.Series(feature.transform(own), values.index)
@@ -421,8 +453,12 @@ class _Problem:
     than twenty pairs: a row weighs at most as much as three votes.
     """
 
-    def __init__(self, rows: pd.DataFrame, design: FloatArray, kind: Kind) -> None:
+    def __init__(
+        self, rows: pd.DataFrame, design: FloatArray, features: Sequence[Feature], kind: Kind
+    ) -> None:
         self.rows, self.design, self.kind = rows, design, kind
+        signs = [feature.direction for feature in features]
+        self.signs = np.array([0, *signs] if kind == "review" else signs, dtype=float)
         n = rows["n"].to_numpy(float)
         self.share = rows["wins"].to_numpy(float) / n
         self.weight = n * 3 / (n + 2)
@@ -433,24 +469,47 @@ class _Problem:
         fold = {content: i % folds for i, content in enumerate(contents)}
         self.fold = rows["content"].map(fold).to_numpy(int)
         self.n_folds = folds
-        groups = min(len(self.conditions), CONDITION_GROUPS)
-        group = {condition: i % groups for i, condition in enumerate(self.conditions)}
+        #: Conditions in every vote, such as a reference that all are compared with. They cannot
+        #: be left out.
+        self.hubs = [c for c in self.conditions if (rows[self.sides] == c).any(axis=1).all()]
+        others = [c for c in self.conditions if c not in self.hubs]
+        groups = min(len(others), CONDITION_GROUPS)
+        group = {condition: i % groups for i, condition in enumerate(others)}
+        group |= dict.fromkeys(self.hubs, _HUB)
         self.group = np.stack([rows[side].map(group).to_numpy(int) for side in self.sides], axis=1)
         self.n_groups = groups
 
     def fit(self, use: npt.NDArray[np.bool_], penalty: float) -> tuple[FloatArray, FloatArray]:
-        """Weights (d,) and their covariance, by Newton's method."""
+        """Weights (d,) of the right signs and their covariance, by projected Newton steps.
+
+        A weight of 0 stays there while the slope would take it to the wrong side (Bertsekas 1982).
+        """
         x, y, w = self.design[use], self.share[use], self.weight[use]
         ridge = np.full(x.shape[1], penalty * w.sum())
         if self.kind == "review":
             ridge[0] = 1e-6 * w.sum()
+
+        def cost(beta: FloatArray) -> float:
+            eta = x @ beta
+            return float((w * (np.logaddexp(0, eta) - y * eta)).sum() + ridge @ beta**2 / 2)
+
         beta = np.zeros(x.shape[1])
-        for _ in range(50):
+        reached = cost(beta)
+        for _ in range(100):
             p = 1 / (1 + np.exp(-np.clip(x @ beta, -30, 30)))
             hessian = (x * (w * p * (1 - p))[:, None]).T @ x + np.diag(ridge)
-            step = np.linalg.solve(hessian, x.T @ (w * (y - p)) - ridge * beta)
-            beta += np.clip(step, -2, 2)
-            if np.abs(step).max() < 1e-8:
+            slope = x.T @ (w * (y - p)) - ridge * beta
+            free = (beta != 0) | (self.signs * slope >= 0)
+            step = np.zeros(x.shape[1])
+            step[free] = np.linalg.solve(hessian[np.ix_(free, free)], slope[free])
+            for _ in range(30):
+                tried = np.where(self.signs * (beta + step) < 0, 0.0, beta + step)
+                if cost(tried) <= reached:
+                    break
+                step /= 2
+            moved = float(np.abs(tried - beta).max())
+            beta, reached = tried, cost(tried)
+            if moved < 1e-8:
                 break
         residual = w * (y - p) ** 2 / np.maximum(p * (1 - p), 1e-3)
         dispersion = max(1.0, float(residual.sum() / max(len(y) - x.shape[1], 1)))
@@ -482,7 +541,7 @@ class _Problem:
                 held = (self.fold == fold) & (pairs == pair).all(axis=1)
                 rest = self.fold != fold
                 if self.leaves_conditions:
-                    rest &= ~np.isin(self.group, pair).any(axis=1)
+                    rest &= ~np.isin(self.group, pair[pair != _HUB]).any(axis=1)
                 yield held, rest
 
     @property
@@ -501,8 +560,9 @@ class Validation:
     Attributes
     ----------
     rows : list of dict
-        ``predictor, accuracy, low, high, log_loss, votes``; of the model, each metric, the
-        lookup, and other people.
+        ``predictor, accuracy, low, high, votes, rank, rank_low, rank_high``; of the model, each
+        metric, and the lookup. ``accuracy`` is the share of votes on its side, ``rank``
+        Spearman's coefficient with people inside a photograph; None: not estimable.
     shrink, unexplained : float
         As of :class:`Model`.
     held_out : DataFrame
@@ -542,18 +602,14 @@ def cross_validate(
     lookup = _lookup(problem)
     held_out = problem.rows.assign(log_odds=eta, lookup=lookup)
     rows = [_worth("model", eta, problem)]
-    signs = {name: 1.0 if directions.get(name, True) else -1.0 for name in values.columns}
-    if problem.kind == "pairwise":
-        for name in values.columns:
-            first, second = (
-                values[name].reindex(
-                    pd.MultiIndex.from_arrays([problem.rows["content"], problem.rows[side]])
-                ).to_numpy(float)
-                for side in problem.sides
-            )  # fmt: skip
-            with np.errstate(invalid="ignore"):
-                difference = np.where(first == second, 0.0, signs[name] * (first - second))
-            rows.append(_worth(name, difference, problem))
+    for name in values.columns:
+        sign = 1.0 if directions.get(name, True) else -1.0
+        sides = [
+            sign * values[name].reindex(_stimuli(problem.rows, side)).to_numpy(float)
+            for side in problem.sides
+        ]
+        told = _difference(*sides) if len(sides) == 2 else sides[0]
+        rows.append(_worth(name, told, problem, decides=len(sides) == 2))
     rows.append(_worth("lookup", lookup, problem))
     known = np.isfinite(eta)
     shrink = 0.0
@@ -604,24 +660,106 @@ def _lookup(problem: _Problem) -> FloatArray:
     return result
 
 
-def _worth(name: str, eta: FloatArray, problem: _Problem) -> dict[str, Any]:
+def _stimuli(rows: pd.DataFrame, side: str) -> pd.MultiIndex:
+    return pd.MultiIndex.from_arrays([rows["content"], rows[side]], names=["content", "condition"])
+
+
+def _difference(first: FloatArray, second: FloatArray) -> FloatArray:
+    with np.errstate(invalid="ignore"):
+        return np.where(first == second, 0.0, first - second)
+
+
+def _worth(
+    name: str, eta: FloatArray, problem: _Problem, *, decides: bool = True
+) -> dict[str, Any]:
     """Share of votes on the side that the predictor is on, with an interval for new photographs.
 
-    Half of each tie counts to either side; equal values count half.
+    Half of each tie counts to either side; equal values count half. ``decides``: whether the sign
+    of ``eta`` says what a vote will be.
     """
-    known = np.isfinite(eta)
+    known = np.isfinite(eta) | (not decides)
     rows, share = problem.rows[known], problem.share[known]
     right = np.where(eta[known] == 0, 0.5, np.where(eta[known] > 0, share, 1 - share))
     found = stats.cluster_mean(
         right, rows, cluster=("content",), weights=rows["n"].to_numpy(float), share=True
     )
-    return _entry(name, found, int(rows["n"].sum()))
+    people, ours = standing(rows, share - 0.5), standing(rows, eta[known])
+    hubs = people.index.isin(problem.hubs, level="condition")
+    rank = _mean_rank(rank_within(people[~hubs], ours))
+    return _entry(name, found if decides else None, int(rows["n"].sum()), rank)
 
 
-def _entry(name: str, found: Estimate, votes: int) -> dict[str, Any]:
-    numbers = {"accuracy": found.value, "low": found.low, "high": found.high}
-    told = {key: None if math.isnan(value) else round(value, 4) for key, value in numbers.items()}
-    return {"predictor": name, **told, "votes": votes}
+def standing(rows: pd.DataFrame, log_odds: npt.ArrayLike) -> pd.Series:
+    """Mean over a stimulus's votes of what is said for it, of ``(content, condition)``.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Counted votes, ``content, first[, second], n``.
+    log_odds : array (n,)
+        For the first: log-odds, or a share of votes less one half. The second has its negative.
+    """
+    parts = []
+    for side, sign in (("first", 1.0), ("second", -1.0)):
+        if side in rows:
+            value = sign * np.clip(np.asarray(log_odds, float), -1e6, 1e6)  # PSNR may be infinite
+            parts.append(pd.DataFrame({"sum": value * rows["n"], "n": rows["n"]}))
+            parts[-1].index = _stimuli(rows, side)
+    total = pd.concat(parts).groupby(level=[0, 1]).sum()
+    return total["sum"] / total["n"]
+
+
+def rank_within(people: pd.Series, values: pd.Series) -> pd.Series:
+    """Spearman's coefficient inside each photograph, of ``content``.
+
+    Photographs with fewer than three stimuli, or on which people are all of one mind, have none;
+    values that are all the same count as 0.
+    """
+    both = pd.DataFrame({"people": people, "values": values}).dropna()
+    ranks = both.groupby(level=0).rank()
+    centred = ranks - ranks.groupby(level=0).transform("mean")
+    by_photograph = centred.groupby(level=0)
+    squares = (centred**2).groupby(level=0).sum()
+    product = (centred["people"] * centred["values"]).groupby(level=0).sum()
+    scale = np.sqrt(squares["people"] * squares["values"])
+    told = (by_photograph.size() >= 3) & (squares["people"] > 0)
+    return (product / scale.where(scale > 0, 1.0))[told]
+
+
+def _mean_rank(by_photograph: pd.Series) -> Estimate:
+    frame = pd.DataFrame({"content": by_photograph.index})
+    return stats.cluster_mean(by_photograph.to_numpy(float), frame, cluster=("content",))
+
+
+def _another_panel(votes: pd.DataFrame, kind: Kind) -> Estimate | None:
+    """Rank correlation inside a photograph that another panel as large would reach.
+
+    Of one half of the observers with the other, mean of splits, stepped up by Spearman & Brown.
+    """
+    single, _ = _single_votes(votes, kind)
+    if "observer" not in single or single["observer"].nunique() < 2:
+        return None
+    observers, rng = single["observer"].unique(), np.random.default_rng(0)
+    splits = []
+    for _ in range(_SPLITS):
+        drawn = single["observer"].isin(rng.permutation(observers)[: len(observers) // 2])
+        halves = [_counted(half) for half in (single[drawn], single[~drawn])]
+        splits.append(
+            rank_within(*(standing(half, half["wins"] / half["n"] - 0.5) for half in halves))
+        )
+    half = _mean_rank(pd.concat(splits).groupby(level=0).mean())
+    value, low, high = (2 * r / (1 + max(r, 0.0)) for r in (half.value, half.low, half.high))
+    return replace(half, value=value, low=low, high=high)
+
+
+def _entry(name: str, share: Estimate | None, votes: int, rank: Estimate | None) -> dict[str, Any]:
+    entry: dict[str, Any] = {"predictor": name}
+    for prefix, found in (("", share), ("rank_", rank)):
+        for key in ("value", "low", "high"):
+            number = math.nan if found is None else getattr(found, key)
+            label = ("rank" if prefix else "accuracy") if key == "value" else f"{prefix}{key}"
+            entry[label] = None if math.isnan(number) else round(number, 4)
+    return entry | {"votes": votes}
 
 
 # -- using it ------------------------------------------------------------------------------------
@@ -652,7 +790,7 @@ def predict(model: Model, table: pd.DataFrame) -> pd.DataFrame:
         The table lacks one of the model's metrics altogether.
     """
     names = [feature.metric for feature in model.features]
-    values = _wide(table, names).dropna()
+    values = _wide(table, names)[names].dropna()
     phi = _phi(values, model.features)
     if model.kind == "review":
         phi = np.column_stack([np.ones(len(phi)), phi])
@@ -680,7 +818,8 @@ def predict(model: Model, table: pd.DataFrame) -> pd.DataFrame:
 
 def design_of(model: Model, table: pd.DataFrame) -> tuple[Any, FloatArray, FloatArray]:
     """Rows that one vote on each pair (or output) would add: contents (n,), (n, d), log-odds."""
-    values = _wide(table, [feature.metric for feature in model.features]).dropna()
+    names = [feature.metric for feature in model.features]
+    values = _wide(table, names)[names].dropna()
     values = values[~values.index.get_level_values(1).isin(_ANCHORS)]
     stimuli = values.index.to_frame(index=False)
     rows = stimuli.rename(columns={"condition": "first"})

@@ -87,7 +87,7 @@ def fitted():
 def test_the_weights_of_a_made_panel_are_found(fitted) -> None:
     weight = {feature.metric: feature.weight / feature.scale for feature in fitted.features}
     assert weight["good"] == pytest.approx(1.5, rel=0.25)
-    assert weight["bad"] == pytest.approx(-1 / 5, rel=0.25)
+    assert weight["bad"] / (2 * math.sqrt(20)) == pytest.approx(-1 / 5, rel=0.25), "slope of √bad"
     idle = next(feature for feature in fitted.features if feature.metric == "idle")
     assert abs(idle.weight) < 3 * idle.std_error
     assert fitted.shrink > 0.7
@@ -104,6 +104,60 @@ def test_held_out_it_beats_each_metric_and_other_people_are_above(fitted) -> Non
     assert worth["other people"]["accuracy"] > 0.7
     assert worth["model"]["low"] < worth["model"]["accuracy"] < worth["model"]["high"]
     assert worth["model"]["votes"] == 24 * 10 * 6
+    rank = {name: row["rank"] for name, row in worth.items()}
+    assert max(rank["good"], rank["bad"]) < min(rank["model"], rank["other people"])
+    assert max(rank.values()) < 1
+    assert abs(rank["idle"]) < 0.2
+    assert worth["model"]["rank_low"] < rank["model"] < worth["model"]["rank_high"]
+
+
+def test_no_weight_goes_against_its_metric() -> None:
+    """Told the wrong way round, a metric has no weight; one of unknown direction is free."""
+    rng = np.random.default_rng(2)
+    table, score = world(rng, 24)
+    twin = table[table["metric"] == "good"].assign(metric="twin")
+    twin["value"] += rng.normal(size=len(twin)) * 0.3
+    table = pd.concat([table, twin])
+    votes = pair_votes(rng, score)
+    wrong = {"good": False, "bad": True}
+    weight = {f.metric: f.weight for f in fit_model(table, votes, directions=wrong).features}
+    assert weight["good"] == weight["bad"] == 0
+    assert weight["twin"] > 0
+
+
+def test_metrics_made_for_models_are_used_alone_and_compared_with_the_others() -> None:
+    rng = np.random.default_rng(2)
+    table, score = world(rng, 12)
+    votes = pair_votes(rng, score)
+    model = fit_model(table, votes, directions=DIRECTIONS, prefer=["good", "absent"])
+    assert [feature.metric for feature in model.features] == ["good"]
+    assert {"good", "bad", "idle"} < {row["predictor"] for row in model.validation}
+    model = fit_model(table, votes, directions=DIRECTIONS, metrics=["bad"], prefer=["good"])
+    assert [feature.metric for feature in model.features] == ["bad"]
+
+
+def test_votes_that_all_show_the_reference_are_predicted_without_the_other_condition() -> None:
+    """The reference, in every vote, cannot be left out; a code of conditions must not help."""
+    rng = np.random.default_rng(3)
+    table, score = world(rng, 20, conditions=("reference", *CONDITIONS))
+    votes = pair_votes(rng, score)
+    votes = votes[(votes[["left", "right"]] == "reference").any(axis=1)]
+    model = fit_model(table, votes, directions=DIRECTIONS)
+    worth = {row["predictor"]: row for row in model.validation}
+    assert model.held_out["log_odds"].notna().all()
+    assert worth["model"]["accuracy"] > 0.65
+    assert worth["model"]["rank"] > 0.5
+    code = {"a": 3.0, "b": 0.0, "c": 4.0, "d": 1.0, "e": 2.0, "reference": 2.5}
+    quality = dict(zip(CONDITIONS, (-2.0, -1.0, 0.0, 1.0, 2.0), strict=True)) | {"reference": 0.0}
+    score[:] = [quality[condition] for _, condition in score.index]
+    odd = table[table["metric"] == "idle"].assign(metric="odd")
+    odd["value"] = odd["condition"].map(code) + rng.normal(size=len(odd)) * 0.01
+    votes = pair_votes(rng, score)
+    votes = votes[(votes[["left", "right"]] == "reference").any(axis=1)]
+    model = fit_model(pd.concat([table, odd]), votes, directions={})
+    worth = {row["predictor"]: row["accuracy"] for row in model.validation}
+    assert worth["lookup"] > 0.7
+    assert worth["model"] < 0.6
 
 
 def test_no_vote_is_predicted_by_a_model_that_saw_its_photograph_or_conditions() -> None:
@@ -275,7 +329,7 @@ def test_the_commands_from_votes_to_predictions(
     fit += ["--attribute", attribute, "--out", str(model)]
     assert main(fit) == 0
     told = capsys.readouterr()
-    assert "held out: share of votes predicted" in told.out
+    assert "rank correlation in a photograph" in told.out
     assert "lookup" in told.out
     assert "8 of the observers are simulated" in told.err
 

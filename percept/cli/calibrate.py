@@ -65,12 +65,11 @@ def run(args: argparse.Namespace) -> int:
         f"{fitted['votes']} votes on {fitted['photographs']} photographs and "
         f"{len(fitted['conditions'])} conditions\n"
     )
-    print(f"{'held out: share of votes predicted':36} 95 % interval")
+    print(f"{'held out':26} {'share of votes predicted':26} rank correlation in a photograph")
     for row in model.validation:
-        if row["accuracy"] is None:
-            print(f"  {row['predictor']:24} not estimable")
-        else:
-            print(f"  {row['predictor']:24} {row['accuracy']:7.1%}   {_interval(row)}")
+        share = _told(row, ("accuracy", "low", "high"), "{:.1%}")
+        rank = _told(row, ("rank", "rank_low", "rank_high"), "{:.2f}")
+        print(f"  {row['predictor']:24} {share:26} {rank}")
     print("\nweights, log-odds per usual difference within a photograph:")
     for feature in sorted(model.features, key=lambda one: -abs(one.weight)):
         print(f"  {feature.metric:24} {feature.weight:+7.3f} ± {feature.std_error:.3f}")
@@ -80,7 +79,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _interval(row: dict[str, Any]) -> str:
-    if row["low"] is None:
-        return "none: a single photograph"
-    return f"[{row['low']:.1%}, {row['high']:.1%}]"
+def _told(row: dict[str, Any], keys: tuple[str, str, str], form: str) -> str:
+    """Tell a value and its 95 % interval."""
+    value, low, high = (row[key] for key in keys)
+    if value is None:
+        return "-"
+    return form.format(value) + (
+        "" if low is None else f" [{form.format(low)}, {form.format(high)}]"
+    )

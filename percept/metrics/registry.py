@@ -31,6 +31,8 @@ class Metric:
     """Optional package that it cannot do without: ``pip install 'percept[NAME]'``."""
     group: str = ""
     """Metrics of a group are computed only where it, or they, are asked for by name."""
+    in_models: bool = False
+    """Whether ``percept calibrate`` weighs it, where a run has such metrics: parts, not wholes."""
     needs: Literal["mask", "palette"] | None = None
     """What it cannot do without, beside the images."""
     min_side: int = 1
@@ -149,6 +151,18 @@ _ALL = (
         min_side=31,
     ),
     Metric(
+        name="semantic_distance",
+        compute=fidelity.semantic_distance,
+        kind="full-reference",
+        higher_is_better=False,
+        unit="",
+        range=(0.0, 2.0),
+        citation="features of VGG-16, the colour of the light discounted; defined by percept",
+        weights="vgg16",
+        min_side=31,
+        in_models=True,
+    ),
+    Metric(
         name="cvvdp",
         compute=fidelity.cvvdp,
         kind="full-reference",
@@ -264,6 +278,7 @@ _TRAITS = tuple(
         range=(0.0, math.inf),
         citation="a trait of a recolouring; defined by percept",
         group="traits",
+        in_models=True,
     )
     for trait in traits.TRAITS
 )

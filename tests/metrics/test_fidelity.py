@@ -9,6 +9,7 @@ import pytest
 import torch
 from metric_samples import photograph
 
+from percept.color import LINEAR, lab_to_srgb_in_gamut, srgb_to_lab
 from percept.metrics import fidelity
 from percept.metrics.color import Images, Picture
 from percept.metrics.registry import METRICS
@@ -168,6 +169,55 @@ def test_lpips_equals_the_lpips_package(
     assert value > 1e-4
     assert torch.equal(before, torch.get_rng_state()), "the caller's random state is untouched"
     assert compute(Images(TRUE, reference=TRUE)) == 0.0
+
+
+def test_semantic_distance_is_the_deepest_layer_of_vgg16(
+    random_vgg: dict[str, torch.Tensor],
+) -> None:
+    """By torchvision's own network, on a picture that is small enough and one that is not."""
+    from torchvision.models import vgg16
+
+    network = vgg16(weights=None).features[:30].eval()
+    network.load_state_dict(
+        {k.removeprefix("features."): v for k, v in random_vgg.items()}, strict=False
+    )
+    mean, spread = (
+        torch.tensor(values)[:, None, None]
+        for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    )
+
+    def features(image: np.ndarray) -> torch.Tensor:
+        x = torch.tensor(image).permute(2, 0, 1) / 255
+        with torch.inference_mode():
+            return torch.nn.functional.normalize(network(((x - mean) / spread)[None])[0], dim=0)
+
+    true = photograph(1, 64, 140)
+    other = np.rint(true * [0.7, 0.9, 0.8] + [50, 5, 12]).astype(np.uint8)
+    lit = [fidelity.neutralised(Picture(true), share).srgb for share in (0.0, 0.5, 1.0)]
+    squares = [((features(other) - features(image)) ** 2).sum(0) for image in lit]
+    expected = float(torch.stack(squares).amin(0).mean())
+    assert expected > 1e-4
+    compute = METRICS["semantic_distance"].compute
+    assert compute(Images(other, reference=true)) == pytest.approx(expected, rel=1e-3)
+    large = [np.kron(image, np.ones((2, 2, 1), np.uint8)) for image in (other, true)]
+    assert compute(Images(large[0], reference=large[1])) == pytest.approx(expected, rel=1e-3)
+
+
+def test_semantic_distance_discounts_the_light_alone(random_vgg: dict[str, torch.Tensor]) -> None:
+    """A cast taken out costs nothing; the same amount of colour put elsewhere does."""
+    lab = srgb_to_lab(TRUE)
+    cast = lab_to_srgb_in_gamut(lab + np.array([0, 4, 22]))
+    compute = METRICS["semantic_distance"].compute
+    neutral = fidelity.neutralised(Picture(cast), 1.0)
+    before, after = (np.abs(LINEAR[image].mean((0, 1)) - LINEAR[image].mean()).max()
+                     for image in (cast, neutral.srgb))  # fmt: skip
+    assert after < before / 4, "near a grey mean"
+    assert np.abs(neutral.lab[..., 0] - Picture(cast).lab[..., 0]).max() < 1, "at the same L*"
+    assert compute(Images(cast, reference=cast)) == 0
+    assert compute(Images(neutral, reference=cast)) == 0
+    change = neutral.lab[..., 1:] - Picture(cast).lab[..., 1:]
+    away = lab_to_srgb_in_gamut(srgb_to_lab(cast) - np.pad(change, ((0, 0), (0, 0), (1, 0))))
+    assert compute(Images(away, reference=cast)) > 1e-4
 
 
 def test_lpips_with_the_real_weights() -> None:
