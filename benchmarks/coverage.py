@@ -64,6 +64,45 @@ def covered(
     return hits / runs, half / runs
 
 
+def uneven(size: tuple[int, int], n: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Observer and photograph of n answers, of which a few people and photographs have most."""
+    each = []
+    for count, tail in zip(size, (1.2, 2.0), strict=True):
+        share = rng.pareto(tail, count) + 0.2
+        each.append(np.r_[np.arange(count), rng.choice(count, n - count, p=share / share.sum())])
+    return each[0], rng.permutation(each[1])
+
+
+def uneven_covered(
+    what: str, size: tuple[int, int], effect: float, runs: int, rng: np.random.Generator
+) -> float:
+    """Share of two-way intervals that hold 0 where answers are spread unevenly, or where two
+    conditions were judged by different people about the same photographs.
+    """
+    hits = 0
+    for _ in range(runs):
+        observer, photo = uneven(size, 15 * sum(size), rng)
+        part = rng.integers(2, size=observer.size)
+        if what == "two studies":  # a seventh of the people judged the first condition
+            observer, photo = (each.ravel() for each in np.indices(size))
+            part = (observer >= max(size[0] // 7, 4)).astype(int)
+        taste, quirk = rng.normal(0, effect, (size[0], 2)), rng.normal(0, effect, (size[1], 2))
+        both = taste[observer] + quirk[photo]
+        frame = pd.DataFrame({"observer": observer, "content": photo, "condition": part})
+        if what == "scale":
+            won = rng.random(part.size) < 1 / (1 + np.exp(both[:, 1] - both[:, 0]))
+            votes = frame.assign(left=0, right=1, choice=np.where(won, "left", "right"))
+            found = stats.bradley_terry(votes).difference(0, 1)
+        else:
+            frame["score"] = both[np.arange(part.size), part] + rng.normal(size=part.size)
+            if what == "mean":
+                found = stats.cluster_mean(frame["score"], frame[["observer", "content"]])
+            else:
+                found = stats.mean_difference(frame, 0, 1)
+        hits += found.low <= 0 <= found.high
+    return hits / runs
+
+
 def scales_covered(
     clusters: tuple[str, ...], size: tuple[int, int], effect: float, runs: int,
     rng: np.random.Generator,
@@ -114,6 +153,17 @@ def main() -> None:
                 outside = share < 0.93 - error or share > 0.97 + error
                 cells.append(f"{100 * share:9.1f}{'*' if outside else ' '}")
             print(f"  {name:14}" + "".join(cells), flush=True)
+    print("\nuneven panels, both:   " + "".join(f"{f'{a} x {b}':>10}" for a, b in SIZES[2:]))
+    error = 2 * np.sqrt(0.95 * 0.05 / max(args.scales, 1))
+    for what in ("mean", "difference", "scale", "two studies") if args.scales else ():
+        for effect in (0.0, 0.7):
+            cells = []
+            for size in SIZES[2:]:
+                rng = np.random.default_rng([args.seed, *size, *map(ord, what)])
+                share = uneven_covered(what, size, effect, args.scales, rng)
+                outside = share < 0.93 - error or share > 0.97 + error
+                cells.append(f"{100 * share:9.1f}{'*' if outside else ' '}")
+            print(f"  {what:12} {effect:<6}" + "".join(cells), flush=True)
     if not args.scales:
         return
     error = 2 * np.sqrt(0.95 * 0.05 / args.scales)

@@ -33,9 +33,11 @@ OBSERVERS, CONTENTS, CONDITIONS = 2_000, 1_000, 8
 
 def labels(prefix: str, codes: np.ndarray, n: int) -> pd.Series:
     """Text labels of codes below n."""
-    return pd.Series(pd.Categorical.from_codes(codes, [f"{prefix}{i}" for i in range(n)])).astype(
-        "str"
-    )
+    return text([f"{prefix}{i}" for i in range(n)], codes)
+
+
+def text(values: list[str], codes: np.ndarray) -> pd.Series:
+    return pd.Series(pd.array(values, dtype="str").take(codes))
 
 
 def who_and_what(n: int, rng: np.random.Generator) -> dict[str, pd.Series]:
@@ -51,43 +53,43 @@ def votes(n: int) -> pd.DataFrame:
     right = (left + rng.integers(1, CONDITIONS, size=n)) % CONDITIONS
     draw = rng.random(n)
     answer = np.where(draw < 0.1, 1, np.where(draw < 0.6 + 0.02 * (left - right), 0, 2))
-    names = ["left", "tie", "right"]
     return pd.DataFrame(
         {
             **who_and_what(n, rng),
             "left": labels("m", left, CONDITIONS),
             "right": labels("m", right, CONDITIONS),
-            "choice": pd.Series(pd.Categorical.from_codes(answer, names)).astype("str"),
+            "choice": text(["left", "tie", "right"], answer),
         }
     )
 
 
 def study(n: int) -> pd.DataFrame:
-    """Votes with the columns that screening looks at, a twentieth of them repeats."""
+    """Votes with the columns that screening looks at; a twentieth repeat others, sides swapped."""
     frame = votes(n)
-    frame["trial"] = np.arange(n)
     again = np.arange(n) % 20 == 19
-    frame["kind"] = np.where(again, "repeat", "test")
-    frame["repeat_of"] = np.where(again, np.arange(n) - 7, np.nan)
-    before = np.flatnonzero(again) - 7
-    for name in ("observer", "content"):
-        frame.loc[again, name] = frame[name].to_numpy()[before]
-    frame.loc[again, ["left", "right"]] = frame[["right", "left"]].to_numpy()[before]
-    frame["response_time_ms"] = np.random.default_rng(2).gamma(2, 1000, n)
-    return frame
+    place = np.arange(n) - 7 * again
+    swapped = frame.take(place).set_axis(frame.index)
+    return swapped.assign(
+        left=swapped["left"].where(~again, swapped["right"]),
+        right=swapped["right"].where(~again, swapped["left"]),
+        choice=frame["choice"],
+        trial=np.arange(n),
+        kind=text(["test", "repeat"], again.astype(np.int64)),
+        repeat_of=np.where(again, place, np.nan),
+        response_time_ms=np.random.default_rng(2).gamma(2, 1000, n),
+    )
 
 
 def singles(n: int) -> pd.DataFrame:
     """Answers on single stimuli: a grade, a verdict and marks, by the column that is looked at."""
     rng = np.random.default_rng(3)
-    names = pd.Series(["accept", "fix", "reject"]).astype("str")
     frame = pd.DataFrame(
         {
             **who_and_what(n, rng),
             "condition": labels("m", rng.integers(CONDITIONS, size=n), CONDITIONS),
             "trial": np.arange(n),
             "score": rng.integers(1, 6, n).astype(float),
-            "verdict": names.take(rng.integers(3, size=n)).to_numpy(),
+            "verdict": text(["accept", "fix", "reject"], rng.integers(3, size=n)),
             "severity": rng.integers(1, 4, n).astype(float),
         }
     )

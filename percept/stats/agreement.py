@@ -33,6 +33,7 @@ from percept.stats.frames import (
     counted_rows,
     distinct_codes,
     same_block,
+    sides_of,
     sorted_codes,
 )
 
@@ -156,13 +157,10 @@ def _coded_votes(frame: pd.DataFrame) -> tuple[IntArray, int, IntArray, int, Flo
     unknown = set(map(str, rows["choice"].unique())) - {"left", "right", "tie", "skip"}
     if unknown:
         raise InputError("Unknown answer", column="choice", value=sorted(unknown)[0])
-    observer, observers = codes_of(rows["observer"].to_numpy())
-    sides, conditions = codes_of(
-        np.concatenate([rows["left"].to_numpy(), rows["right"].to_numpy()])
-    )
-    left, right = sides[: len(rows)], sides[len(rows) :]
-    content = codes_of(rows["content"].to_numpy())[0] if "content" in rows else np.zeros_like(left)
-    if (observer < 0).any() or (sides < 0).any() or (content < 0).any():
+    observer, observers = codes_of(rows["observer"])
+    left, right, conditions = sides_of(rows)
+    content = codes_of(rows["content"])[0] if "content" in rows else np.zeros_like(left)
+    if min(code.min(initial=0) for code in (observer, left, right, content)) < 0:
         raise InputError("A vote lacks its observer, content or condition")
     k = max(len(conditions), 1)
     unit = (content * k + np.minimum(left, right)) * k + np.maximum(left, right)
@@ -733,10 +731,14 @@ def tag_agreement(frame: pd.DataFrame, *, confidence: float = 0.95) -> dict[str 
         sets of tags with Jaccard's distance (Passonneau 2006 discusses distances of sets).
     """
     rows = counted_rows(frame, ("observer", "content", "condition", "trial", "artifact"))
-    observer, observers = codes_of(rows["observer"].to_numpy())
-    stimulus = rows["content"].astype(str) + "\x00" + rows["condition"].astype(str)
-    unit, units = codes_of(stimulus.to_numpy())
-    artifact, artifacts = codes_of(rows["artifact"].to_numpy())
+    observer, observers = codes_of(rows["observer"])
+    content, contents = codes_of(rows["content"])
+    condition, conditions = codes_of(rows["condition"])
+    if min(code.min(initial=0) for code in (observer, content, condition)) < 0:
+        raise InputError("An answer lacks its observer, content or condition")
+    width = max(len(conditions), 1)
+    units, unit = distinct_codes(content * width + condition, len(contents) * width)
+    artifact, artifacts = codes_of(rows["artifact"])
     shape = (len(observers), len(units))
     asked = np.zeros(shape, dtype=bool)
     asked[observer, unit] = True

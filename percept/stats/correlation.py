@@ -28,7 +28,7 @@ from percept.stats.bootstrap import (
     inflate,
     not_estimable,
 )
-from percept.stats.frames import IntArray, codes_of, counted_rows
+from percept.stats.frames import IntArray, codes_of, counted_rows, distinct_codes, sides_of
 from percept.types import GRAY, REFERENCE
 
 ANCHORS = (GRAY, REFERENCE)
@@ -134,7 +134,7 @@ def predict_choices(
         return replace(result, low=max(result.low, 0.0))
 
     correct = np.where(d == 0, 0.5, (d > 0) == (chose_left == 1))
-    content = codes_of(rows["content"].to_numpy())[0]
+    content = codes_of(rows["content"])[0]
     loss, slope = _held_out_loss(d, chose_left, content)
     if len(d) and not np.isfinite(loss).any():
         warnings.append("a single photograph: no held-out log-loss")
@@ -187,19 +187,14 @@ def metric_values(metric: pd.DataFrame | pd.Series) -> pd.Series:
 
 def _votes_of_others(rows: pd.DataFrame, chose_left: FloatArray) -> tuple[FloatArray, FloatArray]:
     """For each vote: how many others chose the same stimulus of the same pair, of how many."""
-    sides, conditions = codes_of(
-        np.concatenate([rows["left"].to_numpy(), rows["right"].to_numpy()])
-    )
-    left, right = sides[: len(rows)], sides[len(rows) :]
+    left, right, conditions = sides_of(rows)
     k = max(len(conditions), 1)
-    content = codes_of(rows["content"].to_numpy())[0]
+    content = codes_of(rows["content"])[0]
     pair = (content * k + np.minimum(left, right)) * k + np.maximum(left, right)
-    _, pair = np.unique(pair, return_inverse=True)
+    _, pair = distinct_codes(pair, (content.max(initial=-1) + 1) * k * k)
     first = np.where(left < right, chose_left, 1 - chose_left)
     # Of an observer's own repeats none counts as another person.
-    observer = (
-        codes_of(rows["observer"].to_numpy())[0] if "observer" in rows else np.arange(len(rows))
-    )
+    observer = codes_of(rows["observer"])[0] if "observer" in rows else np.arange(len(rows))
     _, own = np.unique(pair * (observer.max(initial=0) + 1) + observer, return_inverse=True)
     votes = np.bincount(pair)[pair] - np.bincount(own)[own]
     firsts = np.bincount(pair, first)[pair] - np.bincount(own, first)[own]

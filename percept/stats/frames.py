@@ -134,6 +134,13 @@ def common_codes(
     return tuple(codes for codes, _ in each), tuple(np.split(place, ends[:-1])), labels
 
 
+def sides_of(rows: pd.DataFrame) -> tuple[IntArray, IntArray, npt.NDArray[np.object_]]:
+    """Codes (n,) of ``left`` and of ``right`` among their sorted labels (k,); missing: -1."""
+    codes, places, labels = common_codes(rows["left"], rows["right"])
+    left, right = (np.append(place, -1)[code] for code, place in zip(codes, places, strict=True))
+    return left, right, labels
+
+
 def distinct_codes(codes: IntArray, size: int) -> tuple[IntArray, IntArray]:
     """Sorted distinct codes out of ``range(size)``, and where among them each code (n,) stands."""
     if size > 4 * codes.size + 1_000_000:

@@ -196,7 +196,11 @@ def _covers(start: FloatArray, extent: FloatArray, cells: int) -> FloatArray:
 
 
 def _mask(text: str) -> FloatArray:
-    """Cells (rows, columns) of a mask, 1 where marked."""
+    """Cells (rows, columns) of a mask, 1 where marked.
+
+    The store has a reader of its own, which is to refuse what no viewer of ours draws; this one
+    takes masks of any size from anybody's frames.
+    """
     form = _MASK.fullmatch(text)
     columns, rows = (int(form[1]), int(form[2])) if form else (0, 0)
     runs = np.array(form[3].split(",") if form else [], dtype=np.int64)

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import special
 
 from percept.errors import InputError
-from percept.stats.frames import all_kinds, codes_of
+from percept.stats.frames import all_kinds, codes_of, sides_of
 from percept.stats.reliability import repeat_pairs
 
 
@@ -322,16 +322,19 @@ def _longest_run(choices: pd.Series) -> int:
 
 def _dissent(table: pd.DataFrame, votes: pd.DataFrame) -> None:
     """Share of an observer's votes that go with the majority of the others."""
-    names = [name for name in ("content",) if name in votes]
-    low = np.where(
-        votes["left"].astype(str) < votes["right"].astype(str), votes["left"], votes["right"]
+    left, right, _ = sides_of(votes)
+    chosen_low = (votes["choice"] == "left").to_numpy() == (left < right)
+    work = pd.DataFrame(
+        {
+            "low": np.minimum(left, right),
+            "high": np.maximum(left, right),
+            "for": chosen_low.astype(float),
+            "observer": votes["observer"].to_numpy(),
+        }
     )
-    high = np.where(low == votes["left"].to_numpy(), votes["right"], votes["left"])
-    chosen_low = (votes["choice"] == "left").to_numpy() == (low == votes["left"].to_numpy())
-    work = pd.DataFrame({"low": low, "high": high, "for": chosen_low.astype(float)})
+    names = [name for name in ("content",) if name in votes]
     for name in names:
-        work[name] = votes[name].to_numpy()
-    work["observer"] = votes["observer"].to_numpy()
+        work[name] = codes_of(votes[name])[0]
     keys = [*names, "low", "high"]
     pair, own = work.groupby(keys)["for"], work.groupby([*keys, "observer"])["for"]
     others = pair.transform("size") - own.transform("size")

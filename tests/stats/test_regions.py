@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from percept.errors import InputError
 from percept.stats import region_agreement, region_map
+from percept.store.masks import decode_mask, encode_mask
 
 COLUMNS = ["observer", "content", "condition", "trial", "x", "y", "width", "height", "mask"]
 
@@ -72,3 +75,13 @@ def test_half_a_box():
 def test_drawings_that_do_not_fit_into_memory():
     with pytest.raises(InputError, match="coarser"):
         region_agreement(marks(("a", "p", HALF, None), ("b", "p", HALF, None)), grid=20_000)
+
+
+@settings(max_examples=30, deadline=None)
+@given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=9)).filter(np.any))
+def test_masks_are_read_as_the_store_reads_them(cells):
+    text = encode_mask(cells)
+    drawn = region_map(
+        marks(("a", "p", FULL, text)), pd.DataFrame({"trial": ["a-p"]}), shape=cells.shape
+    )
+    np.testing.assert_allclose(drawn, decode_mask(text), atol=1e-12)
