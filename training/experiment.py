@@ -328,7 +328,7 @@ def next_commands(
     create = ["study", "create", run, "--protocol", "pairwise", "--name", name]
     return [
         [*infer, "--condition", *conditions, "gray=gray"],
-        ["metrics", run, "--nproc", nproc],
+        ["metrics", run, "--by", "arm", "--nproc", nproc],
         [*create, "--db", f"sqlite:///{out / 'study.sqlite'}"],
     ]
 
