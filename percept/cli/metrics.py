@@ -266,7 +266,7 @@ def _by_arm(opened: Run, names: list[str]) -> dict[str, tuple[int, dict[str, flo
         table = own.pivot_table(index="content_id", columns="condition", values="value")
         trained = [name for name in order if name in table and name in arms]
         # All arms on the same photographs; a perfect score of a few is no number to average.
-        table = table.loc[np.isfinite(table[trained]).all(axis=1)]
+        table = table[np.isfinite(table[trained].to_numpy()).all(axis=1)]
         if table.empty:
             continue
         means = {name: float(table[name].mean()) for name in order if name in table}
