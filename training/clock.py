@@ -23,7 +23,7 @@ class Clock:
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
         self._laps: list[tuple[str, Any]] = []
-        self._exchanges: list[tuple[Any, Any]] = []
+        self._exchanges: list[tuple[str, Any, Any]] = []
 
     def mark(self) -> Any:
         """Return this moment."""
@@ -37,16 +37,16 @@ class Clock:
         """Book the time since the lap before under ``name``; "" books it nowhere."""
         self._laps.append((name, self.mark()))
 
-    def note_exchange(self, began: Any, ended: Any) -> None:
+    def note_exchange(self, began: Any, ended: Any, kind: str = "all_reduce") -> None:
         """Note when an exchange between processes began and ended; it may overlap anything."""
-        self._exchanges.append((began, ended))
+        self._exchanges.append((kind, began, ended))
 
     def take(self) -> dict[str, float]:
         """Return the seconds under each name since the last call, and forget them.
 
-        ``all_reduce`` is how long the backward pass waited for the last exchange, after which
-        nothing is left to compute; it is taken out of ``backward``. ``all_reduce_in_flight`` is
-        the time during which any exchange was under way, hidden behind computation or not.
+        ``all_reduce`` is how long the backward pass waited for the last all-reduce, after which
+        nothing is left to compute; it is taken out of ``backward``. ``KIND_in_flight`` is the time
+        during which any exchange of a kind was under way, hidden behind computation or not.
         """
         if self._cuda:
             torch.cuda.synchronize()
@@ -55,22 +55,25 @@ class Clock:
             return {}
         origin = self._laps[0][1]
         seconds: defaultdict[str, float] = defaultdict(float)
-        exchanges = sorted((self._at(origin, a), self._at(origin, b)) for a, b in self._exchanges)
+        flights: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+        for kind, began, ended in self._exchanges:
+            flights[kind].append((self._at(origin, began), self._at(origin, ended)))
         start = 0.0
         for name, moment in self._laps:
             end = self._at(origin, moment)
             if name:
                 seconds[name] += end - start
             if name == "backward":
-                own = [began for began, _ in exchanges if start <= began <= end]
+                own = [at for at, _ in flights.get("all_reduce", ()) if start <= at <= end]
                 if own:
                     seconds["all_reduce"] += end - max(own)
                     seconds["backward"] -= end - max(own)
             start = end
-        reached = float("-inf")
-        for began, ended in exchanges:
-            seconds["all_reduce_in_flight"] += max(0.0, ended - max(began, reached))
-            reached = max(reached, ended)
+        for kind, own_flights in flights.items():
+            reached = float("-inf")
+            for began, ended in sorted(own_flights):
+                seconds[f"{kind}_in_flight"] += max(0.0, ended - max(began, reached))
+                reached = max(reached, ended)
         self._laps = [("", self._laps[-1][1])]
         self._exchanges = []
         return dict(seconds)

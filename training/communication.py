@@ -3,6 +3,7 @@
 No ``from __future__ import annotations`` here: DDP compares a hook's annotations with the types.
 """
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -112,6 +113,55 @@ def _exchange(
     communication: Communication, bucket: GradBucket
 ) -> torch.futures.Future[torch.Tensor]:
     return communication.exchange(bucket)
+
+
+class ShardExchange:
+    """What FSDP gathers weights or scatters gradients by, metered.
+
+    FSDP2 takes an object like this one in place of its own, which does the same.
+
+    Parameters
+    ----------
+    kind : str
+        ``all_gather`` or ``reduce_scatter``.
+    clock : Clock
+    handed : Counter
+        Bytes that this process handed over, by kind.
+    """
+
+    def __init__(self, kind: str, clock: Clock, handed: Counter[str]) -> None:
+        self._kind, self._clock, self._handed = kind, clock, handed
+        # Names since torch 2.14, and before.
+        names = {
+            "all_gather": ("all_gather_single", "all_gather_into_tensor"),
+            "reduce_scatter": ("reduce_scatter_single", "reduce_scatter_tensor"),
+        }[kind]
+        self._exchange: Any = next(getattr(dist, name) for name in names if hasattr(dist, name))
+
+    def allocate(self, size: Any, *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """Make room for what is received."""
+        return torch.empty(*size, dtype=dtype, device=device)
+
+    def __call__(
+        self,
+        output_tensor: torch.Tensor,
+        input_tensor: torch.Tensor,
+        group: Any,
+        *args: Any,
+        async_op: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Exchange; ``options`` are those of the collective."""
+        if args:  # FSDP has given ``op`` by position, too
+            options["op"] = args[0]
+        began = self._clock.mark()
+        work = self._exchange(
+            output_tensor, input_tensor, group=group, async_op=async_op, **options
+        )
+        self._handed[self._kind] += input_tensor.numel() * input_tensor.element_size()
+        if work is None:  # else it is not over yet, and how long it takes is not known here
+            self._clock.note_exchange(began, self._clock.mark(), self._kind)
+        return work
 
 
 def average(tensors: list[torch.Tensor]) -> int:

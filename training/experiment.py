@@ -328,7 +328,7 @@ def next_commands(
     create = ["study", "create", run, "--protocol", "pairwise", "--name", name]
     return [
         [*infer, "--condition", *conditions, "gray=gray"],
-        ["metrics", run, "--nproc", nproc],
+        ["metrics", run, "--by", "arm", "--nproc", nproc],
         [*create, "--db", f"sqlite:///{out / 'study.sqlite'}"],
     ]
 
@@ -367,7 +367,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         return {"state": "not begun"}
     found = {key: run[key] for key in ("state", "step", "samples_seen", "seconds")}
     for name, keys in {
-        "log.jsonl": ("loss", "all_reduce_bytes", "rank_divergence"),
+        "log.jsonl": ("loss", "all_reduce_bytes", "other_bytes", "rank_divergence"),
         "validation.jsonl": ("loss",),
     }.items():
         file = folder / name
@@ -375,7 +375,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         if lines:
             last = json.loads(lines[-1])
             prefix = "validation_" if name.startswith("validation") else ""
-            found |= {prefix + key: last[key] for key in keys}
+            found |= {prefix + key: last[key] for key in keys if key in last}
     return found
 
 
@@ -387,7 +387,10 @@ def _summarise(experiment: Experiment, out: Path) -> None:
         done = [one for one in found if one["state"] == "complete"]
         cells = [_spread([one["loss"] for one in done if "loss" in one])]
         cells.append(_spread([o["validation_loss"] for o in done if "validation_loss" in o]))
-        sent = statistics.mean([one["all_reduce_bytes"] for one in done] or [0]) / 1e6
+        bytes_of = [
+            one["all_reduce_bytes"] + sum(one.get("other_bytes", {}).values()) for one in done
+        ]
+        sent = statistics.mean(bytes_of or [0]) / 1e6
         seconds = statistics.mean([one["seconds"] for one in done] or [0])
         print(f"{arm:<24}{cells[0]:>18}{cells[1]:>18}{sent:>11.3f}{seconds:>9.0f}")
     print("mean ± standard deviation over seeds. The loss does not see what people see.")

@@ -9,6 +9,7 @@ there; where it belongs to a process, each saves its own.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -22,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from percept.distributed import is_main, rank, world_size
 from percept.inference.networks import Block, DeepNet
 from training.clock import Clock
-from training.communication import Communication, average
+from training.communication import Communication, ShardExchange, average
 from training.config import Config, OptimizerConfig
 from training.losses import Objective
 
@@ -70,8 +71,9 @@ class Parallel:
         self.config, self.device, self.objective, self.clock = config, device, objective, clock
         self.network = network
         self.model: nn.Module = network
-        #: Bytes that this process handed to all-reduce since this was last set to 0.
-        self.bytes = 0
+        #: Bytes that this process handed to other processes since this was last cleared, by the
+        #: kind of exchange.
+        self.bytes: Counter[str] = Counter()
         fp16 = config.memory.precision == "fp16"
         self.scaler = torch.amp.GradScaler(device.type, enabled=fp16, init_scale=2.0**8)
         self._prepare()
@@ -108,6 +110,7 @@ class Parallel:
         self.optimizer.zero_grad(set_to_none=True)
         if self.objective.adversary is not None:
             self.objective.adversary.step()
+        self.clock.lap("optimizer")
         self._synchronise(number)
         self._update_average(number)
         self.clock.lap("optimizer")
@@ -260,7 +263,19 @@ class Replicated(Parallel):
         from torch.distributed.optim import ZeroRedundancyOptimizer
 
         kind, options = optimizer_of(self.config.optimizer)
-        return ZeroRedundancyOptimizer(self._groups(), optimizer_class=kind, **options)
+        zero = ZeroRedundancyOptimizer(self._groups(), optimizer_class=kind, **options)
+        # It steps its own part by an optimizer within; then all processes broadcast theirs.
+        own: torch.optim.Optimizer = zero.optim
+        stepped: list[Any] = []
+
+        def sent(*_: Any) -> None:
+            self.clock.note_exchange(stepped.pop(), self.clock.mark(), "broadcast")
+            parts = [p for group in own.param_groups for p in group["params"]]
+            self.bytes["broadcast"] += sum(p.numel() * p.element_size() for p in parts)
+
+        own.register_step_post_hook(lambda *_: stepped.append(self.clock.mark()))
+        zero.register_step_post_hook(sent)
+        return zero
 
     def settle(self, shapes: Iterable[tuple[int, int]]) -> None:
         """Let DDP arrange its buckets, which it does after the first backward pass.
@@ -298,7 +313,8 @@ class Replicated(Parallel):
             began = self.clock.mark()
             self._communication.bytes += average([*trained(self.network)])
             self.clock.note_exchange(began, self.clock.mark())
-        self.bytes += self._communication.bytes
+            self.clock.lap("all_reduce")
+        self.bytes["all_reduce"] += self._communication.bytes
         self._communication.bytes = 0
 
     def weights(self) -> dict[str, Tensor]:
@@ -345,8 +361,24 @@ class Sharded(Parallel):
             if isinstance(module, Block):
                 fully_shard(module, mesh=mesh)
         fully_shard(self.network, mesh=mesh)
+        self._meter()
         if self.config.memory.compile:
             self.network.compile()
+
+    def _meter(self) -> None:
+        """Count what FSDP exchanges, where this version of torch lets it be seen."""
+        from torch.distributed.fsdp import FSDPModule
+
+        def reduced(gradient: Tensor) -> None:
+            self.bytes["all_reduce"] += gradient.numel() * gradient.element_size()
+
+        for module in self.network.modules():
+            if isinstance(module, FSDPModule) and hasattr(module, "set_custom_all_gather"):
+                for kind in ("all_gather", "reduce_scatter"):
+                    exchange = ShardExchange(kind, self.clock, self.bytes)
+                    getattr(module, f"set_custom_{kind}")(exchange)
+                if self.config.sharding.strategy == "hybrid":
+                    module.set_all_reduce_hook(reduced)
 
     def _quiet(self, quiet: bool) -> AbstractContextManager[Any]:
         self.network.set_requires_gradient_sync(not quiet)  # type: ignore[operator]
@@ -397,10 +429,18 @@ class Pipeline(Parallel):
         self._names = list(self.network.state_dict())
         self._shapes = {name: value.shape for name, value in self.network.state_dict().items()}
         self.network.cut(rank(), world_size())
+        self._sent: list[int] = []
+        self.network.register_forward_hook(self._note)
         stage = PipelineStage(self.network, rank(), world_size(), self.device)
         self._schedule = ScheduleGPipe(
             stage, self.config.sharding.microbatches, loss_fn=self.objective.chroma_loss
         )
+
+    def _note(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Note what a part of the batch sends on, and, as a gradient, back."""
+        onward = output if rank() < world_size() - 1 else output[:0]
+        back = inputs[0] if rank() > 0 else inputs[0][:0]
+        self._sent.append(sum(t.numel() * t.element_size() for t in (onward, back)))
 
     def _gradient(self, luminance: Tensor, chroma: Tensor, number: int) -> Tensor:
         losses: list[Tensor] = []
@@ -411,6 +451,9 @@ class Pipeline(Parallel):
         else:
             self._schedule.step(*inputs)
         self.clock.lap("pipeline")
+        # Before its first batch the stage tries its layers once, and sends nothing.
+        self.bytes["send"] += sum(self._sent[-self.config.sharding.microbatches :])
+        self._sent.clear()
         # Only the last stage knows the loss; the mean over the processes is to be it.
         names = len(self.objective.names)
         known = torch.zeros(names, device=self.device)

@@ -269,7 +269,7 @@ class Trainer:
         counts = all_gather_rows(self.colours[None]).numpy()
         if self.config.sharding.strategy == "pipeline":
             counts = counts[:1]
-        laps = self.clock.take()
+        laps, handed = self.clock.take(), dict(self.parallel.bytes)
         line: dict[str, Any] = {
             "step": self.step,
             "loss": float(self.objective.total(torch.tensor(terms, device=self.device))),
@@ -277,7 +277,8 @@ class Trainer:
             "gradient_norm": outcome.norm if math.isfinite(outcome.norm) else None,
             "samples_per_second": steps * self.config.train.global_batch / seconds,
             "rank_divergence": round(jensen_shannon(counts), 6),
-            "all_reduce_bytes": round(self.parallel.bytes / steps),
+            "all_reduce_bytes": round(handed.pop("all_reduce", 0) / steps),
+            "other_bytes": {kind: round(value / steps) for kind, value in sorted(handed.items())},
             "step_seconds": {name: round(value / steps, 6) for name, value in laps.items()},
         }
         if len(terms) > 1:
@@ -286,7 +287,7 @@ class Trainer:
             line["loss_scale"] = self.parallel.scaler.get_scale()
         self.sums["terms"] = [0.0] * len(terms)
         self.colours.zero_()
-        self.parallel.bytes = 0
+        self.parallel.bytes.clear()
         return line
 
     def _save(self, tracker: Tracker | None) -> None:

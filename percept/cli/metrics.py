@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from percept.calibrate import Model
     from percept.inference.run import Run
     from percept.metrics.evaluate import Evaluation, Progress
+    from percept.stats import ArmMeans
 
 _CALIBRATED = "calibrated:"
 
@@ -64,6 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--db", metavar="URL", help="with --marks: database that holds the study")
     parser.add_argument(
+        "--by",
+        choices=("arm",),
+        help="print means and standard deviations over the seeds of each arm of an experiment, and "
+        "which arms differ by more than seeds do, instead of a line for each condition",
+    )
+    parser.add_argument(
         "--nproc", type=int, default=1, metavar="N", help="processes (default: %(default)s)"
     )
     parser.add_argument("--fresh", action="store_true", help="compute again what is there already")
@@ -83,6 +91,10 @@ def run(args: argparse.Namespace) -> int:
     if args.nproc < 1:
         raise InputError("must be at least 1", key="--nproc", value=args.nproc)
     opened = open_run(args.run_dir)
+    if args.by and not any(condition.arm for condition in opened.conditions):
+        raise InputError(
+            "no condition of this run was trained as an arm", key="--by", value=args.by
+        )
     if args.import_file is not None:
         return _import(opened, args)
     if args.lower_is_better:
@@ -100,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     if not is_main():
         return 0
     done = replace(done, computed=(*done.computed, *_apply(opened, models)))
-    _tell(opened, done, as_json=args.json)
+    _tell(opened, done, by=args.by, as_json=args.json)
     return 1 if done.failed and not args.allow_failures else 0
 
 
@@ -186,7 +198,7 @@ def _import(opened: Run, args: argparse.Namespace) -> int:
     return 0
 
 
-def _tell(opened: Run, done: Evaluation, *, as_json: bool) -> None:
+def _tell(opened: Run, done: Evaluation, *, by: str | None, as_json: bool) -> None:
     import json
     import sys
 
@@ -199,10 +211,14 @@ def _tell(opened: Run, done: Evaluation, *, as_json: bool) -> None:
             "skipped": done.skipped,
             "failed": done.failed,
         }
+        if by:
+            told["arms"] = _arms_told(_by_arm(opened, [*done.computed, *done.kept]))
         print(json.dumps(told, indent=2, ensure_ascii=False))
         return
     frame = opened.metrics
-    if len(frame):
+    if len(frame) and by:
+        print(_arms_table(opened, _by_arm(opened, [*done.computed, *done.kept])))
+    elif len(frame):
         print("Medians over photographs (↑ higher is better, ↓ lower is better):")
         print(_table(opened, frame, [*done.computed, *done.kept]))
     names: dict[str, list[str]] = {}
@@ -223,12 +239,105 @@ def _table(opened: Run, frame: pd.DataFrame, names: list[str]) -> str:
     order = [*METRICS, *sorted(set(names) - METRICS.keys())]
     order = [name for name in order if name in names and name in table]
     table = table.reindex(index=[c.name for c in opened.conditions], columns=order)
-    known = opened.info["metrics"]
-    rises = [known.get(name, {}).get("higher_is_better") for name in order]
-    arrows = {True: " ↑", False: " ↓", None: ""}
-    table.columns = [f"{name}{arrows[up]}" for name, up in zip(order, rises, strict=True)]
+    table.columns = [_with_arrow(opened, name) for name in order]
     table.index.name = None
     return str(table.to_string(float_format="{:.3f}".format, na_rep="–"))
+
+
+def _with_arrow(opened: Run, metric: str) -> str:
+    up = opened.info["metrics"].get(metric, {}).get("higher_is_better")
+    return metric + {True: " ↑", False: " ↓", None: ""}[up]
+
+
+def _by_arm(opened: Run, names: list[str]) -> dict[str, tuple[int, dict[str, float], ArmMeans]]:
+    """Of each metric: photographs that all conditions have it of, means of those, and the arms."""
+    import numpy as np
+
+    from percept.metrics.registry import METRICS
+    from percept.stats import arm_means
+
+    arms = {c.name: c.arm for c in opened.conditions if c.arm}
+    order = [c.name for c in opened.conditions]
+    found = {}
+    for metric in [*METRICS, *sorted(set(names) - METRICS.keys())]:
+        own = opened.metrics[opened.metrics["metric"] == metric]
+        if metric not in names or own.empty:
+            continue
+        table = own.pivot_table(index="content_id", columns="condition", values="value")
+        trained = [name for name in order if name in table and name in arms]
+        # All arms on the same photographs; a perfect score of a few is no number to average.
+        table = table[np.isfinite(table[trained].to_numpy()).all(axis=1)]
+        if table.empty:
+            continue
+        means = {name: float(table[name].mean()) for name in order if name in table}
+        found[metric] = len(table), means, arm_means({n: means[n] for n in trained}, arms)
+    return found
+
+
+def _arms_told(found: dict[str, tuple[int, dict[str, float], ArmMeans]]) -> dict[str, object]:
+    """:func:`_by_arm` for JSON."""
+    return {
+        metric: {
+            "photographs": n,
+            "means": means,
+            "arms": {
+                arm: {"seeds": arms.seeds[arm], "mean": arms.mean[arm], "sd": _number(arms.sd[arm])}
+                for arm in arms.mean
+            },
+            "differences": [
+                {"first": a, "second": b, "value": d.value, "low": _number(d.low),
+                 "high": _number(d.high), "p_value": _number(d.p_value)}
+                for (a, b), d in arms.differences.items()
+            ],
+        }
+        for metric, (n, means, arms) in found.items()
+    }  # fmt: skip
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _arms_table(opened: Run, found: dict[str, tuple[int, dict[str, float], ArmMeans]]) -> str:
+    import pandas as pd
+
+    if not found:
+        return "no metric of photographs that every arm has"
+    others = [c.name for c in opened.conditions if not c.arm]
+    rows, apart = {}, []
+    for metric, (_, means, arms) in found.items():
+        cells = {
+            arm: f"{mean:.3f}" + (f" ± {arms.sd[arm]:.3f}" if arms.seeds[arm] > 1 else "")
+            for arm, mean in arms.mean.items()
+        }
+        cells |= {name: f"{means[name]:.3f}" for name in others if name in means}
+        rows[_with_arrow(opened, metric)] = cells | {
+            "least difference": f"{arms.least:.3f}" if math.isfinite(arms.least) else "–"
+        }
+        apart += [
+            f"  {metric}: {a} {'above' if d.value > 0 else 'below'} {b} by {abs(d.value):.3f} "
+            f"[{min(abs(d.low), abs(d.high)):.3f}, {max(abs(d.low), abs(d.high)):.3f}], "
+            f"p = {d.p_value:.2g}"
+            for (a, b), d in arms.differences.items()
+            if d.p_value < 0.05
+        ]
+    counts = sorted({n for n, _, _ in found.values()})
+    seeds = sorted({n for _, _, arms in found.values() for n in arms.seeds.values()})
+    table = pd.DataFrame.from_dict(rows, orient="index").fillna("–")
+    return "\n".join(
+        [
+            f"Means over {'–'.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} photographs "
+            f"± standard deviation over {'–'.join(map(str, seeds))} seeds (↑ higher is better, "
+            "↓ lower is better):",
+            table.to_string(),
+            "Arms that differ by more than their seeds do (t test, variance pooled over arms; Holm "
+            "within each metric; p < 0.05):",
+            *(apart or ["  none"]),
+            f"{len(found)} metrics were tested, and one in twenty would be here by chance. Less "
+            "than the least difference is invisible to so few seeds, which is not to say that arms "
+            "are equal. What looks better is for observers to say.",
+        ]
+    )
 
 
 @contextmanager

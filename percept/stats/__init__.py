@@ -37,6 +37,8 @@ _PUBLIC = {
     "TestedEstimate": "bootstrap",
     "adjust_p_values": "bootstrap",
     "ArmComparison": "pairwise",
+    "ArmMeans": "arms",
+    "arm_means": "arms",
     "CrowdScale": "pairwise",
     "GoodnessOfFit": "pairwise",
     "bradley_terry": "pairwise",

@@ -15,7 +15,7 @@ from PIL import Image
 from percept.cli import main
 from percept.errors import InputError, InputErrors
 from percept.files import sha256_file, write_parquet_atomic
-from percept.inference.run import Run, open_run
+from percept.inference.run import Condition, Run, open_run, write_conditions
 from percept.manifest import load_rgb
 from percept.metrics import evaluate, fidelity, vintage
 from percept.metrics.color import Images
@@ -166,6 +166,33 @@ def test_any_number_of_processes_writes_the_same_bytes(
     assert counts["psnr"] == 8
     assert counts["lpips_alex"] == 5
     assert counts["colorfulness"] == 10
+
+
+def test_arms_are_told_over_their_seeds(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run()
+    words = ["metrics", str(run.root), "--metric", "colorfulness", "--by", "arm"]
+    assert main(words) == 2
+    assert "no condition of this run was trained as an arm" in capsys.readouterr().err
+    arms = {"gray": ("dull", 1), "reference": ("bright", 1), "vivid": ("bright", 2)}
+    write_conditions(
+        run.root / "conditions.json",
+        tuple(Condition(n, n, arm=arm, seed=seed) for n, (arm, seed) in arms.items()),
+    )
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "Means over 3 photographs ± standard deviation over 1–2 seeds" in said  # not mill
+    found = values(run, "colorfulness")
+    means = [
+        np.mean([v for (content, name), v in found.items() if name == n and content != "mill"])
+        for n in ("reference", "vivid")
+    ]
+    assert f"{np.mean(means):.3f} ± {np.std(means, ddof=1):.3f}" in said
+    assert main([*words, "--json"]) == 0
+    (difference,) = json.loads(capsys.readouterr().out)["arms"]["colorfulness"]["differences"]
+    assert (difference["first"], difference["second"]) == ("dull", "bright")
+    assert difference["value"] == pytest.approx(-np.mean(means))
 
 
 def test_what_is_there_is_kept_until_the_outputs_change(make_run: MakeRun) -> None:

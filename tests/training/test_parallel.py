@@ -229,6 +229,36 @@ def test_what_all_reduce_carries_is_counted(trained: Path) -> None:
     assert sum(sent) == pytest.approx((4 + 4) * 4 * parameters, abs=20)  # rounded
 
 
+def test_what_else_travels_is_counted(trained: Path) -> None:
+    whole = 4 * json.loads((trained / "2x4" / "run.json").read_text())["parameters"]
+
+    def other(name: str) -> dict[str, int]:
+        (found,) = {json.dumps(line["other_bytes"]) for line in lines(trained / name)}
+        return dict(json.loads(found))
+
+    assert other("2x4") == other("local") == {}
+    assert 0 < other("zero")["broadcast"] < whole  # its part; the other process sends the rest
+    fsdp = other("fsdp")
+    assert fsdp["reduce_scatter"] == pytest.approx(whole, rel=0.01)  # padded to be divided
+    # Weights are gathered for the forward pass, and but for the root's again for the backward.
+    assert whole / 2 < fsdp["all_gather"] <= 1.01 * whole
+    assert other("fsdp-accumulated")["reduce_scatter"] == fsdp["reduce_scatter"]
+    assert other("fsdp-accumulated")["all_gather"] > fsdp["all_gather"]
+    # Groups of two, and two of them: gradients are summed in the group, then between groups.
+    assert lines(trained / "hybrid-2")[-1]["all_reduce_bytes"] == pytest.approx(whole / 2, rel=0.01)
+    # Eight views of 16 × 16 leave the first stage as 8 channels of 4 × 4.
+    assert other("pipeline") == {"send": 8 * 8 * 4 * 4 * 4}
+
+
+def test_sharing_takes_time(trained: Path) -> None:
+    kinds = {"zero": {"broadcast"}, "fsdp": {"all_gather", "reduce_scatter"}}
+    kinds["local"] = {"all_reduce"}
+    for name, own in kinds.items():
+        for kind in own:
+            seconds = [line["step_seconds"][f"{kind}_in_flight"] for line in lines(trained / name)]
+            assert min(seconds) > 0
+
+
 def test_the_time_of_a_step_is_divided(trained: Path) -> None:
     for line in lines(trained / "2x4"):
         seconds = line["step_seconds"]
