@@ -132,7 +132,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 IMPORTED_AS = {"pillow": "PIL", "scikit-image": "skimage", "scikit-learn": "sklearn"}
 NEVER_IMPORTED = {
     "pyarrow": "pandas reads and writes Parquet with it",
-    "torchvision": "lpips builds its networks from it",
     "scikit-learn": "carries photographs of the demo",
 }
 
