@@ -627,6 +627,9 @@ def _pairs(
     items = list(counts.items or ())
     wins, ties = np.asarray(counts.wins), np.asarray(counts.ties)
     order = [name for name in study.conditions["condition"] if name in items]
+    swap = votes["left"] > votes["right"]
+    ends = votes["left"].where(~swap, votes["right"]), votes["right"].where(~swap, votes["left"])
+    met = dict(iter(votes.groupby(list(ends), sort=False)))
     for first, second in combinations(order, 2):
         i, j = items.index(first), items.index(second)
         if wins[i, j] + wins[j, i] + ties[i, j] == 0:
@@ -637,7 +640,9 @@ def _pairs(
             wins[i, j],
             wins[j, i],
             ties[i, j],
-            stats.preference_share(votes, first, second, confidence=confidence),
+            stats.preference_share(
+                met[min(first, second), max(first, second)], first, second, confidence=confidence
+            ),
             scale.probability(first, second),
         )
 
