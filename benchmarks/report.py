@@ -69,8 +69,8 @@ def prepare(home: Path, votes: int, observers: int, contents: int, conditions: i
         grey = 60 + 130 * (ramp / ramp.max()) + rng.normal(0, 6, ramp.shape)
         grey = np.clip(grey + i % 17, 0, 255).astype(np.uint8)
         Image.fromarray(grey).save(home / "photos" / f"{photo}.png")
-        for j, name in enumerate(names):
-            tint = 1 - 0.3 * rng.random(3) * (1 + j) / conditions
+        for name in names:
+            tint = 1 - 0.6 * rng.permutation([0.0, 0.5, 1.0])
             folder = home / "made" / name
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray((grey[..., None] * tint).astype(np.uint8)).save(folder / f"{photo}.png")

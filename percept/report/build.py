@@ -627,6 +627,12 @@ def _pairs(
     items = list(counts.items or ())
     wins, ties = np.asarray(counts.wins), np.asarray(counts.ties)
     order = [name for name in study.conditions["condition"] if name in items]
+    rows = counted_rows(votes, ("left", "right", "choice"))  # once for all pairs
+    wanted = ("observer", "content", "left", "right", "choice", "count")
+    rows = rows[[name for name in wanted if name in rows]]
+    swap = rows["left"] > rows["right"]
+    ends = rows["left"].where(~swap, rows["right"]), rows["right"].where(~swap, rows["left"])
+    met = dict(iter(rows.groupby(list(ends), sort=False)))
     for first, second in combinations(order, 2):
         i, j = items.index(first), items.index(second)
         if wins[i, j] + wins[j, i] + ties[i, j] == 0:
@@ -637,7 +643,9 @@ def _pairs(
             wins[i, j],
             wins[j, i],
             ties[i, j],
-            stats.preference_share(votes, first, second, confidence=confidence),
+            stats.preference_share(
+                met[min(first, second), max(first, second)], first, second, confidence=confidence
+            ),
             scale.probability(first, second),
         )
 

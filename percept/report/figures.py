@@ -41,6 +41,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 INK, SOFT, RULE, PAPER, WARN = "#1c1c1a", "#5c5c57", "#dcdad3", "#ffffff", "#9c3b00"
 FONT = "'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"
 WIDTH = 400.0
+MOST_COLUMNS = 16  # that a table of coloured cells has room for
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,7 @@ def over_gray(
 
 def pair_shares(part: Preference, fact: StudyFacts, stamp: str) -> Figure | None:
     """Every pair: how often the row was preferred to the column, and by how many votes."""
-    if not part.pairs:
+    if not part.pairs or len(fact.conditions) > MOST_COLUMNS:
         return None
     shown = {name for pair in part.pairs for name in (pair.first, pair.second)}
     names = [name for name in fact.conditions if name in shown]

@@ -47,6 +47,7 @@ STATISTICS = {
     "rejected": "Rejected",
 }
 
+MOST_NAMED = 24  # in one sentence
 GAP = "\u00a0"  # between a number and its unit
 
 
@@ -86,8 +87,10 @@ def count(n: float, word: str, words: str | None = None) -> str:
 
 
 def listing(parts: Iterable[str], last: str = "and") -> str:
-    """Join with commas and a word before the last part."""
+    """Join with commas and a word before the last part; of very many, the first ones."""
     parts = list(parts)
+    if len(parts) > MOST_NAMED:
+        parts = [*parts[: MOST_NAMED - 2], f"{len(parts) - MOST_NAMED + 2} others"]
     return (f" {last} ").join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
