@@ -281,6 +281,14 @@ def held_out(table: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.Series, pd.Dat
     return pd.concat(scores), pd.DataFrame(pairs, columns=["content_id", "right", "right_edits"])
 
 
+def scene_out(table: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
+    """Scores by models that saw the kinds of edits and the colorizers on the other scenes."""
+    scores = []
+    for scene, of_scene in table.groupby("content_id"):
+        scores.append(score(fit(table, rows[rows["content_id"] != scene]), of_scene))
+    return pd.concat(scores)
+
+
 def lookup(rows: pd.DataFrame) -> pd.DataFrame:
     """How a colorizer does on the other scenes: no metric, but what a model must not be."""
     real = rows[rows["condition"].isin(MAKERS)].copy()
@@ -358,6 +366,7 @@ def main() -> None:
     print(f"{'lookup':26} {'':24}  {'':24}   {interval(within(real, 'lookup'))}  "
           f"{interval(pairs_right(real, 'lookup'))}")  # fmt: skip
     scores, pairs = held_out(table, rows)
+    report(rows, scene_out(table, rows), "model, scene out")
     report(rows, scores, "model, scene + fifth out")
     by_scene = pairs.groupby("content_id")
     for column, label in (("right", "scene and both out"), ("right_edits", "fitted on edits")):

@@ -721,7 +721,7 @@ def rank_within(people: pd.Series, values: pd.Series) -> pd.Series:
     by_photograph = centred.groupby(level=0)
     squares = (centred**2).groupby(level=0).sum()
     product = (centred["people"] * centred["values"]).groupby(level=0).sum()
-    scale = np.sqrt(squares["people"] * squares["values"])
+    scale = (squares["people"] * squares["values"]) ** 0.5
     told = (by_photograph.size() >= 3) & (squares["people"] > 0)
     return (product / scale.where(scale > 0, 1.0))[told]
 

@@ -159,7 +159,7 @@ def lpips_alex_deep(images: Images) -> float:
     better.
 
     Source: the layers of Zhang et al. 2018, arXiv:1801.03924; the percentile by percept, chosen
-    on nine scenes of HECD, where the one of VGG-16 follows people best of all single metrics.
+    on nine scenes of HECD, where the one of VGG-16 follows people better than LPIPS as a whole.
     Known failure: as :func:`lpips_alex`; a few positions decide it in small images.
     """
     return float(np.percentile(_distances("alexnet", images)[-1], 95))
