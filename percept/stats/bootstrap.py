@@ -463,7 +463,13 @@ def mean_difference(
             n=x.size, method=described, confidence=confidence,
         )  # fmt: skip
     names = (cluster,) if isinstance(cluster, str) else tuple(cluster or ())
-    lone = [name for name in names if name in rows and rows[name].groupby(part).nunique().min() < 2]
+    lone = [
+        name
+        for name in names
+        if name in rows and rows[name].groupby(part).nunique(dropna=False).min() < 2
+    ]
+    if any(rows[name].isna().any() for name in lone):
+        raise InputError("A cluster label is missing", column=lone[0])
     groups = clusters_of(rows, [name for name in names if name not in lone])
     warnings = groups.warnings + tuple(
         f"a single {name} of one condition: the interval cannot speak of other {name}s"

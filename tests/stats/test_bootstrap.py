@@ -212,6 +212,9 @@ def test_a_difference_of_answers_that_never_vary_is_not_certain():
         mean_difference(rows.assign(score=2.0), "a", "b", share=True)
     with pytest.raises(InputError, match="score"):
         mean_difference(rows.drop(columns="score"), "a", "b")
+    for labels in (None, [1, None]):
+        with pytest.raises(InputError, match="observer"):
+            mean_difference(rows.assign(observer=labels), "a", "b")
 
 
 def test_weights_of_photographs_weigh_a_difference():
