@@ -146,6 +146,17 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class ArmDifference:
+    """Two arms of an experiment, judged against the variance between training seeds."""
+
+    first: str
+    second: str
+    seeds: tuple[int, int]
+    score: stats.TestedEstimate
+    """Mean log-strength of the first less that of the second; p by Holm over all pairs of arms."""
+
+
+@dataclass(frozen=True)
 class Preference(Part):
     """Preference on one question among all observers and photographs, or a part of them."""
 
@@ -154,6 +165,8 @@ class Preference(Part):
     pairs: tuple[Pair, ...]
     problem: str
     """Why there is no scale, where there is none; the doubts of a scale are in its warnings."""
+    arms: tuple[ArmDifference, ...] = ()
+    """Of all votes together, where conditions are training seeds of arms."""
 
 
 @dataclass(frozen=True)
@@ -617,6 +630,20 @@ def _preference(
         scale=scale,
         pairs=pairs,
         problem=problem,
+        arms=() if part.part or rows.empty else _arms(study, votes, settings["confidence"]),
+    )
+
+
+def _arms(study: StudyData, votes: pd.DataFrame, confidence: float) -> tuple[ArmDifference, ...]:
+    own = study.conditions.dropna(subset="arm")
+    if own["arm"].nunique() < 2:
+        return ()
+    found = stats.compare_arms(
+        votes, dict(zip(own["condition"], own["arm"], strict=True)), confidence=confidence
+    )
+    return tuple(
+        ArmDifference(a, b, (found.seeds[a], found.seeds[b]), difference)
+        for (a, b), difference in found.differences.items()
     )
 
 

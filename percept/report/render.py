@@ -297,6 +297,10 @@ def tables(report: Report) -> dict[str, pd.DataFrame]:
             ],
             _preference_table(report),
         ),
+        "arms": table(
+            [*part, "first", "second", "seeds_first", "seeds_second", *ends, "p_value"],
+            _arms_table(report),
+        ),
         "pairs": table(
             [
                 *part, "first", "second", "first_wins", "ties", "second_wins", "share",
@@ -527,6 +531,15 @@ def _preference_table(report: Report) -> Iterator[list[Any]]:
                     *labels, row.item, row.jod, row.jod_low, row.jod_high, row.score, row.low,
                     row.high, row.rank_low, row.rank_high, row.component, row.estimable,
                 ]  # fmt: skip
+
+
+def _arms_table(report: Report) -> Iterator[list[Any]]:
+    for part, labels in _slices(report):
+        for pair in part.arms:
+            yield [
+                *labels, pair.first, pair.second, *pair.seeds, *_ends(pair.score), pair.score.n,
+                pair.score.p_value,
+            ]  # fmt: skip
 
 
 def _conditions_table(report: Report) -> Iterator[list[Any]]:

@@ -682,3 +682,30 @@ def test_artifacts_by_stratum(world: World) -> None:
     table = tables(report)["artifacts"]
     assert table["stratum"].dropna().nunique() == 2
     assert "stratum land" in render_html(report, draw(report))
+
+
+def test_arms_are_judged_against_their_seeds(world: World, tmp_path: Path) -> None:
+    assert all(part.arms == () for part in world.report.preference)
+    conditions = world.pairs.conditions.copy()
+    arms = {"warm": "tinted", "cold": "tinted", "pale": "dull", "gray": "dull"}
+    conditions["arm"] = conditions["condition"].map(arms)
+    report = analyse([replace(world.pairs, conditions=conditions)], seed=SEED, n_boot=N_BOOT)
+    whole, *parts = report.preference
+    (found,) = whole.arms
+    assert all(part.arms == () for part in parts)
+    assert (found.first, found.second, found.seeds) == ("dull", "tinted", (2, 2))
+    assert whole.scale is not None
+    score = dict(zip(whole.scale.items, whole.scale.score, strict=True))
+    expected = (score["pale"] + score["gray"] - score["warm"] - score["cold"]) / 2
+    assert found.score.value == pytest.approx(expected)
+    (alone,) = [one for one in whole.pairs if {one.first, one.second} == {"warm", "gray"}]
+    assert found.score.high - found.score.low > alone.model.high - alone.model.low
+    assert list(tables(report)["arms"]["p_value"]) == [found.score.p_value]
+    write_report(report, tmp_path)
+    title = "Arms, judged against their training seeds"
+    assert title in (tmp_path / "report.html").read_text("utf-8")
+    assert title not in (world.out / "report.html").read_text("utf-8")
+    single = conditions.assign(arm=conditions["arm"].where(conditions["condition"] != "gray"))
+    report = analyse([replace(world.pairs, conditions=single)], seed=SEED, n_boot=N_BOOT)
+    write_report(report, tmp_path)
+    assert "dull has a single seed" in (tmp_path / "report.html").read_text("utf-8")
