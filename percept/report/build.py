@@ -767,6 +767,7 @@ def _provenance(studies: Sequence[StudyData]) -> dict[str, Any]:
                 "protocol_sha256": study.protocol.sha256,
                 "seed": study.seed,
                 "run": study.run_path,
+                "imported": study.imported,
                 "conditions": study.conditions.astype(object)
                 .where(study.conditions.notna(), None)
                 .to_dict("records"),
