@@ -8,15 +8,15 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from percept import distributed
-from percept.errors import Interrupted, PerceptError
+from percept.errors import InputError, Interrupted, PerceptError
 from percept.files import lock_folder
-from training.config import load_config
+from training.config import find_config, load_config
 
 if TYPE_CHECKING:
     import torch
@@ -43,12 +43,30 @@ def check(args: argparse.Namespace, world: int) -> None:
     from training.trainer import make_network, settings_of
 
     config = load_config(args.config, overrides=args.overrides, manifest=args.manifest, world=world)
-    make_network(config, world=world)
+    with _of_file(args.config):
+        make_network(config, world=world)
     pick_device(args.device)
     photographs = training_photographs(config.data)
     validation_photographs(config.data)
     check_loader(config, world)
     check_folder(args.out, settings_of(config, photographs), fresh=args.fresh)
+
+
+@contextmanager
+def _of_file(config: str) -> Iterator[None]:
+    """Name the file of a config in what is wrong with its network."""
+    try:
+        yield
+    except InputError as error:
+        if error.file is not None:
+            raise
+        raise InputError(
+            error.message,
+            file=find_config(config),
+            key=error.key,
+            value=error.value,
+            remedy=error.remedy,
+        ) from None
 
 
 def work(args: argparse.Namespace) -> None:
@@ -78,7 +96,8 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
         torch.backends.cudnn.deterministic = True
         photographs = training_photographs(config.data)
         validation = validation_photographs(config.data)
-        make_network(config, world=world_size())
+        with _of_file(args.config):
+            make_network(config, world=world_size())
         check_loader(config, world_size())
         settings = settings_of(config, photographs)
         checkpoint.check_folder(args.out, settings, fresh=args.fresh)

@@ -73,6 +73,7 @@ def make_network(config: Config, *, world: int = 1) -> nn.Module:
                 f"the network takes views whose sides are multiples of {divisor}",
                 key="data.buckets" if config.data.buckets else "train.crop",
                 value=list(view) if config.data.buckets else config.train.crop,
+                remedy=f"For example {max(view) + -max(view) % divisor}",
             )
     replicated = config.sharding.strategy in {"none", "zero"}
     if getattr(network, "conditional", False) and replicated:

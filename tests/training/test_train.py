@@ -395,7 +395,8 @@ def test_a_checkpoint_from_elsewhere_is_not_overwritten(
     [
         ("network.name=vit", "key 'network.name': unknown network"),
         ("network.arguments.size=3", "bad network arguments"),
-        ("train.crop=15", "multiples of 2 (got 15)"),
+        ("train.crop=15", "tiny.toml, key 'train.crop': the network takes views whose sides are "),
+        ("train.crop=15", "multiples of 2 (got 15). For example 16"),
         ("train.stepz=3", "unknown key"),
         ("data.split=val", "no photograph of this split"),
     ],
