@@ -227,7 +227,7 @@ def rating_units(frame: pd.DataFrame, value: str = "score") -> RatingUnits:
     observer = codes[0]
     if size and len(labels[0]) == observer.size and len(present) == unit.size:
         # A complete table: each rating of each observer has its place already.
-        array = values.reshape(-1, size)[np.argsort(observer)[:, None], np.argsort(unit)]
+        array = values.reshape(-1, size)[np.argsort(observer)].take(np.argsort(unit), axis=1)
     else:
         if size:
             observer, unit = np.repeat(observer, size), np.tile(unit, observer.size)

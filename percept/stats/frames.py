@@ -101,25 +101,28 @@ def sorted_codes(column: pd.Series) -> tuple[IntArray, pd.Index]:
 
 def same_block(over: pd.Series, *columns: pd.Series) -> int:
     """Rows of a table in order: one value of ``over`` after the other, each with the same rows of
-    the other columns. 0 where it is not so.
+    the other columns. 0 where it is not so, or where such blocks are more than they are long.
 
-    Comparing rows with those before them costs much less than hashing the labels of all.
+    Comparing whole blocks costs much less than hashing the labels of all rows.
     """  # noqa: D205
     n, label = len(over), over.array
-    if n < 2:
+    size = _first_run(label)
+    if size < 2 or n % size or n // size > size:
         return 0
-    ends = np.append(np.flatnonzero(~_equal(label[1:], label[:-1])) + 1, n)
-    size = int(ends[0])
-    if not np.array_equal(ends, np.arange(size, n + 1, size)):
-        return 0
-    same = all(_equal(own[size:], own[:-size]).all() for own in (c.array for c in columns))
-    return size if same else 0
+    same = all(own[size:].equals(own[:-size]) for own in (column.array for column in columns))
+    starts = range(0, n, size)
+    constant = (label[i + 1 : i + size].equals(label[i : i + size - 1]) for i in starts)
+    return size if same and all(constant) else 0
 
 
-def _equal(a: Any, b: Any) -> npt.NDArray[np.bool_]:
-    """Whether labels are equal, row by row; missing ones are not."""
-    found = a == b
-    return found if isinstance(found, np.ndarray) else found.to_numpy(bool, na_value=False)
+def _first_run(labels: Any) -> int:
+    """How many labels, from the first, are the same."""
+    n = min(len(labels), 1)
+    while n and labels[:n].equals(labels[n : 2 * n]):
+        n *= 2
+    rest = pd.Series(labels[n : 2 * n])
+    other = np.flatnonzero(~rest.eq(labels[0]).to_numpy(bool, na_value=False)) if n else ()
+    return n + int(other[0] if len(other) else len(rest))
 
 
 def common_codes(

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from percept.errors import InputError
 from percept.stats import krippendorff_alpha, pairwise_alpha, pairwise_units, rating_units
-from percept.stats.frames import codes_of
+from percept.stats.frames import codes_of, same_block
 
 LEVELS = ("nominal", "ordinal", "interval", "ratio")
 ratings_arrays = arrays(
@@ -318,3 +318,27 @@ def test_the_jackknife_leaves_one_observer_out(ratings, level):
         assert np.isnan(found.std_error)
     else:
         assert found.std_error == pytest.approx(np.sqrt((m - 1) * np.var(left)), abs=1e-9)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 6), st.integers(0, 4), st.sampled_from(["str", "object", "category"]), st.data()
+)
+def test_a_table_in_order_is_recognised_and_nothing_else(
+    size: int, blocks: int, dtype: str, data: st.DataObject
+) -> None:
+    over = [f"o{i}" for i in range(blocks) for _ in range(size)]
+    other = [f"p{i}" for _ in range(blocks) for i in range(size)]
+    for labels in (over, other):
+        if labels and data.draw(st.booleans()):
+            labels[data.draw(st.integers(0, len(labels) - 1))] = "o1"
+    run = next((i for i, label in enumerate(over) if label != over[0]), len(over))
+    blocks_of = [range(i, min(i + run, len(over))) for i in range(0, len(over), run or 1)]
+    ordered = all(
+        len(rows) == run and len({over[i] for i in rows}) == 1
+        and [other[i] for i in rows] == other[:run]
+        for rows in blocks_of
+    )  # fmt: skip
+    expected = run if ordered and run >= max(len(blocks_of), 2) else 0
+    columns = (pd.Series(labels, dtype=dtype) for labels in (over, other))
+    assert same_block(*columns) == expected
