@@ -117,12 +117,14 @@ def same_block(over: pd.Series, *columns: pd.Series) -> int:
 
 def _first_run(labels: Any) -> int:
     """How many labels, from the first, are the same."""
-    n = min(len(labels), 1)
-    while n and labels[:n].equals(labels[n : 2 * n]):
+    if not len(labels):
+        return 0
+    n = 1
+    while labels[:n].equals(labels[n : 2 * n]):
         n *= 2
     rest = pd.Series(labels[n : 2 * n])
-    other = np.flatnonzero(~rest.eq(labels[0]).to_numpy(bool, na_value=False)) if n else ()
-    return n + int(other[0] if len(other) else len(rest))
+    other = np.flatnonzero(~rest.eq(labels[0]).to_numpy(bool, na_value=False))
+    return n + int(other[0] if other.size else len(rest))
 
 
 def common_codes(
