@@ -110,6 +110,8 @@ class Model:
         was judged twice.
     penalty : float
         Chosen by cross-validation.
+    against : str or None
+        The condition that every vote showed, if there is one: what scores of pairs are relative to.
     fitted_on : dict
         Study, run, numbers of votes, photographs, conditions and observers, and how many of the
         latter are simulated.
@@ -130,6 +132,7 @@ class Model:
     fitted_on: dict[str, Any]
     validation: list[dict[str, Any]]
     held_out: pd.DataFrame
+    against: str | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -307,6 +310,7 @@ def fit_counts(
         fitted_on=fitted_on,
         validation=checked.rows,
         held_out=checked.held_out,
+        against=problem.hubs[0] if problem.hubs else None,
         warnings=checked.warnings,
     )
 
@@ -779,7 +783,8 @@ def predict(model: Model, table: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         ``content, condition, score, std_error, outside``. ``score`` in log-odds, higher is
-        preferred; within a photograph, its mean over conditions is 0 for pairwise models.
+        preferred. Of pairwise models it is relative to the same photograph's image of
+        ``model.against``, and where there is none, to the mean of the photograph's images.
         ``std_error``: uncertainty of the weights and what the model does not see.
         ``outside``: metrics that lie beyond what it was fitted on; empty if none.
         Stimuli that lack one of the metrics have no row.
@@ -797,7 +802,12 @@ def predict(model: Model, table: pd.DataFrame) -> pd.DataFrame:
         weights = np.concatenate([[model.intercept], model.weights])
     else:
         frame = pd.DataFrame(phi, index=values.index)
-        phi = (frame - frame.groupby(level=0).transform("mean")).to_numpy()
+        origin = frame.groupby(level=0).transform("mean")
+        if model.against is not None:
+            contents, conditions = (values.index.get_level_values(level) for level in (0, 1))
+            known = frame[conditions == model.against].droplevel(1).reindex(contents)
+            origin = known.set_axis(values.index).fillna(origin)
+        phi = (frame - origin).to_numpy()
         weights = model.weights
     spread = np.einsum("nd,de,ne->n", phi, model.covariance, phi)
     noise = 0.0 if math.isnan(model.unexplained) else model.unexplained**2

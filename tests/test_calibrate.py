@@ -208,6 +208,24 @@ def test_a_photograph_unlike_those_of_the_fit_is_named(fitted) -> None:
     assert ("p1", "c") not in predict(fitted, missing).set_index(["content", "condition"]).index
 
 
+def test_scores_against_a_common_reference_compare_across_photographs() -> None:
+    rng = np.random.default_rng(8)
+    table, score = world(rng, 20, conditions=("reference", *CONDITIONS))
+    votes = pair_votes(rng, score)
+    votes = votes[(votes[["left", "right"]] == "reference").any(axis=1)]
+    model = fit_model(table, votes, directions=DIRECTIONS)
+    assert model.against == "reference"
+    new, truth = world(rng, 40, prefix="new", conditions=("reference", *CONDITIONS))
+    found = predict(model, new).set_index(["content", "condition"])["score"]
+    assert (found.xs("reference", level=1) == 0).all()
+    mean, mean_true = (own.groupby(level=0).mean() for own in (found, truth))
+    true = mean_true - truth.xs("reference", level=1)
+    assert mean.corr(true) > 0.8  # how far whole photographs lie from their references
+    without = new[new["condition"] != "reference"]
+    found = predict(model, without).set_index(["content", "condition"])["score"]
+    np.testing.assert_allclose(found.groupby(level=0).mean(), 0, atol=1e-12)
+
+
 def test_predicted_uncertainty_covers_new_photographs() -> None:
     """Standardised errors of score differences on 200 new photographs have about unit spread."""
     rng = np.random.default_rng(6)
