@@ -186,13 +186,16 @@ def adjust_p_values(
     return np.minimum(result, 1.0)
 
 
-def combine(terms: Sequence[tuple[FloatArray, float]]) -> tuple[FloatArray, FloatArray]:
+def combine(
+    terms: Sequence[tuple[FloatArray, float | FloatArray]],
+) -> tuple[FloatArray, FloatArray]:
     """Variance and degrees of freedom (any shape, elementwise) of the inclusion–exclusion formula.
 
     Parameters
     ----------
     terms : sequence of (variance, effective number of clusters)
-        Of one dimension; or of two dimensions and then of their combinations (cells).
+        The number for all elements or for each. Of one dimension; or of two dimensions and then
+        of their combinations (cells).
 
     Notes
     -----
@@ -204,13 +207,13 @@ def combine(terms: Sequence[tuple[FloatArray, float]]) -> tuple[FloatArray, Floa
     """
     if len(terms) == 1:
         variance, size = terms[0]
-        return variance, np.full(np.shape(variance), max(size - 1.0, 1.0))
+        return variance, np.broadcast_to(np.maximum(size - 1.0, 1.0), np.shape(variance)).copy()
     cell, cells = terms[2]
-    variance, uncertainty = cell, cell**2 / max(cells - 1, 1)
+    variance, uncertainty = cell, cell**2 / np.maximum(cells - 1, 1)
     for own, size in terms[:2]:
         excess = np.maximum(own - cell, 0)
         variance = variance + excess
-        uncertainty = uncertainty + excess * own / max(size - 1, 1)
+        uncertainty = uncertainty + excess * own / np.maximum(size - 1, 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         degrees = np.where(uncertainty > 0, variance**2 / uncertainty, np.inf)
     return np.asarray(variance), degrees

@@ -631,14 +631,17 @@ class _Model:
 
     def centred(self, matrix: FloatArray) -> FloatArray:
         """Rows and columns of strengths less their mean over each component."""
-        result = matrix.copy()
-        blocks = np.unique(self.block)
-        for block in blocks:
-            one = len(blocks) == 1  # a slice needs no copy
-            members = slice(0, self.k) if one else np.flatnonzero(self.block == block)
-            result[members] -= result[members].mean(axis=0)
-            result[:, members] -= result[:, members].mean(axis=1, keepdims=True)
-        return result
+        return _centred(matrix, self.block)
+
+
+def _centred(matrix: FloatArray, block: IntArray) -> FloatArray:
+    result = matrix.copy()
+    blocks = np.unique(block)
+    for one in blocks:  # where there is one, a slice needs no copy
+        members = slice(0, block.size) if len(blocks) == 1 else np.flatnonzero(block == one)
+        result[members] -= result[members].mean(axis=0)
+        result[:, members] -= result[:, members].mean(axis=1, keepdims=True)
+    return result
 
 
 def _solve(info: FloatArray, g: FloatArray) -> FloatArray:
@@ -870,8 +873,11 @@ def _scale(
                     model, votes, inside, treat, beta, n_boot, generator
                 )
                 degrees = freedom[:k, :k]
-                if not np.isfinite(covariance).all():
-                    warnings.append("no interval: one cluster gave all votes that the scale is of")
+                unknown = ~np.isfinite(np.diagonal(covariance)) & estimable
+                if unknown.any():
+                    which = ", ".join(str(votes.items[i]) for i in np.flatnonzero(unknown))
+                    cluster_names = " or of one ".join(votes.clusters.names)
+                    warnings.append(f"no interval of {which}: all votes are of one {cluster_names}")
                 if len(np.unique(block)) > 1:
                     covariance[block[:, None] != block] = np.nan
                 covariance[~estimable] = np.nan
@@ -1029,13 +1035,21 @@ def _covariance(
         cluster_sums(codes, size, votes.column, votes.counts.size, votes.weight)[:, cells]
         for codes, size in dimensions
     ]
-    # A cluster with the share p of all votes counts 1 / (1 - p), as in variance_of_means.
-    shares = [np.asarray(matrix.sum(axis=1)).ravel() / matrix.sum() for matrix in sums]
-    if max(share.max() for share in shares) == 1:
+    # A cluster with the share p of the votes counts 1 / (1 - p), as in variance_of_means: of all
+    # votes at first, and then, for each difference, of those that it hangs on.
+    on_item = _votes_on_items(model, treat)
+    given = [sparse.csc_matrix(matrix @ on_item) for matrix in sums]
+    shares = [np.asarray(own.sum(axis=1)).ravel() / own.sum() for own in given]
+    leverage = [_leverage(own, share, width) for own, share in zip(given, shares, strict=True)]
+    alone = np.any([own[2] for own in leverage], axis=0)
+    for one in np.unique(model.block):
+        if (~alone[model.block == one]).sum() < 2:
+            alone[model.block == one] = True
+    if alone.all():
         return np.full((k, k), np.nan), np.nan, np.full((width, width), np.inf)
     variances = []
     if n_boot:
-        for matrix, share, (_, size) in zip(sums, shares, dimensions, strict=True):
+        for matrix, own, (_, size) in zip(sums, leverage, dimensions, strict=True):
 
             def refit(weights: FloatArray, matrix: sparse.csr_matrix = matrix) -> FloatArray:
                 # Memory: the batch holds (b, size, size) matrices and (b, cells, 3) counts.
@@ -1049,7 +1063,7 @@ def _covariance(
 
             draws = bootstrap_draws(refit, size, n_boot, rng)
             spread = np.atleast_2d(np.cov(draws, rowvar=False)) * inflate(size)
-            variances.append((_difference_variances(spread, k, width), effective_size(share)))
+            variances.append((own[0] * _difference_variances(spread, k, width), own[1]))
     else:
         # Score of one vote of each (cell, outcome): the gradient for that vote alone.
         single = np.repeat(treat[:, None, :], counts.shape[1], axis=1)
@@ -1060,16 +1074,65 @@ def _covariance(
         if t.g_tie is not None:
             by_column = sparse.hstack([by_column, sparse.csr_matrix(t.g_tie.T.reshape(-1, 1))])
         influence = sparse.csr_matrix(by_column)
-        for matrix, share in zip(sums, shares, strict=True):
+        for matrix, share, own in zip(sums, shares, leverage, strict=True):
             scores = sparse.diags(1 / np.sqrt(1 - share)) @ (matrix @ influence)
             spread = inverse @ (scores.T @ scores).toarray() @ inverse
-            variances.append((_difference_variances(spread, k, width), effective_size(share)))
+            variances.append((own[0] * _difference_variances(spread, k, width), own[1]))
     total, degrees = combine(variances)
-    for i in range(k):  # a score is a mean of differences: as uncertain as the worst of them
-        degrees[i, i] = np.delete(degrees[i, :k], i).min(initial=np.inf)
+    known = np.flatnonzero(~alone)
+    for i in known:  # a score is a mean of differences
+        degrees[i, i] = np.median(degrees[i, known[known != i]])
     # Mean-0 scores whose differences have these variances (Gower 1966).
     side = float(total[k, k]) if model.side else np.nan
-    return -0.5 * model.centred(total[:k, :k]), side, degrees
+    covariance = np.full((k, k), np.nan)
+    kept = np.ix_(known, known)
+    covariance[kept] = -0.5 * _centred(total[kept], model.block[known])
+    return covariance, side, degrees
+
+
+def _votes_on_items(model: _Model, treat: FloatArray) -> sparse.csr_matrix:
+    """Votes that each column (cell, outcome) gives to each item (3 cells, k); half ties are one."""
+    counted = np.tile(treat.sum(axis=1), model.left.size)
+    rows = np.tile(np.arange(counted.size), 2)
+    items = np.concatenate([np.repeat(model.left, 3), np.repeat(model.right, 3)])
+    shape = (counted.size, model.k)
+    return sparse.csr_matrix((np.tile(counted, 2), (rows, items)), shape=shape)
+
+
+def _leverage(
+    given: sparse.csc_matrix, share: FloatArray, width: int
+) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
+    """Compare the leverage of clusters on single items (clusters, k) with that of their shares.
+
+    Returns
+    -------
+    factor, size : array (width, width)
+        Of each difference, by which its variance changes, and the effective number of clusters: of
+        the votes on its item with fewer votes. 1 and that of all votes for the side effect.
+    alone : array of bool (k,)
+        Items whose votes are all of one cluster.
+    """
+    k = given.shape[1]
+    item = np.repeat(np.arange(k), np.diff(given.indptr))
+    total = np.bincount(item, given.data, k)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = given.data / total[item]
+        own = np.bincount(item, p**2 / (1 - p), k) / np.bincount(
+            item, p**2 / (1 - share[given.indices]), k
+        )
+        size = 1 + np.bincount(item, p**2, k) ** 2 / np.bincount(item, p**4 / (1 - p), k)
+    alone = np.bincount(item, p > 1 - 1e-12, k) > 0
+    own[alone | (total == 0)] = 1.0
+    whole = effective_size(share)
+    size[alone | (total == 0)] = whole
+    # A difference hangs on the votes on the item that has fewer of them.
+    rank = np.empty(k, dtype=np.int64)
+    rank[np.lexsort((-own, total))] = np.arange(k)
+    fewer = np.where(rank[:, None] < rank, np.arange(k)[:, None], np.arange(k))
+    factors, sizes = np.ones((width, width)), np.full((width, width), whole)
+    factors[:k, :k] = own[fewer]
+    sizes[:k, :k] = size[fewer]
+    return factors, sizes, alone
 
 
 def _inverse(information: FloatArray) -> FloatArray:

@@ -142,3 +142,54 @@ def test_crowd_limits():
         crowd_bradley_terry(empty, prior=(0.5, 1))
     with pytest.raises(InputError, match="observer"):
         crowd_bradley_terry(empty.drop(columns="observer"))
+
+
+def test_an_item_that_one_observer_judged_has_no_interval_and_the_others_keep_theirs() -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"o{o}", f"c{c}", "x", "y", str(rng.choice(["left", "right"])))
+        for o in range(10) for c in range(4)
+    ]  # fmt: skip
+    without = pd.DataFrame(rows, columns=["observer", "content", "left", "right", "choice"])
+    rows += [("o0", f"c{n % 4}", "x", "z", "left" if n < 21 else "right") for n in range(40)]
+    votes = pd.DataFrame(rows, columns=without.columns)
+    for n_boot in (0, 50):
+        scale = bradley_terry(votes, n_boot=n_boot, rng=np.random.default_rng(1))
+        assert any("no interval of z: all votes are of one observer" in w for w in scale.warnings)
+        assert np.isnan(scale.low[2])
+        assert np.isnan(scale.difference("x", "z").low)
+        alone = bradley_terry(without, n_boot=n_boot, rng=np.random.default_rng(1))
+        one, two = scale.difference("x", "y"), alone.difference("x", "y")
+        assert one.std_error == pytest.approx(two.std_error, rel=0.25)
+        assert one.high - one.low == pytest.approx(two.high - two.low, rel=0.25)
+    rows = [("o0", f"c{n % 4}", "x", "y", "left" if n < 27 else "right") for n in range(40)]
+    rows += [(f"o{n}", f"c{n % 4}", "x", "y", "tie") for n in range(1, 30)]
+    ties = pd.DataFrame(rows, columns=without.columns)
+    scale = bradley_terry(ties, ties="drop")  # the votes that count are all of one observer
+    assert np.isnan(scale.low).all()
+    assert any("all votes are of one observer" in w for w in scale.warnings)
+
+
+def test_intervals_hold_where_few_observers_judged_an_item() -> None:
+    """Nominal 95 %; by the share of all votes alone, three of twenty observers covered 85 %."""
+    rng = np.random.default_rng(3)
+    apart = rng.normal(0, np.sqrt(2 * 1.09), 200_000) + 0.5
+    share = (1 / (1 + np.exp(apart))).mean()
+    truth, held = np.log(share / (1 - share)), []
+    for _ in range(150):
+        taste, photo = rng.normal(0, 1, (20, 1, 3)), rng.normal(0, 0.3, (1, 12, 3))
+        value = taste + photo + [0.0, 0.3, 0.5]
+        parts = []
+        for item, name, observers in ((1, "y", 20), (2, "z", 3)):
+            left = rng.random((observers, 12)) < 1 / (
+                1 + np.exp(value[:observers, :, item] - value[:observers, :, 0])
+            )
+            observer, content = np.indices(left.shape).reshape(2, -1)
+            choice = np.where(left.ravel(), "left", "right")
+            parts.append(pd.DataFrame({
+                "observer": observer, "content": content, "left": "x", "right": name,
+                "choice": choice,
+            }))  # fmt: skip
+        found = bradley_terry(pd.concat(parts)).difference("x", "z")
+        held.append(found.low <= truth <= found.high)
+    assert np.mean(held) > 0.88
