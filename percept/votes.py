@@ -190,6 +190,11 @@ def import_votes(store: Store, name: str, votes: Path, mapping: Path) -> tuple[S
     if not found:
         raise InputError("no row shows these conditions alone", file=mapping, key="conditions",
                          value=list(rule.conditions))  # fmt: skip
+    seen = {condition for vote in found for condition in vote.shown.values()}
+    absent = [condition for condition in rule.conditions if condition not in seen]
+    if absent:
+        raise InputError("no row that counts shows this condition", file=mapping, key="conditions",
+                         value=absent[0], remedy="Correct its name, or leave it out")  # fmt: skip
     _check_trials(found, votes)
     with store.batch():
         if study is None:

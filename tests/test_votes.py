@@ -51,6 +51,9 @@ def test_rows_on_other_conditions_are_left_out_and_counted(store, tmp_path) -> N
     rule = PLAIN.replace("title = ", 'conditions = ["warm", "blue"]\ntitle = ', 1)
     with pytest.raises(InputError, match="no row shows these conditions"):
         import_votes(store, "none", *files(tmp_path, VOTES, rule))
+    rule = PLAIN.replace("title = ", 'conditions = ["warm", "cold", "wram"]\ntitle = ', 1)
+    with pytest.raises(InputError, match=r"shows this condition.*wram"):
+        import_votes(store, "none", *files(tmp_path, VOTES, rule))
     rule = PLAIN.replace("title = ", 'conditions = "warm"\ntitle = ', 1)
     with pytest.raises(InputError, match="must be a list"):
         import_votes(store, "none", *files(tmp_path, VOTES, rule))

@@ -96,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
             "no condition of this run was trained as an arm", key="--by", value=args.by
         )
     if args.import_file is not None:
+        if args.by:
+            raise InputError("does not go with --import: import first", key="--by", value=args.by)
         return _import(opened, args)
     if args.lower_is_better:
         raise InputError("--lower-is-better goes with --import; percept knows its own metrics")
@@ -269,7 +271,9 @@ def _by_arm(opened: Run, names: list[str]) -> dict[str, tuple[int, dict[str, flo
         table = table[np.isfinite(table[trained].to_numpy()).all(axis=1)]
         if table.empty:
             continue
-        means = {name: float(table[name].mean()) for name in order if name in table}
+        # Others beside them only where they are means of the same photographs.
+        shown = [name for name in order if name in table and np.isfinite(table[name]).all()]
+        means = {name: float(table[name].mean()) for name in shown}
         found[metric] = len(table), means, arm_means({n: means[n] for n in trained}, arms)
     return found
 
@@ -298,6 +302,10 @@ def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _span(numbers: list[int]) -> str:
+    return "–".join(str(n) for n in dict.fromkeys((numbers[0], numbers[-1])))
+
+
 def _arms_table(opened: Run, found: dict[str, tuple[int, dict[str, float], ArmMeans]]) -> str:
     import pandas as pd
 
@@ -323,13 +331,22 @@ def _arms_table(opened: Run, found: dict[str, tuple[int, dict[str, float], ArmMe
         ]
     counts = sorted({n for n, _, _ in found.values()})
     seeds = sorted({n for _, _, arms in found.values() for n in arms.seeds.values()})
+    trained = [c.name for c in opened.conditions if c.arm]
+    lacking = {
+        metric: [name for name in trained if name not in means]
+        for metric, (_, means, _) in found.items()
+    }
     table = pd.DataFrame.from_dict(rows, orient="index").fillna("–")
     return "\n".join(
         [
-            f"Means over {'–'.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} photographs "
-            f"± standard deviation over {'–'.join(map(str, seeds))} seeds (↑ higher is better, "
-            "↓ lower is better):",
+            f"Means over {_span(counts)} photographs ± standard deviation over {_span(seeds)} seeds "
+            "(↑ higher is better, ↓ lower is better):",
             table.to_string(),
+            *(
+                f"without a value of {metric}: {', '.join(names)}"
+                for metric, names in lacking.items()
+                if names
+            ),
             "Arms that differ by more than their seeds do (t test, variance pooled over arms; Holm "
             "within each metric; p < 0.05):",
             *(apart or ["  none"]),

@@ -8,6 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
+from percept.errors import InputError
 from percept.stats.bootstrap import (
     TestedEstimate,
     adjust_p_values,
@@ -62,11 +63,18 @@ def arm_means(
         Arm of each training; those without one are left out.
     confidence : float
         Of the intervals, between 0 and 1.
+
+    Raises
+    ------
+    InputError
+        If the number of a training that has an arm is not finite.
     """
     check_confidence(confidence)
     members: dict[str, list[float]] = {}
     for name, value in values.items():
         if name in arms:
+            if not np.isfinite(value):
+                raise InputError("The number of a training is not finite", key=name, value=value)
             members.setdefault(arms[name], []).append(float(value))
     count = {arm: len(own) for arm, own in members.items()}
     mean = {arm: float(np.mean(own)) for arm, own in members.items()}
@@ -76,11 +84,14 @@ def arm_means(
     freedom = sum(n - 1 for n in count.values())
     squares = sum((n - 1) * sd[arm] ** 2 for arm, n in count.items() if n > 1)
     pooled = float(np.sqrt(squares / freedom)) if freedom else np.nan
+    rounding = 1e-12 * max(map(abs, mean.values()), default=0.0)
+    pooled = 0.0 if pooled <= rounding else pooled
     critical = float(critical_value(confidence, freedom)) if freedom else np.nan
     fewest = min(count.values(), default=1)
     found: dict[tuple[str, str], TestedEstimate] = {}
     for a, b in combinations(members, 2):
         value, n = mean[a] - mean[b], count[a] + count[b]
+        value = 0.0 if abs(value) <= rounding else value
         se = pooled * float(np.sqrt(1 / count[a] + 1 / count[b]))
         # Where seeds do not matter at all, any difference is one of the arms.
         statistic = value / se if se else float(np.copysign(np.inf, value)) if value else 0.0

@@ -427,7 +427,7 @@ def mean_difference(
     share : bool
         Answers lie in [0, 1] and the means are shares. Where no answer differs from its
         condition's mean, the interval is Newcombe's (1998) of those of both shares; a difference
-        of other means has none then.
+        of other means has none then. Intervals end at -1 and 1.
     confidence : float
         Nominal coverage. Of m differences together: 1 - (1 - confidence) / m (Bonferroni).
     method : str
@@ -441,7 +441,8 @@ def mean_difference(
     Raises
     ------
     InputError
-        On missing columns, answers that are no numbers or no shares, weights below 0.
+        On missing columns, answers that are no numbers or no shares, weights below 0, one and the
+        same condition.
 
     Notes
     -----
@@ -449,6 +450,8 @@ def mean_difference(
     Cameron, Gelbach & Miller (2011).
     """
     check_confidence(confidence)
+    if first == second:
+        raise InputError("A condition does not differ from itself", column=by, value=first)
     rows = counted_rows(frame, (by, value))
     rows = rows[rows[by].isin((first, second)).to_numpy(bool)]
     x, w = float_array(rows[value], value), weights_of(rows, weights)
@@ -492,6 +495,8 @@ def mean_difference(
             )  # fmt: skip
             low = gap - float(np.hypot(one.value - one.low, two.high - two.value))
             high = gap + float(np.hypot(one.high - one.value, two.value - two.low))
+    if share:
+        low, high = (float(np.clip(end, -1, 1)) for end in (low, high))
     described += f"; interval for {groups.speaks_of}"
     return Estimate(gap, low, high, x.size, described, confidence, se, warnings)
 

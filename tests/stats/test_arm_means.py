@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from percept.errors import InputError
 from percept.stats import arm_means
 
 
@@ -58,6 +59,13 @@ def test_seeds_that_agree_entirely() -> None:
     found = arm_means(*arms_of(a=[1.0, 1.0], b=[1.0, 1.0], c=[2.0, 2.0]))
     assert found.differences["a", "b"].p_value == 1.0
     assert found.differences["a", "c"].p_value == 0.0
+    rounded = arm_means(*arms_of(a=[0.7] * 3, b=[0.7] * 6))  # whose means differ by 1e-16
+    assert rounded.differences["a", "b"].p_value == 1.0
+
+
+def test_a_training_without_a_number_is_named() -> None:
+    with pytest.raises(InputError, match=r"a-1.*nan"):
+        arm_means(*arms_of(a=[1.0, math.nan], b=[1.0, 2.0]))
 
 
 def test_equal_arms_are_told_apart_as_seldom_as_is_said() -> None:
