@@ -339,8 +339,8 @@ def _arms_table(opened: Run, found: dict[str, tuple[int, dict[str, float], ArmMe
     table = pd.DataFrame.from_dict(rows, orient="index").fillna("–")
     return "\n".join(
         [
-            f"Means over {_span(counts)} photographs ± standard deviation over {_span(seeds)} seeds "
-            "(↑ higher is better, ↓ lower is better):",
+            f"Means over {_span(counts)} photographs ± standard deviation over {_span(seeds)} "
+            "seeds (↑ higher is better, ↓ lower is better):",
             table.to_string(),
             *(
                 f"without a value of {metric}: {', '.join(names)}"
