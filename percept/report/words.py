@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         Preference,
         StudyFacts,
     )
-    from percept.report.judged import Comparison, Judged, Judgement
+    from percept.report.judged import Comparison, Judged, Judgement, Scale
 
 #: What agreement is measured on, by method.
 AGREED = {
@@ -388,7 +388,7 @@ def _judged_answer(fact: StudyFacts, parts: Sequence[Judged]) -> tuple[str, list
     best, others = rivals[0], rivals[1:]
     close = [name for name in others if not overall.gaps[name].low > 0]
     lead = {
-        "rating": f"Mean grades from {_scale(overall)}: {told(rivals)}.",
+        "rating": f"Mean grades {_scale(overall.scale)}: {told(rivals)}.",
         "real_or_fake": f"Taken for the true photograph: {told(rivals)} of the time.",
         "review": f"Accepted as they are: {told(rivals)} of reviews.",
     }[overall.method]
@@ -415,13 +415,13 @@ def _judged_answer(fact: StudyFacts, parts: Sequence[Judged]) -> tuple[str, list
     return lead, details
 
 
-def _scale(part: Judged) -> str:
-    low, *_, high = part.answers
-    ends = (
-        value if part.answers[value] == value else f"{value} ({part.answers[value]})"
-        for value in (low, high)
-    )  # fmt: skip
-    return " to ".join(ends)
+def _scale(scale: Scale) -> str:
+    low, high = (f"{end:g}" for end in scale.ends)
+    if scale.ends[0] == scale.ends[1]:
+        return f"(all {low})"
+    labels = {low: "lowest given", high: "highest given"} if scale.observed else scale.answers
+    ends = (end if labels.get(end, end) == end else f"{end} ({labels[end]})" for end in (low, high))
+    return f"from {' to '.join(ends)}"
 
 
 def grade(value: object, label: str) -> str:
@@ -435,7 +435,7 @@ def _graded(fact: StudyFacts, part: Judged, results: Sequence[Judgement]) -> lis
     if anchored:
         beside = (f"**{r.condition}** {interval(r.estimates['mos'])}" for r in anchored)
         details.append(f"In the same sessions: {listing(beside)}.")
-    top = f"{max(map(float, part.answers)):g}"
+    top = f"{part.scale.ends[1]:g}"
     against = (
         f"**{r.condition}** {interval(r.estimates['dmos'])}"
         for r in results
