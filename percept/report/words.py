@@ -637,8 +637,8 @@ def left_out(metrics: Metrics) -> str:
     if not choices:
         used = max(metrics.results, key=lambda result: result.overall.n)
         return (
-            f"Used: {count(used.overall.n, 'image')}, each with its {metrics.scores}; the "
-            "untouched photograph and the true colours are left out."
+            f"Used: {count(used.overall.n, 'image')}, each with its {metrics.scores}. "
+            + _anchors_told(metrics)
         )
     most = max(choices, key=lambda found: found.n)
     least = min(found.n for found in choices)
@@ -654,6 +654,19 @@ def left_out(metrics: Metrics) -> str:
             "the others only so far."
         )
     return text
+
+
+def _anchors_told(metrics: Metrics) -> str:
+    """Say what became of the untouched photograph and the true colours."""
+    if metrics.paired:
+        return (
+            "Images and votes that show the untouched photograph or the true colours are left out "
+            "here: they would flatter every metric."
+        )
+    text = "The untouched photograph and the true colours are themselves not scored"
+    if metrics.beside:
+        return f"{text}; every vote used here sets an image beside {metrics.beside}."
+    return f"{text} here: they would flatter every metric."
 
 
 def _viewings(rates: Sequence[stats.ArtifactRate]) -> str:
@@ -847,9 +860,15 @@ def _held_against(metrics: Sequence[Metrics], level: str, n_boot: int) -> str:
             ", and since a paired study compares versions of one photograph, they hold differences "
             "between photographs that nobody judged against the metric"
         )
+    told: dict[str, list[str]] = {}
+    for entry in metrics:
+        told.setdefault(_anchors_told(entry), []).append(entry.study)
+    anchors = (
+        one if len(told) == 1 else f"In {listing(dict.fromkeys(studies))}: {one}"
+        for one, studies in told.items()
+    )
     text += (
-        f". The human score of an image is its {scores}. Images and votes that show the untouched "
-        "photograph or the true colours are left out here: they would flatter every metric. "
+        f". The human score of an image is its {scores}. {' '.join(anchors)} "
         f"Intervals are {level}, for new observers and new photographs ({n_boot:,} resamples for "
         "each term). Each metric is judged by its own interval, without correction for their "
         "number; sampling weights are not used here."

@@ -303,6 +303,11 @@ def test_metrics_against_single_images(singles: Singles) -> None:
         assert found.srocc.value == pytest.approx(own.srocc.value)
         assert found.plcc_raw.value == pytest.approx(own.plcc_raw.value)
         assert found.plcc.value == pytest.approx(own.plcc.value, nan_ok=True)
+    assert [found.beside for found in report.metrics] == ["", "the true colours", ""]
+    methods = " ".join(report.methods)
+    assert "In fooled: The untouched photograph and the true colours are themselves not" in methods
+    assert "every vote used here sets an image beside the true colours." in methods
+    assert "left out here" not in methods
     html = render_html(report, draw(report))
     assert "Metrics against people" in html
     assert "coin" not in html
