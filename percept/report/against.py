@@ -10,14 +10,17 @@ import numpy as np
 import pandas as pd
 
 from percept import stats
-from percept.report.data import StudyData, anchors, generator
+from percept.report.data import StudyData, anchors, answered, generator
 from percept.report.judged import MEASURES, scored
 from percept.stats.frames import counted_rows
-from percept.types import GRAY
+from percept.types import GRAY, REFERENCE
 
 #: Facts of photographs by which metrics are looked at, and the most values of each.
 FACTS = ("stratum", "era", "process", "degradation")
 MOST_VALUES = 8
+
+#: Anchors in words.
+ANCHORS = {GRAY: "the untouched photograph", REFERENCE: "the true colours"}
 
 Verdict = Literal["better", "chance", "worse", "not estimable"]
 
@@ -54,6 +57,7 @@ class Facet:
     value: str
     photographs: int
     answers: int
+    """Answered trials on them that enter the scores or choices, ties included."""
     found: dict[str, stats.Estimate]
     """By metric: share of choices predicted; without choices, Spearman's coefficient within
     photographs in the metric's own direction, without an interval."""
@@ -67,6 +71,8 @@ class Metrics:
     attribute: str
     scores: str
     """What the people's score of an image is."""
+    beside: str
+    """The anchor that every image was judged beside, in words; else empty."""
     ceiling: stats.Estimate | None
     """The most that any predictor of choices can expect, from people's own disagreement."""
     results: tuple[MetricResult, ...]
@@ -80,11 +86,12 @@ class Metrics:
         return any(result.choices is not None for result in self.results)
 
 
-def people_scores(study: StudyData, votes: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+def people_scores(study: StudyData, votes: pd.DataFrame) -> tuple[pd.DataFrame, str, str]:
     """Score images by people: a frame (images, observers) by (content, condition), and its name.
 
-    Anchors are left out. Where pairs show no two colorizers together, it is how they fare against
-    the anchor that they were shown with.
+    Anchors are not scored. Where pairs show no two colorizers together, it is how they fare against
+    the anchor that they were shown with; the third value is that condition, of real or fake the
+    true colours, else empty.
     """
     left_out = anchors(study.conditions)
     method = study.protocol.method
@@ -94,26 +101,26 @@ def people_scores(study: StudyData, votes: pd.DataFrame) -> tuple[pd.DataFrame, 
         found = rows.pivot_table(
             index=["content", "condition"], columns="observer", values="score", aggfunc="mean"
         )
-        return found, MEASURES[method].told
+        return found, MEASURES[method].told, REFERENCE if method == "real_or_fake" else ""
     wins = stats.stimulus_wins(votes, exclude=tuple(left_out))
     if len(wins):
-        return wins, "share of comparisons won"
+        return wins, "share of comparisons won", ""
     rows = counted_rows(votes, ("left", "right"))
     shown = {name: int((rows[["left", "right"]] == name).any(axis=1).sum()) for name in left_out}
     if not any(shown.values()):
-        return wins, "share of comparisons won"
+        return wins, "share of comparisons won", ""
     beside = max(shown, key=lambda name: shown[name])
     wins = stats.stimulus_wins(votes, exclude=tuple(name for name in left_out if name != beside))
-    what = "the untouched photograph" if left_out[beside] == GRAY else "the true colours"
     own = wins.index.get_level_values("condition") != beside
-    return wins[own], f"share of comparisons won against {what}"
+    told = f"share of comparisons won against {ANCHORS[left_out[beside]]}"
+    return wins[own], told, beside
 
 
 def hold_against(study: StudyData, attribute: str, settings: Mapping[str, Any]) -> Metrics:
     """Hold every metric of a study's run against its people."""
 
     def nothing(problem: str, skipped: dict[str, str] | None = None) -> Metrics:
-        return Metrics(study.name, attribute, "", None, (), (), skipped or {}, problem)
+        return Metrics(study.name, attribute, "", "", None, (), (), skipped or {}, problem)
 
     if study.run is None:
         return nothing(study.run_problem)
@@ -123,11 +130,12 @@ def hold_against(study: StudyData, attribute: str, settings: Mapping[str, Any]) 
     if table.empty:
         return nothing("No metrics were computed: percept metrics RUN computes them.", skipped)
     votes = study.ratings[(study.ratings["attribute"] == attribute).to_numpy(bool)]
-    scores, told = people_scores(study, votes)
+    scores, told, beside = people_scores(study, votes)
     if scores.empty:
         return nothing("There are no answers on colorizers yet.", skipped)
-    left_out = tuple(anchors(study.conditions))
-    paired = study.protocol.method == "pairwise" and told == "share of comparisons won"
+    kinds = anchors(study.conditions)
+    left_out = tuple(kinds)
+    paired = study.protocol.method == "pairwise" and not beside
     photographs = scores.index.get_level_values("content")
     rises = directions(study)
     columns = {
@@ -158,6 +166,11 @@ def hold_against(study: StudyData, attribute: str, settings: Mapping[str, Any]) 
             confidence=settings["confidence"],
         )
 
+    # Answered trials that show no anchor, but the one that everything was judged beside.
+    rows = answered(votes)
+    shown = rows[[name for name in ("left", "right", "condition") if name in rows]]
+    used = rows[~shown.isin(set(left_out) - {beside}).any(axis=1).to_numpy(bool)]
+
     within, overall = coefficients(inside=True), coefficients(inside=False)
     results = []
     for name in values:
@@ -183,7 +196,7 @@ def hold_against(study: StudyData, attribute: str, settings: Mapping[str, Any]) 
                 scores[here].to_numpy(float).T, within=photographs[here], fit=None,
             )  # fmt: skip
             found = {r.metric: replace(r, within=inside[r.metric]).agreement for r in results}
-        answers = int(scores[here].notna().to_numpy().sum())
+        answers = used.loc[used["content"].isin(contents).to_numpy(bool), "trial"].nunique()
         return Facet(fact, value, len(set(photographs[here])), answers, found)
 
     # Metrics exist for more or fewer photographs; the ceiling is that of the most votes.
@@ -193,6 +206,7 @@ def hold_against(study: StudyData, attribute: str, settings: Mapping[str, Any]) 
         study.name,
         attribute,
         told,
+        ANCHORS[kinds.get(beside, beside)] if beside else "",
         most.human_accuracy if most is not None and most.human_accuracy.estimable else None,
         tuple(results),
         tuple(facet(*part) for part in _parts(study, set(photographs))),

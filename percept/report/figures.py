@@ -297,7 +297,7 @@ def main_numbers(part: Judged, colors: Mapping[str, str], stamp: str) -> Figure 
     if not part.results:
         return None
     name = part.measure.name
-    grades = [float(value) for value in part.answers] if part.method == "rating" else [0.0, 1.0]
+    low, high = part.scale.ends
     title = {"mos": "Mean grade", "fool_rate": "Taken for the true photograph"}.get(
         name, "Accepted"
     )
@@ -313,7 +313,7 @@ def main_numbers(part: Judged, colors: Mapping[str, str], stamp: str) -> Figure 
             "real_or_fake": "Share of answers; dashed: nobody can tell",
             "review": "Share of reviews",
         }[part.method],
-        domain=(grades[0], grades[-1]),
+        domain=(low, high) if low < high else None,
         chance=0.5 if part.method == "real_or_fake" else None,
         percent=part.method != "rating",
         caption=""
@@ -334,8 +334,7 @@ def second_numbers(part: Judged, colors: Mapping[str, str], stamp: str) -> Figur
     if not rows:
         return None
     title, axis, zero = (
-        ("Against the reference", "DMOS; dashed: as good as the true colours", max(
-            map(float, part.answers)))
+        ("Against the reference", "DMOS; dashed: as good as the true colours", part.scale.ends[1])
         if name == "dmos"
         else ("Told from the true photograph, d′", "Sensitivity d′; dashed: nobody can tell", 0.0)
     )  # fmt: skip
@@ -354,10 +353,11 @@ def answer_shares(part: Judged, stamp: str) -> Figure | None:
     counted = any(sum(result.answers.values()) for result in part.results)
     if part.method == "real_or_fake" or not counted:
         return None
-    order = list(part.answers)[::-1]
-    labels = [part.answers[answer] for answer in order]
+    answers = part.scale.answers
+    order = list(answers)[::-1]
+    labels = [answers[answer] for answer in order]
     if part.method == "rating":
-        labels = [words.grade(value, part.answers[value]) for value in order]
+        labels = [words.grade(value, answers[value]) for value in order]
     return _bars(
         slug(part.study, part.attribute, "answers"),
         f"{'Grades' if part.method == 'rating' else 'Verdicts'}: {part.attribute}",

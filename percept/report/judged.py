@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -14,7 +15,6 @@ import pandas as pd
 
 from percept import stats
 from percept.errors import InputError
-from percept.protocol import Protocol
 from percept.report.data import (
     Part,
     StudyData,
@@ -45,6 +45,31 @@ MEASURES = {
     "review": Measure("accepted", "share accepted", True),
 }
 JUDGED = ("rating", "real_or_fake", "review")
+
+#: Of grades that are not those of the protocol: the most that are told one by one, and the
+#: number of equal ranges into which more of them are put.
+MOST_GRADES = 12
+RANGES = 10
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The possible answers to one question, the same for all parts of a study."""
+
+    answers: dict[str, str]
+    """Every answer with its label, the worst first; grades, or ranges of them."""
+    lows: tuple[float, ...] = ()
+    """The lowest grade that each answer holds (rating)."""
+    ends: tuple[float, float] = (0.0, 1.0)
+    """The lowest and the highest grade; of shares, none and all."""
+    observed: bool = False
+    """Whether the ends are those of the grades given, which are not the protocol's."""
+
+    def count(self, grades: pd.Series) -> dict[str, int]:
+        """Count the grades of each answer."""
+        found = np.searchsorted(self.lows, grades.to_numpy(float), side="right") - 1
+        counts = np.bincount(found, minlength=len(self.lows))
+        return dict(zip(self.answers, map(int, counts), strict=True))
 
 
 @dataclass(frozen=True)
@@ -80,8 +105,7 @@ class Judged(Part):
     """Judgements on one question, by all observers of all photographs, or a part of them."""
 
     method: str
-    answers: dict[str, str]
-    """Every answer with its label, the worst first."""
+    scale: Scale
     reasons: dict[str, str]
     results: tuple[Judgement, ...]
     """The best first."""
@@ -105,9 +129,10 @@ def judge(study: StudyData, votes: pd.DataFrame, part: Part, confidence: float) 
     """Analyse one part of the answers to one question."""
     protocol = study.protocol
     weights = weights_of(study)
+    scale = scale_of(study, part.attribute)
     found = {"rating": _ratings, "real_or_fake": _real_or_fake, "review": _reviews}[
         protocol.method
-    ](protocol, votes, weights, confidence)
+    ](scale, votes, weights, confidence)
     measure = MEASURES[protocol.method]
     results = sorted(found, key=lambda result: -result.estimates[measure.name].value)
     left_out = anchors(study.conditions)
@@ -117,7 +142,7 @@ def judge(study: StudyData, votes: pd.DataFrame, part: Part, confidence: float) 
     return Judged(
         **vars(part),
         method=protocol.method,
-        answers=labels_of(protocol, votes),
+        scale=scale,
         reasons={reason.name: reason.label for reason in protocol.reasons},
         results=tuple(results),
         gaps={
@@ -131,19 +156,36 @@ def judge(study: StudyData, votes: pd.DataFrame, part: Part, confidence: float) 
     )
 
 
-def labels_of(protocol: Protocol, votes: pd.DataFrame) -> dict[str, str]:
-    """Every answer with its label, the worst first.
+def scale_of(study: StudyData, attribute: str) -> Scale:
+    """Get the scale of one question.
 
-    Of imported grades that are no whole numbers, the ends of what was given.
+    Imported grades may not be those of the protocol; they have a scale of their own, from the
+    lowest to the highest given by anyone.
     """
-    if protocol.method == "rating":
-        given = answered(votes)["score"].astype(float)
-        if not given.isin([grade.value for grade in protocol.scores]).all():
-            return {f"{given.min():g}": "lowest given", f"{given.max():g}": "highest given"}
-        return {str(grade.value): grade.label for grade in protocol.scores}
+    protocol = study.protocol
     if protocol.method == "review":
-        return {"reject": "Reject", "fix": "Fix", "accept": "Accept"}
-    return {"fake": "Told from the true one", "real": "Taken for the true one"}
+        return Scale({"reject": "Reject", "fix": "Fix", "accept": "Accept"})
+    if protocol.method == "real_or_fake":
+        return Scale({"fake": "Told from the true one", "real": "Taken for the true one"})
+    grades = {float(grade.value): grade.label for grade in protocol.scores}
+    votes = study.ratings[(study.ratings["attribute"] == attribute).to_numpy(bool)]
+    given = np.unique(answered(votes)["score"].astype(float))
+    if np.isin(given, list(grades)).all():
+        answers = {f"{grade:g}": label for grade, label in grades.items()}
+        return Scale(answers, tuple(grades), (min(grades), max(grades)))
+    ends = (float(given[0]), float(given[-1]))
+    if given.size <= MOST_GRADES:
+        answers = {name: name for name in _distinct(given)}
+        return Scale(answers, tuple(given), ends, observed=True)
+    edges = np.linspace(*ends, RANGES + 1)
+    ranges = (f"{low} to {high}" for low, high in pairwise(_distinct(edges)))
+    return Scale({name: name for name in ranges}, tuple(edges[:-1]), ends, observed=True)
+
+
+def _distinct(values: np.ndarray) -> list[str]:
+    """Write different numbers differently, with six digits where those suffice."""
+    written = ([f"{value:.{digits}g}" for value in values] for digits in range(6, 18))
+    return next(names for names in written if len(set(names)) == len(values))
 
 
 def rating_frame(votes: pd.DataFrame) -> pd.DataFrame:
@@ -171,12 +213,11 @@ def _images(votes: pd.DataFrame, confidence: float) -> tuple[ImageScore, ...]:
 
 
 def _ratings(
-    protocol: Protocol, votes: pd.DataFrame, weights: pd.Series | None, confidence: float
+    scale: Scale, votes: pd.DataFrame, weights: pd.Series | None, confidence: float
 ) -> Iterator[Judgement]:
     rows = answered(votes)
     rows = rows.assign(score=rows["score"].astype(float))
-    labels = labels_of(protocol, votes)
-    difference = _difference_grades(votes, float(list(labels)[-1]))
+    difference = _difference_grades(votes, scale.ends[1])
     for condition, own in rows.groupby("condition", sort=False):
         estimates = {"mos": _mean(own, weights, confidence, f"mean grade of {condition}")}
         beside = difference[(difference["condition"] == condition).to_numpy(bool)]
@@ -184,12 +225,7 @@ def _ratings(
             estimates["dmos"] = _mean(
                 beside, weights, confidence, f"mean differential grade of {condition}"
             )
-        counts = own["score"].value_counts()
-        yield Judgement(
-            str(condition),
-            {grade: int(counts.get(float(grade), 0)) for grade in labels},
-            estimates,
-        )
+        yield Judgement(str(condition), scale.count(own["score"]), estimates)
 
 
 def _difference_grades(votes: pd.DataFrame, top: float) -> pd.DataFrame:
@@ -221,7 +257,7 @@ def _mean(
 
 
 def _real_or_fake(
-    _: Protocol, votes: pd.DataFrame, weights: pd.Series | None, confidence: float
+    _: Scale, votes: pd.DataFrame, weights: pd.Series | None, confidence: float
 ) -> Iterator[Judgement]:
     for found in stats.fool_rates(votes, weights=weights, confidence=confidence):
         own = answered(votes)
@@ -235,7 +271,7 @@ def _real_or_fake(
 
 
 def _reviews(
-    _: Protocol, votes: pd.DataFrame, weights: pd.Series | None, confidence: float
+    _: Scale, votes: pd.DataFrame, weights: pd.Series | None, confidence: float
 ) -> Iterator[Judgement]:
     # A rejected image is one in which something was seen: the bound is that of artifacts.
     rejected = votes.assign(artifact=votes["verdict"].where(votes["verdict"] == "reject"))

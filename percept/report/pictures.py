@@ -171,7 +171,7 @@ def _scored_pairs(study: StudyData, attribute: str) -> pd.DataFrame:
     Columns ``content, first, second, people, n, lead``; the lead is a share of the scale.
     """
     votes = study.ratings[(study.ratings["attribute"] == attribute).to_numpy(bool)]
-    scores, told = people_scores(study, votes)
+    scores, told, _ = people_scores(study, votes)
     own = pd.DataFrame({"mean": scores.mean(axis=1), "n": scores.notna().sum(axis=1)})
     own = own[own["n"] >= LEAST_ANSWERS].reset_index()
     if own.empty:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         Preference,
         StudyFacts,
     )
-    from percept.report.judged import Comparison, Judged, Judgement
+    from percept.report.judged import Comparison, Judged, Judgement, Scale
 
 #: What agreement is measured on, by method.
 AGREED = {
@@ -388,7 +388,7 @@ def _judged_answer(fact: StudyFacts, parts: Sequence[Judged]) -> tuple[str, list
     best, others = rivals[0], rivals[1:]
     close = [name for name in others if not overall.gaps[name].low > 0]
     lead = {
-        "rating": f"Mean grades from {_scale(overall)}: {told(rivals)}.",
+        "rating": f"Mean grades {_scale(overall.scale)}: {told(rivals)}.",
         "real_or_fake": f"Taken for the true photograph: {told(rivals)} of the time.",
         "review": f"Accepted as they are: {told(rivals)} of reviews.",
     }[overall.method]
@@ -415,13 +415,13 @@ def _judged_answer(fact: StudyFacts, parts: Sequence[Judged]) -> tuple[str, list
     return lead, details
 
 
-def _scale(part: Judged) -> str:
-    low, *_, high = part.answers
-    ends = (
-        value if part.answers[value] == value else f"{value} ({part.answers[value]})"
-        for value in (low, high)
-    )  # fmt: skip
-    return " to ".join(ends)
+def _scale(scale: Scale) -> str:
+    low, high = (f"{end:g}" for end in scale.ends)
+    if scale.ends[0] == scale.ends[1]:
+        return f"(all {low})"
+    labels = {low: "lowest given", high: "highest given"} if scale.observed else scale.answers
+    ends = (end if labels.get(end, end) == end else f"{end} ({labels[end]})" for end in (low, high))
+    return f"from {' to '.join(ends)}"
 
 
 def grade(value: object, label: str) -> str:
@@ -435,7 +435,7 @@ def _graded(fact: StudyFacts, part: Judged, results: Sequence[Judgement]) -> lis
     if anchored:
         beside = (f"**{r.condition}** {interval(r.estimates['mos'])}" for r in anchored)
         details.append(f"In the same sessions: {listing(beside)}.")
-    top = f"{max(map(float, part.answers)):g}"
+    top = f"{part.scale.ends[1]:g}"
     against = (
         f"**{r.condition}** {interval(r.estimates['dmos'])}"
         for r in results
@@ -637,8 +637,8 @@ def left_out(metrics: Metrics) -> str:
     if not choices:
         used = max(metrics.results, key=lambda result: result.overall.n)
         return (
-            f"Used: {count(used.overall.n, 'image')}, each with its {metrics.scores}; the "
-            "untouched photograph and the true colours are left out."
+            f"Used: {count(used.overall.n, 'image')}, each with its {metrics.scores}. "
+            + _anchors_told(metrics)
         )
     most = max(choices, key=lambda found: found.n)
     least = min(found.n for found in choices)
@@ -654,6 +654,19 @@ def left_out(metrics: Metrics) -> str:
             "the others only so far."
         )
     return text
+
+
+def _anchors_told(metrics: Metrics) -> str:
+    """Say what became of the untouched photograph and the true colours."""
+    if metrics.paired:
+        return (
+            "Images and votes that show the untouched photograph or the true colours are left out "
+            "here: they would flatter every metric."
+        )
+    text = "The untouched photograph and the true colours are themselves not scored"
+    if metrics.beside:
+        return f"{text}; every vote used here sets an image beside {metrics.beside}."
+    return f"{text} here: they would flatter every metric."
 
 
 def _viewings(rates: Sequence[stats.ArtifactRate]) -> str:
@@ -847,9 +860,15 @@ def _held_against(metrics: Sequence[Metrics], level: str, n_boot: int) -> str:
             ", and since a paired study compares versions of one photograph, they hold differences "
             "between photographs that nobody judged against the metric"
         )
+    told: dict[str, list[str]] = {}
+    for entry in metrics:
+        told.setdefault(_anchors_told(entry), []).append(entry.study)
+    anchors = (
+        one if len(told) == 1 else f"In {listing(dict.fromkeys(studies))}: {one}"
+        for one, studies in told.items()
+    )
     text += (
-        f". The human score of an image is its {scores}. Images and votes that show the untouched "
-        "photograph or the true colours are left out here: they would flatter every metric. "
+        f". The human score of an image is its {scores}. {' '.join(anchors)} "
         f"Intervals are {level}, for new observers and new photographs ({n_boot:,} resamples for "
         "each term). Each metric is judged by its own interval, without correction for their "
         "number; sampling weights are not used here."

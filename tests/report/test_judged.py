@@ -303,6 +303,11 @@ def test_metrics_against_single_images(singles: Singles) -> None:
         assert found.srocc.value == pytest.approx(own.srocc.value)
         assert found.plcc_raw.value == pytest.approx(own.plcc_raw.value)
         assert found.plcc.value == pytest.approx(own.plcc.value, nan_ok=True)
+    assert [found.beside for found in report.metrics] == ["", "the true colours", ""]
+    methods = " ".join(report.methods)
+    assert "In fooled: The untouched photograph and the true colours are themselves not" in methods
+    assert "every vote used here sets an image beside the true colours." in methods
+    assert "left out here" not in methods
     html = render_html(report, draw(report))
     assert "Metrics against people" in html
     assert "coin" not in html
@@ -349,3 +354,51 @@ def test_votes_made_elsewhere_claim_nothing_about_how_they_were_made(tmp_path: P
         fine = analyse([read_study(store, "fine", run)], n_boot=N_BOOT)
     assert "(lowest given) to 52.5 (highest given)" in fine.answer[0].lead
     assert fine.judged[0].results[0].estimates["mos"].value > 7
+
+
+def graded(data: StudyData, grades: np.ndarray) -> StudyData:
+    """Return the study with these grades in place of its own, as an import has them."""
+    counted = data.ratings.query("kind == 'test'")
+    rows = counted.assign(score=np.resize(grades, len(counted)))
+    return replace(data, ratings=rows)
+
+
+@pytest.mark.parametrize(
+    ("grades", "answers"),
+    [
+        (np.linspace(34.5, 97, 48), 10),  # ranges
+        (np.array([0.0, 1, 2, 3, 4, 5]), 6),  # one by one
+        (np.array([7.5]), 1),
+    ],
+)
+def test_every_grade_of_another_scale_is_counted(
+    singles: Singles, grades: np.ndarray, answers: int
+) -> None:
+    report = analyse([graded(singles.data["grades"], grades)], n_boot=N_BOOT)
+    for part in report.judged:
+        assert part.scale.ends == (grades.min(), grades.max())
+        assert len(part.scale.answers) == answers
+        for result in part.results:
+            assert sum(result.answers.values()) == part.main(result).n
+    if answers == 10:
+        names = list(report.judged[0].scale.answers)
+        assert (names[0], names[-1]) == ("34.5 to 40.75", "90.75 to 97")
+    draw(report)
+    lead = report.answer[0].lead
+    assert ("(all 7.5)" in lead) == (answers == 1)
+    assert ("(highest given)" in lead) == (answers > 1)
+
+
+def test_all_parts_of_a_study_have_one_scale(singles: Singles) -> None:
+    data = singles.data["grades"]
+    ratings = graded(data, np.linspace(0, 100.0001, 50)).ratings
+    low = (ratings["observer"] == ratings["observer"].iloc[0]).to_numpy(bool)
+    ratings = ratings.assign(
+        group=np.where(low, "experts", "public"), score=ratings["score"].where(~low, 7.25)
+    )
+    parts = analyse([replace(data, ratings=ratings)], n_boot=N_BOOT).judged
+    (experts,) = (part for part in parts if part.group == "experts")
+    top = ratings["score"].astype(float).max()
+    assert [part.scale.ends[1] for part in parts] == [top] * len(parts)
+    # Grades that equal those of the true colours: as good as they, on the scale of everybody.
+    assert {r.estimates["dmos"].value for r in experts.results if "dmos" in r.estimates} == {top}

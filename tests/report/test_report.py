@@ -615,6 +615,9 @@ def test_metrics_by_facts_of_the_photographs(world: World) -> None:
     psnr = world.run.metrics.query("metric == 'psnr'")
     facet = found.facets[0]
     assert facet.photographs == 3
+    shown = votes.query("kind == 'test' and choice != 'skip'")[["left", "right"]]
+    assert facet.answers == (shown != "gray").all(axis=1).sum()
+    assert "has the intervals" in (world.out / "report.html").read_text("utf-8")
     assert facet.found["psnr"] == stats.predict_choices(psnr, votes).accuracy
     aged = ["grain;dust", "grain", "dust", "grain;dust", None, "blur"]
     contents = world.pairs.contents.assign(era=None, degradation=aged)
@@ -653,16 +656,27 @@ def test_pairs_with_an_anchor_alone_are_scored_against_it(world: World) -> None:
         ("cold", "gray"): (9, 2, 19),
         ("pale", "gray"): (4, 0, 9),
     }
-    report = analyse([with_votes(world.pairs, votes)], n_boot=N_BOOT)
+    data = with_votes(world.pairs, votes)
+    rows = data.ratings
+    report = analyse([data], n_boot=N_BOOT)
     (found,) = report.metrics
     assert found.scores == "share of comparisons won against the untouched photograph"
     assert not found.paired
     result = found.results[0]
     assert result.choices is None
     assert result.within.n == 3 * 5  # gray itself is left out
-    html = render_html(report, {})
+    html = render_html(report, draw(report))
     assert "Choices" not in html
-    assert "follow the share of comparisons won" in html or "no relation" in html
+    beside = "not scored; every vote used here sets an image beside the untouched photograph."
+    assert beside in " ".join(report.methods)
+    assert beside in html
+    assert "left out here" not in " ".join(report.methods)
+    # By parts of the photographs: trials are counted, and no interval is promised.
+    assert [facet.answers for facet in found.facets] == [
+        rows["content"].isin(own["content_id"]).sum() for _, own in data.contents.groupby("era")
+    ]
+    assert "On which photographs" in html
+    assert "has the intervals" not in html
 
 
 def test_artifacts_by_stratum(world: World) -> None:
