@@ -302,15 +302,19 @@ def train(experiment: Experiment, args: argparse.Namespace) -> None:
 
 def _train_all(experiment: Experiment, args: argparse.Namespace) -> list[str]:
     """Train what is not trained yet; return the names of the trainings that failed."""
+    from training.train import check, parse
+
     out: Path = args.out
     failed = []
     total = len(experiment.trainings)
     for number, training in enumerate(experiment.trainings, start=1):
         print(f"[{number}/{total}] {training.name}", flush=True)
-        worker = ["-m", "training.train", *_words(experiment, training, args)]
+        words = _words(experiment, training, args)
         if outcome(out / training.name)["state"] == "complete" and not args.fresh:
-            continue  # with these very settings, or the check would have said so
-        if launch(worker, experiment.nproc, threads=training.config.train.threads):
+            check(parse(words), experiment.nproc)  # that it was with these very settings
+            continue
+        threads = training.config.train.threads
+        if launch(["-m", "training.train", *words], experiment.nproc, threads=threads):
             failed.append(training.name)
         _describe(experiment, out)
     return failed

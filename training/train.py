@@ -101,18 +101,20 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
         check_loader(config, world_size())
         settings = settings_of(config, photographs)
         checkpoint.check_folder(args.out, settings, fresh=args.fresh)
-    run = checkpoint.read_run(args.out)
-    if run is not None and run["state"] == "complete" and not args.fresh:
-        if is_main():
-            print(f"{config.arm}: already trained, {run['step']} steps, in {args.out}")
-        return
     with ExitStack() as held:
         with together():
             if is_main():
                 args.out.mkdir(parents=True, exist_ok=True)
                 held.enter_context(lock_folder(args.out, "percept train"))
+                # Another training may have ended here meanwhile.
+                checkpoint.check_folder(args.out, settings, fresh=args.fresh)
                 if args.fresh:
                     checkpoint.clear(args.out)
+        run = checkpoint.read_run(args.out)
+        if run is not None and run["state"] == "complete":
+            if is_main():
+                print(f"{config.arm}: already trained, {run['step']} steps, in {args.out}")
+            return
         with together():
             trainer = Trainer(config, photographs, validation, args.out, device=device)
         if is_main():

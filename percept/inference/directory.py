@@ -90,19 +90,11 @@ class RunDirectory:
         """Make or check the directory, and find what is done already. One process does this."""
         if self.root.exists() and not self.root.is_dir():
             raise InputError("is not a directory", file=self.root, remedy="Choose another --out.")
-        exists = (self.root / "run.json").is_file()
-        if not exists and self.root.is_dir():
-            strange = [p.name for p in self.root.iterdir() if not p.name.startswith(".")]
-            if strange:
-                raise InputError(
-                    "the directory is not empty and no run",
-                    file=self.root,
-                    value=sorted(strange)[0],
-                    remedy="Choose another --out.",
-                )
+        self._exists()  # before anything is written
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             self._lock = lock_folder(self.root, "percept infer")
+            exists = self._exists()  # another run may have ended meanwhile
             if exists and not fresh:
                 self._continue(read_info(self.root))
             elif exists:
@@ -125,6 +117,20 @@ class RunDirectory:
             raise InputError(
                 f"cannot be written: {error.strerror}", file=error.filename or self.root
             ) from None
+
+    def _exists(self) -> bool:
+        """Whether there is a run; raises InputError where there is something else."""
+        if (self.root / "run.json").is_file():
+            return True
+        strange = [p.name for p in self.root.glob("[!.]*")]
+        if strange:
+            raise InputError(
+                "the directory is not empty and no run",
+                file=self.root,
+                value=sorted(strange)[0],
+                remedy="Choose another --out.",
+            )
+        return False
 
     def close(self) -> None:
         """Let others write to the run."""

@@ -23,7 +23,7 @@ from PIL import Image
 from percept import bundle, files
 from percept.distributed import launch
 from percept.errors import InputError, Interrupted
-from percept.inference import color, runner
+from percept.inference import color, directory, runner
 from percept.inference.run import open_run
 from percept.inference.runner import infer
 from percept.manifest import load_rgb
@@ -472,6 +472,20 @@ def test_two_at_once_on_one_run_are_refused(manifest, tmp_path, monkeypatch):
         with pytest.raises(InputError, match="another percept infer"):
             infer(manifest, ["g=gray"], out)
     infer(manifest, ["g=gray"], out)
+
+
+def test_a_run_that_appears_while_it_waits_is_looked_at(manifest, tmp_path, monkeypatch):
+    out, other = tmp_path / "run", tmp_path / "other"
+    infer(manifest, ["x=gray"], other)
+
+    def locked(folder, command):
+        shutil.copytree(other, folder, dirs_exist_ok=True)  # another command ends meanwhile
+        return files.lock_folder(folder, command)
+
+    monkeypatch.setattr(directory, "lock_folder", locked)
+    with pytest.raises(InputError, match="made differently"):
+        infer(manifest, ["x=reference"], out)
+    assert contents(out) == contents(other)
 
 
 # -- the rest of the command --------------------------------------------------------------------

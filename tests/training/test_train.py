@@ -5,14 +5,17 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -20,20 +23,18 @@ from safetensors.torch import load_file
 
 import training.config
 import training.losses
+import training.train
 import training.trainer
 from percept import bundle
 from percept import files as percept_files
 from percept.cli import main as percept
 from percept.distributed import process_group
-from percept.files import sha256_file
+from percept.files import lock_folder, sha256_file
 from percept.inference.networks import load_checkpoint
 from training import checkpoint
 from training.parallel import Step
 
 Train = Callable[..., int]
-NEEDS_PROC = pytest.mark.skipif(
-    not Path("/proc/self/stat").exists(), reason="looks processes and files up in /proc"
-)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -202,7 +203,6 @@ def test_a_training_killed_while_it_saves_ends_with_its_last_weights(
     assert_close(whole, out, 0.0)
 
 
-@NEEDS_PROC
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     config_file: Path,
     tmp_path: Path,
@@ -215,7 +215,8 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     original = os.fsync
 
     def full(descriptor: int) -> None:
-        if "part-4" in os.readlink(f"/proc/self/fd/{descriptor}"):
+        own = os.fstat(descriptor)
+        if any(os.path.samestat(own, file.stat()) for file in out.rglob("*part-4*")):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         original(descriptor)
 
@@ -471,7 +472,6 @@ def kill_group() -> Iterator[list[subprocess.Popen[bytes]]]:
             process.wait()
 
 
-@NEEDS_PROC
 def test_killed_worker_then_the_same_command_equals_undisturbed(
     config_file: Path,
     tmp_path: Path,
@@ -556,16 +556,33 @@ def test_two_at_once_on_one_folder_are_refused(
     assert run_json(out)["step"] == 6
 
 
+def test_what_appears_while_it_waits_for_the_folder_is_looked_at(
+    config_file: Path,
+    tmp_path: Path,
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    assert train(config_file, other) == 0
+
+    def locked(folder: Path, command: str) -> IO[bytes]:
+        shutil.copytree(other, folder, dirs_exist_ok=True)  # another training ends meanwhile
+        return lock_folder(folder, command)
+
+    monkeypatch.setattr(training.train, "lock_folder", locked)
+    assert train(config_file, out, "--set", "optimizer.learning_rate=0.5") == 2
+    assert "optimizer.learning_rate" in capsys.readouterr().err
+    assert run_json(out) == run_json(other)
+    assert train(config_file, out) == 0
+    assert "already trained" in capsys.readouterr().out
+
+
 def worker_of(launcher: int, *, rank: int) -> int:
     """Process id of one worker of a launcher."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            environment = (folder / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if parent == launcher and f"RANK={rank}".encode() in environment:
-            return int(folder.name)
+    for process in psutil.Process(launcher).children():
+        if process.environ().get("RANK") == str(rank):
+            return process.pid
     raise AssertionError(f"no worker {rank}")
 
 

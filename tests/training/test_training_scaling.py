@@ -4,10 +4,10 @@ import json
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from percept import bundle
@@ -78,7 +78,6 @@ def test_bad_worlds_are_refused(capfd: pytest.CaptureFixture[str]) -> None:
     assert "divide --batch 8 (got 3)" in capfd.readouterr().err
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
 def test_killed_it_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["scaling", "train", "--world", "1", "--side", "16", "--batch", "2", "--steps", "5"]
@@ -89,15 +88,16 @@ def test_killed_it_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
         [sys.executable, "-m", "percept", *words], env=bundle.child_environment()
     )
     try:
-        while not part.exists() or len(descendants(launcher.pid)) < 2:  # the second is training
+        process = psutil.Process(launcher.pid)
+        while not part.exists() or len(process.children(recursive=True)) < 2:  # it trains again
             assert launcher.poll() is None, "ended before it could be killed"
             time.sleep(0.01)
-        left = descendants(launcher.pid)
+        left = process.children(recursive=True)
     finally:
         launcher.kill()
         launcher.wait()
     (measured,) = json.loads(part.read_text())["results"]
-    while any(alive(pid) for pid in left):
+    while not all(has_ended(one) for one in left):
         time.sleep(0.01)
 
     assert percept(words) == 0
@@ -116,19 +116,9 @@ def test_results_of_other_settings_are_measured_anew(tmp_path: Path) -> None:
     assert Results(tmp_path, {**settings, "steps": 6}).get(key, 0) is None
 
 
-def descendants(pid: int) -> list[int]:
-    """Processes that a process started, and those that they started."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            parents[int(stat.parent.name)] = int(stat.read_text().rsplit(")", 1)[1].split()[1])
-    found = [child for child, parent in parents.items() if parent == pid]
-    return found + [one for child in found for one in descendants(child)]
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended may still wait for its parent to look."""
+def has_ended(process: psutil.Process) -> bool:
+    """Whether a process has ended, though perhaps nobody has asked how yet."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
