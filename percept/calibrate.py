@@ -14,7 +14,7 @@ weights say what the panel answered to; its ranges say where it was fitted.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -35,7 +35,7 @@ from percept.types import GRAY, REFERENCE
 FloatArray = npt.NDArray[np.float64]
 Kind = Literal["pairwise", "review"]
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 #: Penalties tried, per row of the table of votes.
 PENALTIES: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 #: Groups of photographs and of conditions in cross-validation.
@@ -58,13 +58,16 @@ class Feature:
     metric : str
         Its name in the run's table.
     root : bool
-        Whether its square root is taken: for metrics that are never negative.
+        Whether its square root is taken: where no value of the fit is negative.
     direction : int
         1: higher is better, the weight is at least 0; -1: lower is better; 0: not known.
     centre, scale : float
         Mean, and root mean square of differences within a photograph.
     low, high : float
         Range of the metric in the fit.
+    origin : float or None
+        φ of the condition that every vote showed, where all its images have the same: of the true
+        colours by a full-reference metric, say.
     weight, std_error : float
         Log-odds per scale.
     """
@@ -76,6 +79,7 @@ class Feature:
     scale: float
     low: float
     high: float
+    origin: float | None = None
     weight: float = 0.0
     std_error: float = math.nan
 
@@ -111,7 +115,7 @@ class Model:
     penalty : float
         Chosen by cross-validation.
     against : str or None
-        The condition that every vote showed, if there is one: what scores of pairs are relative to.
+        The one condition that every vote showed, if there is: what scores of pairs are relative to.
     fitted_on : dict
         Study, run, numbers of votes, photographs, conditions and observers, and how many of the
         latter are simulated.
@@ -163,9 +167,9 @@ def calibrate(
     study_name : str
         Its name.
     metrics : sequence of str, optional
-        Names in the run's table. Default: all that every judged stimulus has; where the traits
-        are among them, these and what else is made for models, since metrics such as PSNR lump
-        together again what the traits take apart.
+        Names in the run's table. Default: where every judged stimulus has the traits, these and
+        what else is made for models, since metrics such as PSNR lump together again what the
+        traits take apart; else all that every judged stimulus has.
     attribute : str, optional
         Which question, where the study asks several.
 
@@ -187,17 +191,27 @@ def calibrate(
     kind: Kind = "review" if study.method == "review" else "pairwise"
     simulated = int(frame.loc[frame["simulated"].to_numpy(bool), "observer"].nunique())
     known = run.info.get("metrics", {})
+    there = [name for name in run.metrics["metric"].unique() if name in known]
+    traits = any(known[name].get("group") == "traits" for name in there)
     model = fit_model(
         run.metrics,
         frame,
         directions=directions(run),
         kind=kind,
         metrics=metrics,
-        prefer=[name for name, entry in known.items() if entry.get("in_models")],
+        prefer=[name for name in there if traits and known[name].get("in_models")],
         name=f"calibrated-{study_name}",
     )
     source = {"study": study_name, "run": str(run.root), "simulated_observers": simulated}
     warnings = model.warnings
+    if not (traits or metrics) and any(
+        known[feature.metric]["kind"] == "full-reference"
+        for feature in model.features
+        if feature.metric in known
+    ):
+        remedy = "percept metrics RUN --metric traits"
+        warnings = (f"the run has references and no traits, which models are made of: {remedy}",
+                    *warnings)  # fmt: skip
     if simulated:
         warnings = (f"{simulated} of the observers are simulated", *warnings)
     return replace(model, fitted_on={**source, **model.fitted_on}, warnings=warnings)
@@ -232,20 +246,15 @@ def fit_model(
     kind, metrics, name
         As of :class:`Model` and :func:`calibrate`.
     prefer : collection of str
-        Metrics that are used alone if there are any of them and none are asked for.
+        Metrics that are used alone if every judged stimulus has them and none are asked for.
     """
     rows, warnings = count_votes(votes, kind)
     model = fit_counts(
         table, rows, directions=directions, kind=kind, metrics=metrics, prefer=prefer, name=name
     )
     observers = int(votes["observer"].nunique()) if "observer" in votes else None
-    if kind == "pairwise":
-        flat = pd.Series(0.0, pd.MultiIndex.from_frame(_judged(rows)))
-        people = stats.predict_choices(flat, votes, cluster=("content",))
-        accuracy, n = people.human_accuracy, people.n
-    else:
-        accuracy, n = None, int(rows["n"].sum())
-    ceiling = _entry("other people", accuracy, n, _another_panel(votes, kind))
+    single, _ = _single_votes(votes, kind)
+    ceiling = _entry("other people", _majority(single), len(single), _another_panel(single))
     return replace(
         model,
         fitted_on={**model.fitted_on, "observers": observers},
@@ -276,8 +285,12 @@ def fit_counts(
     if rows.empty:
         raise InputError("no vote is on stimuli with metrics", remedy="Run percept metrics first")
     values, complete = _complete(values, rows, metrics)
-    used = metrics or [name for name in complete if name in prefer] or complete
-    features = _features(values, used, directions)
+    preferred = [name for name in complete if name in prefer]
+    lacking = [name for name in values if name in prefer and values[name].isna().any()]
+    used = metrics or (complete if lacking else preferred or complete)
+    hubs = _hubs(rows)
+    against = hubs[0] if len(hubs) == 1 else None
+    features = _features(values, used, directions, against)
     problem = _Problem(rows, _design(values, rows, features, kind), features, kind)
     everything = np.ones(len(rows), dtype=bool)
     penalty = problem.choose_penalty(everything)
@@ -293,6 +306,14 @@ def fit_counts(
         checked = cross_validate(problem, values[complete], directions)
     else:
         checked = Validation([], 1.0, math.nan, rows, ("not cross-validated",))
+    warnings = checked.warnings
+    if lacking and not metrics:
+        without = int(values[lacking].isna().any(axis=1).sum())
+        warnings = (
+            f"{without} of {len(values)} judged stimuli lack {_listed(lacking)}, which models are "
+            f"made of: fitted to what all have, {_listed(used)}",
+            *warnings,
+        )
     fitted_on = {
         "votes": int(rows["n"].sum()),
         "photographs": int(rows["content"].nunique()),
@@ -310,9 +331,15 @@ def fit_counts(
         fitted_on=fitted_on,
         validation=checked.rows,
         held_out=checked.held_out,
-        against=problem.hubs[0] if problem.hubs else None,
-        warnings=checked.warnings,
+        against=against,
+        warnings=warnings,
     )
+
+
+def _listed(names: Iterable[object]) -> str:
+    """List names, the first few if they are many."""
+    told = list(map(str, names))
+    return ", ".join(told[:5]) + (f" and {len(told) - 5} more" if len(told) > 5 else "")
 
 
 def _wide(table: pd.DataFrame, metrics: Sequence[str] | None) -> pd.DataFrame:
@@ -382,6 +409,14 @@ def _single_votes(votes: pd.DataFrame, kind: Kind) -> tuple[pd.DataFrame, list[s
     return counted, warnings
 
 
+def _hubs(rows: pd.DataFrame) -> list[str]:
+    """Conditions in every vote on pairs, such as a reference that all are compared with."""
+    sides = [side for side in ("first", "second") if side in rows]
+    ends = rows[sides]
+    own = set(ends.iloc[0]) if len(sides) == 2 else set()
+    return sorted(c for c in own if (ends == c).any(axis=1).all())
+
+
 def _judged(rows: pd.DataFrame) -> pd.DataFrame:
     """List the stimuli that votes are on: ``content, condition``."""
     sides = [side for side in ("first", "second") if side in rows]
@@ -409,7 +444,10 @@ def _complete(
 
 
 def _features(
-    values: pd.DataFrame, used: Sequence[str], directions: Mapping[str, bool]
+    values: pd.DataFrame,
+    used: Sequence[str],
+    directions: Mapping[str, bool],
+    against: str | None,
 ) -> tuple[Feature, ...]:
     """Choose transforms and scales, from metric values alone: no vote is looked at."""
     features = []
@@ -425,7 +463,11 @@ def _features(
         series = pd.Series(feature.transform(own), values.index)
         centred = series - series.groupby(level=0).transform("mean")
         scale = float(np.sqrt(2 * np.mean(centred**2))) or 1.0
-        features.append(replace(feature, centre=float(series.mean()), scale=scale))
+        feature = replace(feature, centre=float(series.mean()), scale=scale)
+        if against is not None:
+            common = np.unique(feature.transform(values.xs(against, level=1)[name].to_numpy(float)))
+            feature = replace(feature, origin=float(common[0]) if len(common) == 1 else None)
+        features.append(feature)
     return tuple(features)
 
 
@@ -473,9 +515,7 @@ class _Problem:
         fold = {content: i % folds for i, content in enumerate(contents)}
         self.fold = rows["content"].map(fold).to_numpy(int)
         self.n_folds = folds
-        #: Conditions in every vote, such as a reference that all are compared with. They cannot
-        #: be left out.
-        self.hubs = [c for c in self.conditions if (rows[self.sides] == c).any(axis=1).all()]
+        self.hubs = _hubs(rows)  # they cannot be left out
         others = [c for c in self.conditions if c not in self.hubs]
         groups = min(len(others), CONDITION_GROUPS)
         group = {condition: i % groups for i, condition in enumerate(others)}
@@ -606,14 +646,13 @@ def cross_validate(
     lookup = _lookup(problem)
     held_out = problem.rows.assign(log_odds=eta, lookup=lookup)
     rows = [_worth("model", eta, problem)]
-    for name in values.columns:
-        sign = 1.0 if directions.get(name, True) else -1.0
-        sides = [
-            sign * values[name].reindex(_stimuli(problem.rows, side)).to_numpy(float)
-            for side in problem.sides
-        ]
-        told = _difference(*sides) if len(sides) == 2 else sides[0]
-        rows.append(_worth(name, told, problem, decides=len(sides) == 2))
+    for name, own in values.items():
+        sign = 1.0 if directions.get(str(name), True) else -1.0
+        finite = own[np.isfinite(own)]  # PSNR may be infinite: better than all that is not
+        own = sign * own.clip(finite.min() - 1, finite.max() + 1)
+        sides = [own.reindex(_stimuli(problem.rows, s)).to_numpy(float) for s in problem.sides]
+        told = sides[0] - sides[1] if len(sides) == 2 else sides[0]
+        rows.append(_worth(str(name), told, problem, decides=len(sides) == 2))
     rows.append(_worth("lookup", lookup, problem))
     known = np.isfinite(eta)
     shrink = 0.0
@@ -668,11 +707,6 @@ def _stimuli(rows: pd.DataFrame, side: str) -> pd.MultiIndex:
     return pd.MultiIndex.from_arrays([rows["content"], rows[side]], names=["content", "condition"])
 
 
-def _difference(first: FloatArray, second: FloatArray) -> FloatArray:
-    with np.errstate(invalid="ignore"):
-        return np.where(first == second, 0.0, first - second)
-
-
 def _worth(
     name: str, eta: FloatArray, problem: _Problem, *, decides: bool = True
 ) -> dict[str, Any]:
@@ -688,8 +722,7 @@ def _worth(
         right, rows, cluster=("content",), weights=rows["n"].to_numpy(float), share=True
     )
     people, ours = standing(rows, share - 0.5), standing(rows, eta[known])
-    hubs = people.index.isin(problem.hubs, level="condition")
-    rank = _mean_rank(rank_within(people[~hubs], ours))
+    rank = _mean_rank(rank_within(_without(problem.hubs, people), ours))
     return _entry(name, found if decides else None, int(rows["n"].sum()), rank)
 
 
@@ -706,7 +739,7 @@ def standing(rows: pd.DataFrame, log_odds: npt.ArrayLike) -> pd.Series:
     parts = []
     for side, sign in (("first", 1.0), ("second", -1.0)):
         if side in rows:
-            value = sign * np.clip(np.asarray(log_odds, float), -1e6, 1e6)  # PSNR may be infinite
+            value = sign * np.asarray(log_odds, float)
             parts.append(pd.DataFrame({"sum": value * rows["n"], "n": rows["n"]}))
             parts[-1].index = _stimuli(rows, side)
     total = pd.concat(parts).groupby(level=[0, 1]).sum()
@@ -730,29 +763,54 @@ def rank_within(people: pd.Series, values: pd.Series) -> pd.Series:
     return (product / scale.where(scale > 0, 1.0))[told]
 
 
+def _without(hubs: Sequence[str], people: pd.Series) -> pd.Series:
+    """Leave out conditions in every vote: their lead over the others is what all votes are of."""
+    return people[~people.index.isin(hubs, level="condition")]
+
+
 def _mean_rank(by_photograph: pd.Series) -> Estimate:
     frame = pd.DataFrame({"content": by_photograph.index})
-    return stats.cluster_mean(by_photograph.to_numpy(float), frame, cluster=("content",))
+    found = stats.cluster_mean(by_photograph.to_numpy(float), frame, cluster=("content",))
+    return replace(found, low=max(found.low, -1.0), high=min(found.high, 1.0))
 
 
-def _another_panel(votes: pd.DataFrame, kind: Kind) -> Estimate | None:
+def _majority(single: pd.DataFrame) -> Estimate:
+    """Share of votes on the side that most other people are on, for the same pair or output.
+
+    Half of each tie counts to either side, and of a vote on which the others are split or silent.
+    """
+    keys = [name for name in ("content", "first", "second") if name in single]
+    votes = single.assign(n=1.0)
+    if "observer" not in votes:
+        votes["observer"] = np.arange(len(votes))
+    everybody = votes.groupby(keys)[["wins", "n"]].transform("sum")
+    own = votes.groupby([*keys, "observer"])[["wins", "n"]].transform("sum")
+    others = everybody - own
+    known = (others["n"] > 0).to_numpy()
+    lead = (others["wins"] - others["n"] / 2).to_numpy()[known]
+    wins = votes["wins"].to_numpy()[known]
+    right = np.where(lead == 0, 0.5, np.where(lead > 0, wins, 1 - wins))
+    return stats.cluster_mean(right, votes[known], cluster=("content",), share=True)
+
+
+def _another_panel(single: pd.DataFrame) -> Estimate | None:
     """Rank correlation inside a photograph that another panel as large would reach.
 
     Of one half of the observers with the other, mean of splits, stepped up by Spearman & Brown.
     """
-    single, _ = _single_votes(votes, kind)
     if "observer" not in single or single["observer"].nunique() < 2:
         return None
     observers, rng = single["observer"].unique(), np.random.default_rng(0)
+    hubs = _hubs(single)
     splits = []
     for _ in range(_SPLITS):
         drawn = single["observer"].isin(rng.permutation(observers)[: len(observers) // 2])
         halves = [_counted(half) for half in (single[drawn], single[~drawn])]
-        splits.append(
-            rank_within(*(standing(half, half["wins"] / half["n"] - 0.5) for half in halves))
-        )
+        one, other = (standing(half, half["wins"] / half["n"] - 0.5) for half in halves)
+        splits.append(rank_within(_without(hubs, one), other))
     half = _mean_rank(pd.concat(splits).groupby(level=0).mean())
-    value, low, high = (2 * r / (1 + max(r, 0.0)) for r in (half.value, half.low, half.high))
+    # A correlation below 0 is not one of reliability: there is nothing to step up.
+    value, low, high = (2 * r / (1 + r) if r > 0 else r for r in (half.value, half.low, half.high))
     return replace(half, value=value, low=low, high=high)
 
 
@@ -782,9 +840,12 @@ def predict(model: Model, table: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``content, condition, score, std_error, outside``. ``score`` in log-odds, higher is
-        preferred. Of pairwise models it is relative to the same photograph's image of
-        ``model.against``, and where there is none, to the mean of the photograph's images.
+        ``content, condition, score, relative_to, std_error, outside``. ``score`` in log-odds,
+        higher is preferred. Of pairwise models it is relative to the same photograph's image of
+        ``model.against``; where that is missing, to what it always was in the fit; and where it
+        was not always the same, to the mean of the photograph's images. ``relative_to`` tells:
+        the condition, or nothing for the mean and for reviews. Only scores that are relative to
+        the same compare across photographs.
         ``std_error``: uncertainty of the weights and what the model does not see.
         ``outside``: metrics that lie beyond what it was fitted on; empty if none.
         Stimuli that lack one of the metrics have no row.
@@ -797,6 +858,7 @@ def predict(model: Model, table: pd.DataFrame) -> pd.DataFrame:
     names = [feature.metric for feature in model.features]
     values = _wide(table, names)[names].dropna()
     phi = _phi(values, model.features)
+    relative_to = np.full(len(phi), "", dtype=object)
     if model.kind == "review":
         phi = np.column_stack([np.ones(len(phi)), phi])
         weights = np.concatenate([[model.intercept], model.weights])
@@ -805,8 +867,13 @@ def predict(model: Model, table: pd.DataFrame) -> pd.DataFrame:
         origin = frame.groupby(level=0).transform("mean")
         if model.against is not None:
             contents, conditions = (values.index.get_level_values(level) for level in (0, 1))
+            common = [f.origin for f in model.features]
             known = frame[conditions == model.against].droplevel(1).reindex(contents)
-            origin = known.set_axis(values.index).fillna(origin)
+            known = known.set_axis(values.index)
+            if None not in common:
+                known = known.fillna(dict(enumerate(common)))
+            relative_to[known.notna().all(axis=1).to_numpy()] = model.against
+            origin = known.fillna(origin)
         phi = (frame - origin).to_numpy()
         weights = model.weights
     spread = np.einsum("nd,de,ne->n", phi, model.covariance, phi)
@@ -820,10 +887,30 @@ def predict(model: Model, table: pd.DataFrame) -> pd.DataFrame:
             "content": values.index.get_level_values(0),
             "condition": values.index.get_level_values(1),
             "score": phi @ weights,
+            "relative_to": relative_to,
             "std_error": np.sqrt(spread + noise),
             "outside": outside,
         }
     )
+
+
+def doubts(model: Model, found: pd.DataFrame) -> list[str]:
+    """Tell what a user of :func:`predict`'s frame has to know; the model's warnings come last."""
+    told = []
+    outside = found[found["outside"] != ""]
+    if len(outside):
+        own = outside.drop_duplicates("content")
+        names = [f"{row.content} ({row.outside})" for row in own.itertuples()]
+        told.append(
+            f"outside what the model was fitted on, do not trust it there: {_listed(names)}"
+        )
+    lost = found.loc[found["relative_to"] == "", "content"].unique()
+    if model.against is not None and len(lost):
+        told.append(
+            f"without an image of {model.against}: {_listed(lost)}; scores are relative to the "
+            "photograph's mean there, and compare with no other photograph's"
+        )
+    return [*told, *model.warnings]
 
 
 def design_of(model: Model, table: pd.DataFrame) -> tuple[Any, FloatArray, FloatArray]:

@@ -10,10 +10,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from percept.calibrate import fit_model, predict, read_model, write_model
+from percept.calibrate import (
+    _another_panel,
+    _majority,
+    _mean_rank,
+    _single_votes,
+    doubts,
+    fit_model,
+    predict,
+    read_model,
+    write_model,
+)
 from percept.cli import main
 from percept.errors import InputError
+from percept.files import write_parquet_atomic
 from percept.inference.run import open_run
+from percept.metrics.registry import METRICS
 from percept.stats import acceptance_sample
 from percept.store import open_store
 from percept.stretch import check, check_sample, rate_next, triage
@@ -134,14 +146,30 @@ def test_metrics_made_for_models_are_used_alone_and_compared_with_the_others() -
     assert {"good", "bad", "idle"} < {row["predictor"] for row in model.validation}
     model = fit_model(table, votes, directions=DIRECTIONS, metrics=["bad"], prefer=["good"])
     assert [feature.metric for feature in model.features] == ["bad"]
+    assert not any("lack" in warning for warning in model.warnings)
+    table = table.drop(table.index[(table["metric"] == "good").to_numpy()][:2])
+    model = fit_model(table, votes, directions=DIRECTIONS, prefer=["good", "bad"])
+    assert [feature.metric for feature in model.features] == ["bad", "idle"]
+    assert model.warnings[0].startswith("2 of 60 judged stimuli lack good, which models are made")
+    assert model.warnings[0].endswith("fitted to what all have, bad, idle")
+
+
+def against_reference(
+    rng: np.random.Generator, contents: int, *, prefix: str = "p"
+) -> tuple[pd.DataFrame, pd.Series, pd.DataFrame]:
+    """Make a world, and votes that all show the reference."""
+    table, score = world(rng, contents, conditions=("reference", *CONDITIONS), prefix=prefix)
+    return table, score, _with_reference(pair_votes(rng, score))
+
+
+def _with_reference(votes: pd.DataFrame) -> pd.DataFrame:
+    return votes[(votes[["left", "right"]] == "reference").any(axis=1)]
 
 
 def test_votes_that_all_show_the_reference_are_predicted_without_the_other_condition() -> None:
     """The reference, in every vote, cannot be left out; a code of conditions must not help."""
     rng = np.random.default_rng(3)
-    table, score = world(rng, 20, conditions=("reference", *CONDITIONS))
-    votes = pair_votes(rng, score)
-    votes = votes[(votes[["left", "right"]] == "reference").any(axis=1)]
+    table, score, votes = against_reference(rng, 20)
     model = fit_model(table, votes, directions=DIRECTIONS)
     worth = {row["predictor"]: row for row in model.validation}
     assert model.held_out["log_odds"].notna().all()
@@ -152,12 +180,67 @@ def test_votes_that_all_show_the_reference_are_predicted_without_the_other_condi
     score[:] = [quality[condition] for _, condition in score.index]
     odd = table[table["metric"] == "idle"].assign(metric="odd")
     odd["value"] = odd["condition"].map(code) + rng.normal(size=len(odd)) * 0.01
-    votes = pair_votes(rng, score)
-    votes = votes[(votes[["left", "right"]] == "reference").any(axis=1)]
+    votes = _with_reference(pair_votes(rng, score))
     model = fit_model(pd.concat([table, odd]), votes, directions={})
     worth = {row["predictor"]: row["accuracy"] for row in model.validation}
     assert worth["lookup"] > 0.7
     assert worth["model"] < 0.6
+
+
+def test_other_people_are_no_better_where_only_the_reference_differs() -> None:
+    """All prefer the reference, and nobody has a taste among the rest: no rank to agree on."""
+    rng = np.random.default_rng(12)
+    table, score = world(rng, 30, conditions=("reference", *CONDITIONS))
+    score[:] = [2.0 if condition == "reference" else 0.0 for _, condition in score.index]
+    votes = _with_reference(pair_votes(rng, score))
+    best = (table["metric"] == "good") & (table["condition"] == "reference")
+    table.loc[best, "value"] = math.inf  # as PSNR is
+    model = fit_model(table, votes, directions=DIRECTIONS)
+    worth = {row["predictor"]: row for row in model.validation}
+    assert worth["other people"]["rank_low"] < 0 < worth["other people"]["rank_high"]
+    assert worth["other people"]["accuracy"] == pytest.approx(_others_by_hand(votes), abs=1e-4)
+    assert worth["good"]["accuracy"] == pytest.approx(1 / (1 + math.exp(-2)), abs=0.05)
+    assert worth["good"]["rank_low"] < 0 < worth["good"]["rank_high"]
+    assert model.warnings == ()
+
+
+def _others_by_hand(votes: pd.DataFrame) -> float:
+    right = []
+    for own in votes.itertuples():
+        same = votes[(votes["content"] == own.content) & (votes["left"] == own.left)]
+        others = same[(same["right"] == own.right) & (same["observer"] != own.observer)]
+        lead = (others["choice"] == own.choice).mean() - 0.5
+        right.append(0.5 + 0.5 * np.sign(lead))
+    return float(np.mean(right))
+
+
+def test_other_people_and_ties_and_reviews() -> None:
+    votes = pd.DataFrame(
+        [("p0", "a", "b", choice, who) for who, choice in enumerate(("left", "left", "tie"))],
+        columns=["content", "left", "right", "choice", "observer"],
+    )
+    # The first is told "left" by left and tie: right. So the second. The tie: half right.
+    assert _majority(_single_votes(votes, "pairwise")[0]).value == pytest.approx(2.5 / 3)
+    said = pd.DataFrame(
+        [("p0", "a", v, who) for who, v in enumerate(("accept", "accept", "reject", "accept"))],
+        columns=["content", "condition", "verdict", "observer"],
+    )
+    assert _majority(_single_votes(said, "review")[0]).value == pytest.approx(3 / 4)
+    alone = votes.iloc[:1]
+    assert math.isnan(_majority(_single_votes(alone, "pairwise")[0]).value)
+
+
+def test_a_rank_of_other_people_stays_a_correlation() -> None:
+    """Two observers of opposite tastes: -1, which is not stepped up beyond."""
+    rng = np.random.default_rng(13)
+    _, score = world(rng, 8, conditions=("a", "b", "c"))
+    one = pair_votes(rng, 20 * score, people=1)
+    other = one.assign(observer="o1", choice=one["choice"].map({"left": "right", "right": "left"}))
+    found = _another_panel(_single_votes(pd.concat([one, other]), "pairwise")[0])
+    assert found is not None
+    assert found.low == found.value == pytest.approx(-1)
+    rank = _mean_rank(pd.Series([0.9, -1.0, -1.0], index=["p0", "p1", "p2"]))
+    assert rank.low == -1 < rank.value < rank.high <= 1
 
 
 def test_no_vote_is_predicted_by_a_model_that_saw_its_photograph_or_conditions() -> None:
@@ -210,20 +293,41 @@ def test_a_photograph_unlike_those_of_the_fit_is_named(fitted) -> None:
 
 def test_scores_against_a_common_reference_compare_across_photographs() -> None:
     rng = np.random.default_rng(8)
-    table, score = world(rng, 20, conditions=("reference", *CONDITIONS))
-    votes = pair_votes(rng, score)
-    votes = votes[(votes[["left", "right"]] == "reference").any(axis=1)]
+    table, _, votes = against_reference(rng, 20)
     model = fit_model(table, votes, directions=DIRECTIONS)
     assert model.against == "reference"
-    new, truth = world(rng, 40, prefix="new", conditions=("reference", *CONDITIONS))
-    found = predict(model, new).set_index(["content", "condition"])["score"]
+    new, truth, _ = against_reference(rng, 40, prefix="new")
+    found = predict(model, new).set_index(["content", "condition"])
+    assert (found["relative_to"] == "reference").all()
+    found = found["score"]
     assert (found.xs("reference", level=1) == 0).all()
     mean, mean_true = (own.groupby(level=0).mean() for own in (found, truth))
     true = mean_true - truth.xs("reference", level=1)
     assert mean.corr(true) > 0.8  # how far whole photographs lie from their references
-    without = new[new["condition"] != "reference"]
-    found = predict(model, without).set_index(["content", "condition"])["score"]
-    np.testing.assert_allclose(found.groupby(level=0).mean(), 0, atol=1e-12)
+    lost = (new["condition"] == "reference") & (new["content_id"] != "new7")
+    found = predict(model, new[~lost])
+    assert (found["relative_to"] == "reference").equals(found["content"] == "new7")
+    means = found.groupby("content")["score"].mean().drop("new7")
+    np.testing.assert_allclose(means, 0, atol=1e-12)
+    told = "\n".join(doubts(model, found))
+    assert "without an image of reference: new0, new1, new10, new11, new12 and 34 more" in told
+    # A reference that has the same metrics everywhere needs no image: as by full-reference ones.
+    for frame in (table, new):
+        frame.loc[frame["condition"] == "reference", "value"] = 0.5
+    model = fit_model(table, votes, directions=DIRECTIONS)
+    whole, part = (predict(model, frame) for frame in (new, new[~lost]))
+    whole = whole[whole["condition"].ne("reference") | whole["content"].eq("new7")]
+    pd.testing.assert_frame_equal(part, whole.reset_index(drop=True))
+    assert not any("without an image" in doubt for doubt in doubts(model, part))
+
+
+def test_of_two_conditions_neither_is_the_origin() -> None:
+    rng = np.random.default_rng(14)
+    table, score = world(rng, 12, conditions=("a", "b"))
+    model = fit_model(table, pair_votes(rng, score), directions=DIRECTIONS)
+    assert model.against is None
+    found = predict(model, table)
+    np.testing.assert_allclose(found.groupby("content")["score"].mean(), 0, atol=1e-12)
 
 
 def test_predicted_uncertainty_covers_new_photographs() -> None:
@@ -396,3 +500,29 @@ def test_the_command_sorts_outputs_by_a_model_of_reviews(
     assert main([*command, "--error-rate", "0"]) == 2
     assert main([*command, "--error-rate", "0.000001"]) == 0
     assert "surely bad: 0 images; no threshold keeps the error rate" in capsys.readouterr().out
+
+
+def test_the_command_says_what_models_are_made_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "made", contents=4, conditions=("warm", "cold", "green", "teal"))
+    references = "../run/images/warm/" + run.manifest["content_id"] + ".png"
+    manifest = run.manifest.assign(reference_path=references)
+    write_parquet_atomic(run.root / "manifest.parquet", manifest)
+    url, model = f"sqlite:///{tmp_path / 's.db'}", tmp_path / "model.json"
+    with open_store(url, create=True) as store:
+        study = create_study(run, tiny_protocol("pairwise", trials=9), store, "panel")
+        simulate(store, study, 4, seed=1)
+    fit = ["calibrate", "--run", str(run.root), "--db", url, "--study", "panel"]
+    fit += ["--attribute", "realism", "--out", str(model)]
+
+    def used(*metrics: str) -> set[str]:
+        assert main(["metrics", str(run.root), "--metric", *metrics]) == 0
+        assert main(fit) == 0
+        return {feature.metric for feature in read_model(model).features}
+
+    assert used("ciede2000", "colorfulness") == {"ciede2000", "colorfulness"}
+    assert "percept metrics RUN --metric traits" in capsys.readouterr().err
+    traits = {metric.name for metric in METRICS.values() if metric.group == "traits"}
+    assert used("traits") <= traits
+    assert "percept metrics" not in capsys.readouterr().err

@@ -141,21 +141,13 @@ def _apply(opened: Run, models: list[Model]) -> list[str]:
     """Write the scores of models into the run; warn where they do not apply."""
     import sys
 
-    from percept.calibrate import add_to_run
+    from percept.calibrate import add_to_run, doubts
     from percept.metrics.evaluate import hash_inputs
 
     for model in models:
         found = add_to_run(model, opened, hash_inputs(opened))
-        outside = found[found["outside"] != ""]
-        for content, own in outside.groupby("content", sort=False):
-            named = sorted(set(", ".join(own["outside"]).split(", ")))
-            print(
-                f"warning: {content} lies outside what {model.name} was fitted on: "
-                f"{', '.join(named)}",
-                file=sys.stderr,
-            )
-        for warning in model.warnings:
-            print(f"warning: {model.name}: {warning}", file=sys.stderr)
+        for doubt in doubts(model, found):
+            print(f"warning: {model.name}: {doubt}", file=sys.stderr)
     return [model.name for model in models]
 
 

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Write what a model of percept calibrate says of a run, photographs that nobody rated "
-        "included: predicted.csv (scores with their uncertainty; a score is of interest within a "
-        "photograph), next.csv (the photographs whose votes would teach the model most) and, for "
-        "a model of a review study, triage.csv (surely fine, surely bad, ask a person) and "
-        "check.csv, a random sample of what was passed, to be reviewed by people."
+        "included: predicted.csv (scores with their uncertainty, and what they are relative to: "
+        "only those that are relative to the same condition compare across photographs), next.csv "
+        "(the photographs whose votes would teach the model most) and, for a model of a review "
+        "study, triage.csv (surely fine, surely bad, ask a person) and check.csv, a random sample "
+        "of what was passed, to be reviewed by people."
     )
     parser.add_argument("run_dir", metavar="RUN", help="run directory with the model's metrics")
     parser.add_argument(
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
     import numpy as np
 
-    from percept.calibrate import predict, read_model
+    from percept.calibrate import doubts, predict, read_model
     from percept.errors import InputError
     from percept.files import write_bytes_atomic
     from percept.inference.run import open_run
@@ -114,16 +115,8 @@ def run(args: argparse.Namespace) -> int:
                 f"to check it, let people review the {len(tables['check'])} images of check.csv "
                 "and give their verdicts to --checked: with none wrong, the error rate is kept"
             )
-    outside = found[found["outside"] != ""]
-    if len(outside):
-        names = ", ".join(map(str, outside["content"].unique()[:5]))
-        print(
-            f"warning: {outside['content'].nunique()} photographs lie outside what the model was "
-            f"fitted on ({names}, …): do not trust it there",
-            file=sys.stderr,
-        )
-    for warning in model.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    for doubt in doubts(model, found):
+        print(f"warning: {doubt}", file=sys.stderr)
     print("\n".join(str(args.out / f"{name}.csv") for name in tables))
     return 0
 

@@ -449,6 +449,7 @@ def _describe(metric: Metric) -> dict[str, Any]:
         "unit": metric.unit,
         "range": [end if math.isfinite(end) else None for end in metric.range],
         "citation": metric.citation,
+        "group": metric.group,
         "in_models": metric.in_models,
         "percept": __version__,
         "weights": _weights(metric),
