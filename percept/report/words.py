@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from percept.report.build import (
         Agreement,
         Answer,
+        ArmDifference,
         ArtifactPart,
         Artifacts,
         People,
@@ -191,6 +192,10 @@ def _preference_answer(fact: StudyFacts, slices: Sequence[Preference]) -> tuple[
         lead = ""
     else:
         lead = _ranking(overall, scale, placed)
+    arms = arms_told_apart(overall.arms) if overall.arms else ""
+    if any(pair.score.estimable for pair in overall.arms):
+        details += [f"Of the single checkpoints: {lead}"] if lead else []
+        lead, arms = arms, ""
     gray = [_against(overall, name, fact.anchors, GRAY) for name in colorizers]
     over_gray = [entry for entry in gray if entry is not None]
     if over_gray:
@@ -210,6 +215,7 @@ def _preference_answer(fact: StudyFacts, slices: Sequence[Preference]) -> tuple[
         details.append(_part(fact, part, placed))
     if unseen := [f"**{name}**" for name in colorizers if name not in voted]:
         details.append(f"There are no votes on {listing(unseen)} yet.")
+    details += [arms] if arms else []
     details.append(_basis(overall))
     return lead or "The study compares no colorizers.", details
 
@@ -244,6 +250,35 @@ def _ranking(overall: Preference, scale: stats.Scale, placed: Sequence[str]) -> 
         f"**{best}** scored highest. Observers preferred it {listing(shares(sure))} of "
         f"comparisons, but it cannot be told apart from {apart}."
     )
+
+
+def arms_told_apart(arms: Sequence[ArmDifference]) -> str:
+    """Say which arms differ by more than their training seeds do."""
+    judged = [pair for pair in arms if pair.score.estimable]
+    if not judged:
+        doubts = (doubt for pair in arms for doubt in pair.score.warnings)
+        reason = listing(dict.fromkeys(doubt.removeprefix("not estimable: ") for doubt in doubts))
+        return sentence(f"whether one arm is preferred to another cannot be said: {reason}")
+    sure = [pair for pair in judged if pair.score.p_value < 1 - pair.score.confidence]
+    if not sure:
+        return (
+            "No arm can be told apart from another: they differ by no more than training seeds "
+            "and chance among votes explain."
+        )
+    told = []
+    for pair in sure:
+        value, low, high = (
+            1 / (1 + math.exp(-end)) for end in (pair.score.value, pair.score.low, pair.score.high)
+        )
+        share: stats.Estimate = replace(pair.score, value=value, low=low, high=high)
+        better, worse = pair.first, pair.second
+        if value < 0.5:
+            better, worse, share = worse, better, complement(share)
+        told.append(f"**{better}** to **{worse}** in an estimated {percent(share)}")
+    text = f"Beyond what training seeds explain, observers preferred {listing(told)} of comparisons"
+    if rest := len(arms) - len(sure):
+        text += f"; of {count(rest, 'other pair')} of arms neither can be said to be preferred"
+    return f"{text}."
 
 
 def _share(overall: Preference, scale: stats.Scale, first: str, second: str) -> str:

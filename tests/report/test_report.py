@@ -719,7 +719,22 @@ def test_arms_are_judged_against_their_seeds(world: World, tmp_path: Path) -> No
     title = "Arms, judged against their training seeds"
     assert title in (tmp_path / "report.html").read_text("utf-8")
     assert title not in (world.out / "report.html").read_text("utf-8")
+    answer = report.answer[0]
+    assert answer.lead == words.arms_told_apart([found])
+    assert answer.details[0].startswith("Of the single checkpoints: ")
+    unsure, sure = (
+        replace(found, score=replace(found.score, value=-1.0, low=low, high=high, p_value=p))
+        for low, high, p in ((-2.5, 0.5, 0.2), (-1.5, -0.5, 0.01))
+    )
+    assert words.arms_told_apart([unsure]).startswith("No arm can be told apart from another")
+    assert words.arms_told_apart([sure, unsure]).replace("\N{NO-BREAK SPACE}", " ") == (
+        "Beyond what training seeds explain, observers preferred **tinted** to **dull** in an "
+        "estimated 73 % [62, 82] of comparisons; of 1 other pair of arms neither can be said to be "
+        "preferred."
+    )
     single = conditions.assign(arm=conditions["arm"].where(conditions["condition"] != "gray"))
     report = analyse([replace(world.pairs, conditions=single)], seed=SEED, n_boot=N_BOOT)
     write_report(report, tmp_path)
     assert "dull has a single seed" in (tmp_path / "report.html").read_text("utf-8")
+    assert report.answer[0].lead == world.report.answer[0].lead
+    assert "cannot be said: dull has a single seed" in " ".join(report.answer[0].details)
