@@ -104,9 +104,9 @@ EDITS: dict[str, tuple[str, Sequence[float], Edit]] = {
 
 #: Metric: the edit that it claims to measure, and those that it answers to as well, rightly.
 CLAIMS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "colorfulness": ("paler", ()),
-    "colorfulness_abs": ("paler", ()),
-    "luminance_fidelity": ("tone", ()),
+    "colorfulness": ("paler", ("blotches",)),
+    "colorfulness_abs": ("paler", ("blotches",)),
+    "luminance_fidelity": ("tone", ("smoothed",)),
     "luminance_ssim": ("smoothed", ()),
     "grain_retention": ("smoothed", ()),
     "chroma_bleeding": ("shifted", ("run over", "blotches")),
@@ -269,9 +269,10 @@ _FOOTER = f"""
 Numbers are the change at the strongest dose, in percent of the change by the edit that the metric
 claims to measure (bold); in italics, edits that it rightly answers to as well; medians over the
 {len(PHOTOGRAPHS)} photographs. "Ordered": share of photographs in which the metric moves strictly
-one way from dose to dose of its own edit. A metric that claims one fault and is cheated by another
-shows it here: colorfulness takes turned hues and blotches for more or less colour, and
-`luminance_fidelity` cannot tell bent tones from blur. `chroma_lag` looks no further than 5 % of the
+one way from dose to dose of its own edit. Both changes of lightness
+are `luminance_fidelity`'s business, and blotches are colour. What is left above 20 is a fault: at
+equal chroma the published axes of colorfulness count some hues for more than others, so that it
+takes turned hues for less colour. `chroma_lag` looks no further than 5 % of the
 diagonal each way: a larger shift is read as some smaller one.
 
 ![Every metric against every edit; one curve a photograph](images/dose_response.svg)

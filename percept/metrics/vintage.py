@@ -32,7 +32,7 @@ def colorfulness(images: Images) -> float:
 
     Source: Hasler and Süsstrunk 2003, doi:10.1117/12.477378.
     Known failure: it says how much colour there is, not whether it is right: oversaturation
-    and colour noise raise it, and so does a sepia tone.
+    and colour noise raise it, and so does a sepia tone. Hues of equal chroma do not count alike.
     """
     return _colorfulness(*_opponents(images.output))
 
@@ -162,10 +162,10 @@ def patchiness(images: Images) -> float:
     """Blotches of colour where the photograph has none.
 
     Root mean square of the middle band of (a*, b*) (difference of Gaussians, σ of 1/150 and
-    1/40 of the diagonal) over that of (a*, b*) about their mean, both weighted by
-    ``exp(−(d/2)²)`` with d the root of the locally averaged square of the same band of the
-    source's L*: where lightness has blobs of this size, colour may have them too. At least 0,
-    lower is better. Not defined for a grey image.
+    1/40 of the diagonal), weighted by ``exp(−(d/2)²)`` with d the root of the locally averaged
+    square of the same band of the source's L*: where lightness has blobs of this size, colour may
+    have them too. Over the root mean square of (a*, b*) about their mean, of the whole picture.
+    At least 0, lower is better. Not defined for a grey image.
 
     Source: defined here. It does not depend on saturation or hue.
     Known failure: true patterns of equal lightness (a flower bed in flat light) count.
@@ -176,7 +176,8 @@ def patchiness(images: Images) -> float:
     weight = images.source.keep("calm", _calm)
     blobs = band(output[..., 1:])
     centred = output[..., 1:] - np.average(output[..., 1:], axis=(0, 1))
-    energy, spread = (np.sum(weight[..., None] * x**2) for x in (blobs, centred))
+    energy = np.sum(weight[..., None] * blobs**2) / max(float(weight.sum()), 1e-12)
+    spread = np.sum(centred**2) / weight.size
     return math.sqrt(energy / spread) if spread > 0 else 0.0
 
 
