@@ -2,8 +2,9 @@
 
 The model is linear: a stimulus has the score ``Σ weight · φ``, with φ a metric after a fixed
 transform, centred and scaled, and a person prefers one of two with the log-odds of the difference
-of their scores (Bradley–Terry on metric differences within a photograph). From a review study, the
-log-odds of "accept" are that score plus a constant. Ridge regularised; the penalty is chosen by
+of their scores (Bradley–Terry on metric differences within a photograph); a condition that is in
+every vote has a constant of its own. From a review study, the log-odds of "accept" are that score
+plus a constant. Ridge regularised; the penalty is chosen by
 inner cross-validation. No weight goes against its metric's direction: metrics that move together
 otherwise take weights that cancel on the photographs of the fit, and on no others.
 
@@ -102,10 +103,11 @@ class Model:
         ``pairwise`` or ``review``.
     features : tuple of Feature
         Metrics and weights.
-    intercept : float
-        Log-odds of "accept" at the centre; 0 for pairs.
+    intercept : float or None
+        Of reviews: log-odds of "accept" at the centre. Of pairs with a common condition: log-odds
+        that it has ahead of what its metrics say. None otherwise.
     covariance : array, shape (d, d)
-        Of the weights, of intercept and weights for reviews; as if their signs were free.
+        Of the coefficients; as if their signs were free.
     shrink : float
         Held-out log-odds times this are calibrated; 1: not overconfident, 0: worth nothing.
     unexplained : float
@@ -128,7 +130,7 @@ class Model:
     name: str
     kind: Kind
     features: tuple[Feature, ...]
-    intercept: float
+    intercept: float | None
     covariance: FloatArray
     shrink: float
     unexplained: float
@@ -140,9 +142,10 @@ class Model:
     warnings: tuple[str, ...] = ()
 
     @property
-    def weights(self) -> FloatArray:
-        """Weights (d,)."""
-        return np.array([feature.weight for feature in self.features])
+    def coefficients(self) -> FloatArray:
+        """Intercept, if there is one, and weights (d,)."""
+        weights = [feature.weight for feature in self.features]
+        return np.array(weights if self.intercept is None else [self.intercept, *weights])
 
 
 # -- fitting -------------------------------------------------------------------------------------
@@ -291,13 +294,11 @@ def fit_counts(
     hubs = _hubs(rows)
     against = hubs[0] if len(hubs) == 1 else None
     features = _features(values, used, directions, against)
-    problem = _Problem(rows, _design(values, rows, features, kind), features, kind)
+    problem = _Problem(rows, _design(values, rows, features, kind, against), features, kind)
     everything = np.ones(len(rows), dtype=bool)
     penalty = problem.choose_penalty(everything)
-    weights, covariance = problem.fit(everything, penalty)
-    intercept = float(weights[0]) if kind == "review" else 0.0
-    own = weights[1:] if kind == "review" else weights
-    errors = np.sqrt(np.diag(covariance))[-len(own) :]
+    coefficients, covariance = problem.fit(everything, penalty)
+    own, errors = coefficients[-len(features) :], np.sqrt(np.diag(covariance))[-len(features) :]
     features = tuple(
         replace(feature, weight=float(weight), std_error=float(error))
         for feature, weight, error in zip(features, own, errors, strict=True)
@@ -323,7 +324,7 @@ def fit_counts(
         name=name,
         kind=kind,
         features=features,
-        intercept=intercept,
+        intercept=float(coefficients[0]) if problem.leads else None,
         covariance=covariance,
         shrink=checked.shrink,
         unexplained=checked.unexplained,
@@ -478,9 +479,18 @@ def _phi(values: pd.DataFrame, features: Sequence[Feature]) -> FloatArray:
 
 
 def _design(
-    values: pd.DataFrame, rows: pd.DataFrame, features: Sequence[Feature], kind: Kind
+    values: pd.DataFrame,
+    rows: pd.DataFrame,
+    features: Sequence[Feature],
+    kind: Kind,
+    against: str | None,
 ) -> FloatArray:
-    """Rows of the regression (n, d), with a leading 1 for reviews."""
+    """Rows of the regression (n, d).
+
+    They begin with a 1 for reviews; where all votes show one condition, with 1 if that comes first
+    and -1 if second: by how much more it is preferred to all others must not be read as the worth
+    of the metrics, in which it may be apart from all others, too.
+    """
     phi = pd.DataFrame(_phi(values, features), index=values.index)
 
     def of(side: str) -> FloatArray:
@@ -489,7 +499,11 @@ def _design(
 
     if kind == "review":
         return np.column_stack([np.ones(len(rows)), of("first")])
-    return of("first") - of("second")
+    difference = of("first") - of("second")
+    if against is None:
+        return difference
+    lead = (rows["first"] == against).astype(float) - (rows["second"] == against).astype(float)
+    return np.column_stack([lead, difference])
 
 
 class _Problem:
@@ -504,7 +518,8 @@ class _Problem:
     ) -> None:
         self.rows, self.design, self.kind = rows, design, kind
         signs = [feature.direction for feature in features]
-        self.signs = np.array([0, *signs] if kind == "review" else signs, dtype=float)
+        self.leads = design.shape[1] > len(features)
+        self.signs = np.array([0, *signs] if self.leads else signs, dtype=float)
         n = rows["n"].to_numpy(float)
         self.share = rows["wins"].to_numpy(float) / n
         self.weight = n * 3 / (n + 2)
@@ -524,13 +539,13 @@ class _Problem:
         self.n_groups = groups
 
     def fit(self, use: npt.NDArray[np.bool_], penalty: float) -> tuple[FloatArray, FloatArray]:
-        """Weights (d,) of the right signs and their covariance, by projected Newton steps.
+        """Coefficients (d,) of the right signs and their covariance, by projected Newton steps.
 
         A weight of 0 stays there while the slope would take it to the wrong side (Bertsekas 1982).
         """
         x, y, w = self.design[use], self.share[use], self.weight[use]
         ridge = np.full(x.shape[1], penalty * w.sum())
-        if self.kind == "review":
+        if self.leads:
             ridge[0] = 1e-6 * w.sum()
 
         def cost(beta: FloatArray) -> float:
@@ -859,10 +874,8 @@ def predict(model: Model, table: pd.DataFrame) -> pd.DataFrame:
     values = _wide(table, names)[names].dropna()
     phi = _phi(values, model.features)
     relative_to = np.full(len(phi), "", dtype=object)
-    if model.kind == "review":
-        phi = np.column_stack([np.ones(len(phi)), phi])
-        weights = np.concatenate([[model.intercept], model.weights])
-    else:
+    lead = np.ones(len(phi))
+    if model.kind == "pairwise":
         frame = pd.DataFrame(phi, index=values.index)
         origin = frame.groupby(level=0).transform("mean")
         if model.against is not None:
@@ -872,10 +885,13 @@ def predict(model: Model, table: pd.DataFrame) -> pd.DataFrame:
             known = known.set_axis(values.index)
             if None not in common:
                 known = known.fillna(dict(enumerate(common)))
-            relative_to[known.notna().all(axis=1).to_numpy()] = model.against
+            there = known.notna().all(axis=1).to_numpy()
+            relative_to[there] = model.against
+            lead = np.where(there & (conditions != model.against), -1.0, 0.0)
             origin = known.fillna(origin)
         phi = (frame - origin).to_numpy()
-        weights = model.weights
+    if model.intercept is not None:
+        phi = np.column_stack([lead, phi])
     spread = np.einsum("nd,de,ne->n", phi, model.covariance, phi)
     noise = 0.0 if math.isnan(model.unexplained) else model.unexplained**2
     outside = [
@@ -886,7 +902,7 @@ def predict(model: Model, table: pd.DataFrame) -> pd.DataFrame:
         {
             "content": values.index.get_level_values(0),
             "condition": values.index.get_level_values(1),
-            "score": phi @ weights,
+            "score": phi @ model.coefficients,
             "relative_to": relative_to,
             "std_error": np.sqrt(spread + noise),
             "outside": outside,
@@ -920,14 +936,11 @@ def design_of(model: Model, table: pd.DataFrame) -> tuple[Any, FloatArray, Float
     values = values[~values.index.get_level_values(1).isin(_ANCHORS)]
     stimuli = values.index.to_frame(index=False)
     rows = stimuli.rename(columns={"condition": "first"})
-    weights = model.weights
-    if model.kind == "review":
-        weights = np.concatenate([[model.intercept], weights])
-    else:
+    if model.kind == "pairwise":
         rows = rows.merge(stimuli.rename(columns={"condition": "second"}), on="content")
         rows = rows[rows["first"] < rows["second"]]
-    design = _design(values, rows, model.features, model.kind)
-    return rows["content"].to_numpy(), design, design @ weights
+    design = _design(values, rows, model.features, model.kind, model.against)
+    return rows["content"].to_numpy(), design, design @ model.coefficients
 
 
 def _inside(feature: Feature, value: float) -> bool:

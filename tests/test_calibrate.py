@@ -321,6 +321,29 @@ def test_scores_against_a_common_reference_compare_across_photographs() -> None:
     assert not any("without an image" in doubt for doubt in doubts(model, part))
 
 
+def test_the_lead_of_a_common_reference_is_not_read_into_the_metrics() -> None:
+    """All prefer the reference by far, and metrics set it apart by far: that is not their worth."""
+    rng = np.random.default_rng(15)
+    table, score = world(rng, 40, conditions=("reference", *CONDITIONS), level=0.0)
+    true = table["condition"] == "reference"
+    for name, value in (("bad", 0.0), ("good", 4.0), ("idle", 8.0)):
+        table.loc[true & (table["metric"] == name), "value"] = value
+    score[score.index.get_level_values(1) == "reference"] = 2.5
+    votes = _with_reference(pair_votes(rng, score))
+    model = fit_model(table, votes, directions=DIRECTIONS)
+    weight = {feature.metric: feature.weight / feature.scale for feature in model.features}
+    assert weight["good"] == pytest.approx(1.5, rel=0.3)
+    assert abs(weight["idle"]) < 0.15
+    found = predict(model, table).set_index(["content", "condition"])
+    assert (found.xs("reference", level=1)[["score", "std_error"]] == [0.0, model.unexplained]).all(
+        axis=None
+    )
+    others = found["score"].drop("reference", level=1)
+    share = 1 / (1 + np.exp(-others))
+    preferred = 1 / (1 + np.exp(2.5 - score.reindex(others.index)))
+    assert share.mean() == pytest.approx(preferred.mean(), abs=0.05)
+
+
 def test_of_two_conditions_neither_is_the_origin() -> None:
     rng = np.random.default_rng(14)
     table, score = world(rng, 12, conditions=("a", "b"))
