@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from percept import stats
@@ -60,7 +61,7 @@ class Facet:
     """Answered trials on them that enter the scores or choices, ties included."""
     found: dict[str, stats.Estimate]
     """By metric: share of choices predicted; without choices, Spearman's coefficient within
-    photographs in the metric's own direction, without an interval."""
+    photographs in the metric's own direction."""
 
 
 @dataclass(frozen=True)
@@ -144,17 +145,19 @@ def hold_against(study: StudyData, attribute: str, settings: Mapping[str, Any]) 
     }
     values = {name: own.reindex(scores.index) for name, own in columns.items()}
 
-    def coefficients(inside: bool) -> dict[str, stats.Correlation]:
-        labels = ("metric", study.name, attribute, "within" if inside else "overall")
+    def coefficients(
+        part: str, here: npt.NDArray[np.bool_] | None = None
+    ) -> dict[str, stats.Correlation]:
+        here = np.ones(len(scores), dtype=bool) if here is None else here
         return stats.correlate_many(
-            values,
-            scores.to_numpy(float).T,
-            within=photographs if inside else None,
-            fit=None if inside else "logistic4",
-            cluster=photographs,
+            {name: series[here] for name, series in values.items()},
+            scores[here].to_numpy(float).T,
+            within=None if part == "overall" else photographs[here],
+            fit="logistic4" if part == "overall" else None,
+            cluster=photographs[here],
             n_boot=settings["n_boot"],
             confidence=settings["confidence"],
-            rng=generator(settings["seed"], *labels),
+            rng=generator(settings["seed"], "metric", study.name, attribute, part),
         )
 
     def choices(name: str, rows: pd.DataFrame) -> stats.ChoicePrediction:
@@ -171,7 +174,7 @@ def hold_against(study: StudyData, attribute: str, settings: Mapping[str, Any]) 
     shown = rows[[name for name in ("left", "right", "condition") if name in rows]]
     used = rows[~shown.isin(set(left_out) - {beside}).any(axis=1).to_numpy(bool)]
 
-    within, overall = coefficients(inside=True), coefficients(inside=False)
+    within, overall = coefficients("within"), coefficients("overall")
     results = []
     for name in values:
         result = MetricResult(
@@ -191,10 +194,7 @@ def hold_against(study: StudyData, attribute: str, settings: Mapping[str, Any]) 
         if paired:
             found = {result.metric: choices(result.metric, own).accuracy for result in results}
         else:
-            inside = stats.correlate_many(
-                {name: series[here] for name, series in values.items()},
-                scores[here].to_numpy(float).T, within=photographs[here], fit=None,
-            )  # fmt: skip
+            inside = coefficients(f"{fact} {value}", here)
             found = {r.metric: replace(r, within=inside[r.metric]).agreement for r in results}
         answers = used.loc[used["content"].isin(contents).to_numpy(bool), "trial"].nunique()
         return Facet(fact, value, len(set(photographs[here])), answers, found)

@@ -671,12 +671,15 @@ def test_pairs_with_an_anchor_alone_are_scored_against_it(world: World) -> None:
     assert beside in " ".join(report.methods)
     assert beside in html
     assert "left out here" not in " ".join(report.methods)
-    # By parts of the photographs: trials are counted, and no interval is promised.
+    # By parts of the photographs: trials are counted, and intervals speak of few photographs.
     assert [facet.answers for facet in found.facets] == [
         rows["content"].isin(own["content_id"]).sum() for _, own in data.contents.groupby("era")
     ]
+    for facet in found.facets:
+        own = facet.found[result.metric]
+        assert own.low < own.value < own.high
     assert "On which photographs" in html
-    assert "has the intervals" not in html
+    assert "has the intervals" in html
 
 
 def test_artifacts_by_stratum(world: World) -> None:
