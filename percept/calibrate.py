@@ -870,8 +870,7 @@ def predict(model: Model, table: pd.DataFrame) -> pd.DataFrame:
     InputError
         The table lacks one of the model's metrics altogether.
     """
-    names = [feature.metric for feature in model.features]
-    values = _wide(table, names)[names].dropna()
+    values = _values_for(model, table)
     phi = _phi(values, model.features)
     relative_to = np.full(len(phi), "", dtype=object)
     lead = np.ones(len(phi))
@@ -910,6 +909,20 @@ def predict(model: Model, table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def _values_for(model: Model, table: pd.DataFrame) -> pd.DataFrame:
+    """Values of the model's metrics (stimuli, d), of the stimuli that have all."""
+    names = [feature.metric for feature in model.features]
+    lacking = sorted(set(names) - set(table["metric"]))
+    if lacking:
+        raise InputError(
+            "the run lacks metrics that the model weighs",
+            value=_listed(lacking),
+            remedy="percept metrics RUN --metric calibrated:FILE, with the model's file, "
+            "computes them",
+        )
+    return _wide(table, names)[names].dropna()
+
+
 def doubts(model: Model, found: pd.DataFrame) -> list[str]:
     """Tell what a user of :func:`predict`'s frame has to know; the model's warnings come last."""
     told = []
@@ -931,8 +944,7 @@ def doubts(model: Model, found: pd.DataFrame) -> list[str]:
 
 def design_of(model: Model, table: pd.DataFrame) -> tuple[Any, FloatArray, FloatArray]:
     """Rows that one vote on each pair (or output) would add: contents (n,), (n, d), log-odds."""
-    names = [feature.metric for feature in model.features]
-    values = _wide(table, names)[names].dropna()
+    values = _values_for(model, table)
     values = values[~values.index.get_level_values(1).isin(_ANCHORS)]
     stimuli = values.index.to_frame(index=False)
     rows = stimuli.rename(columns={"condition": "first"})

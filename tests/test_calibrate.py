@@ -15,6 +15,7 @@ from percept.calibrate import (
     _majority,
     _mean_rank,
     _single_votes,
+    calibrate,
     doubts,
     fit_model,
     predict,
@@ -539,13 +540,19 @@ def test_the_command_says_what_models_are_made_of(
     fit = ["calibrate", "--run", str(run.root), "--db", url, "--study", "panel"]
     fit += ["--attribute", "realism", "--out", str(model)]
 
-    def used(*metrics: str) -> set[str]:
-        assert main(["metrics", str(run.root), "--metric", *metrics]) == 0
-        assert main(fit) == 0
-        return {feature.metric for feature in read_model(model).features}
-
-    assert used("ciede2000", "colorfulness") == {"ciede2000", "colorfulness"}
-    assert "percept metrics RUN --metric traits" in capsys.readouterr().err
+    assert main(["metrics", str(run.root), "--metric", "ciede2000", "colorfulness"]) == 0
+    with open_store(url) as store:
+        found = calibrate(open_run(run.root), store, "panel", attribute="realism")
+    assert {feature.metric for feature in found.features} == {"ciede2000", "colorfulness"}
+    assert any("percept metrics RUN --metric traits" in doubt for doubt in found.warnings)
+    before = open_run(run.root).metrics
+    assert main(fit) == 0
+    told = capsys.readouterr().err
+    assert "measured 24 traits into" in told
+    assert "percept metrics" not in told
     traits = {metric.name for metric in METRICS.values() if metric.group == "traits"}
-    assert used("traits") <= traits
-    assert "percept metrics" not in capsys.readouterr().err
+    assert {feature.metric for feature in read_model(model).features} <= traits
+    assert main(fit) == 0
+    assert "measured" not in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"run lacks metrics that the model weighs .*calibrated:"):
+        predict(read_model(model), before)

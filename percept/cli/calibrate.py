@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from percept.inference.run import Run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="NAME",
-        help="metrics that the model may use (default: all that every judged image has)",
+        help="metrics that the model may use (default: traits, which are measured "
+        "where there are references and they are not there yet, and semantic_distance, where every "
+        "judged image has the traits; else all metrics that every judged image has)",
     )
     parser.add_argument(
         "--out", "-o", required=True, type=Path, metavar="FILE", help="JSON file for the model"
@@ -47,9 +52,13 @@ def run(args: argparse.Namespace) -> int:
     from percept.inference.run import open_run
     from percept.store import open_store
 
+    opened = open_run(args.run_directory)
     with open_store(args.db) as store:
+        store.study(args.study)  # before minutes go into metrics
+        if args.metric is None:
+            _measure_traits(opened)
         model = calibrate(
-            open_run(args.run_directory),
+            opened,
             store,
             args.study,
             metrics=args.metric,
@@ -77,6 +86,26 @@ def run(args: argparse.Namespace) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"\n{args.out}")
     return 0
+
+
+def _measure_traits(opened: Run) -> None:
+    """Measure what models are made of, where the run has references and lacks it."""
+    import sys
+
+    known = opened.info.get("metrics", {}).values()
+    references = opened.manifest.get("reference_path")
+    if references is None or references.isna().all():
+        return
+    if any(entry.get("group") == "traits" for entry in known):
+        return
+    from percept.cli.metrics import progress_bar
+    from percept.metrics.evaluate import evaluate_run
+
+    with progress_bar(shown=True) as progress:
+        done = evaluate_run(opened, ["traits"], progress=progress)
+    told = [f"failed: {problem}" for problem in done.failed]
+    told.append(f"measured {len(done.computed)} traits into {opened.root / 'metrics.parquet'}")
+    print("\n".join(told), file=sys.stderr)
 
 
 def _told(row: dict[str, Any], keys: tuple[str, str, str], form: str) -> str:

@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
     if is_main():
         _keep(opened, args)
     models, names = _models(opened, args.metric)
-    with _progress_bar(shown=is_main()) as progress:
+    with progress_bar(shown=is_main()) as progress:
         done = evaluate_run(opened, names, fresh=args.fresh, progress=progress)
     if not is_main():
         return 0
@@ -350,7 +350,7 @@ def _arms_table(opened: Run, found: dict[str, tuple[int, dict[str, float], ArmMe
 
 
 @contextmanager
-def _progress_bar(*, shown: bool) -> Iterator[Progress | None]:
+def progress_bar(*, shown: bool) -> Iterator[Progress | None]:
     from rich.console import Console
 
     console = Console(stderr=True)
