@@ -28,7 +28,7 @@ import torch
 from scipy.stats import spearmanr
 from torch.nn.functional import avg_pool2d
 
-from percept.calibrate import Model, fit_counts, predict
+from percept.calibrate import Model, count_votes, fit_counts, predict
 from percept.manifest import load_rgb
 from percept.metrics.color import Images, Picture
 from percept.metrics.registry import METRICS
@@ -289,6 +289,35 @@ def scene_out(table: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
     return pd.concat(scores)
 
 
+def pair_votes(folder: Path) -> pd.DataFrame:
+    """Counted votes of recolourings against originals, as ``percept calibrate`` counts them."""
+    votes = pd.read_csv(folder / "ratings.csv")
+    first, second = votes["File1"].str.strip(), votes["File2"].str.strip()
+    lead = np.sign(votes["Score1"] - votes["Score2"]).map({1.0: "left", 0.0: "tie", -1.0: "right"})
+    frame = pd.DataFrame({"content": first.str[:6], "choice": lead, "observer": votes["ID"]})
+    for side, files in (("left", first), ("right", second)):
+        frame[side] = files.str[6:].str.removesuffix(".jpg")
+    return count_votes(frame, "pairwise")[0]
+
+
+def by_votes(
+    table: pd.DataFrame, votes: pd.DataFrame, other: pd.DataFrame | None = None
+) -> pd.Series:
+    """Scores by models of the votes, as the command fits them: scene out, or ``other`` scenes'."""
+
+    def fitted(rows: pd.DataFrame) -> Model:
+        return fit_counts(
+            table, rows, directions=DIRECTIONS, kind="pairwise", prefer=IN_MODELS, check=False
+        )
+
+    if other is not None:
+        return score(fitted(votes), other)
+    return pd.concat(
+        score(fitted(votes[votes["content"] != scene]), own)
+        for scene, own in table.groupby("content_id")
+    )
+
+
 def lookup(rows: pd.DataFrame) -> pd.DataFrame:
     """How a colorizer does on the other scenes: no metric, but what a model must not be."""
     real = rows[rows["condition"].isin(MAKERS)].copy()
@@ -367,6 +396,8 @@ def main() -> None:
           f"{interval(pairs_right(real, 'lookup'))}")  # fmt: skip
     scores, pairs = held_out(table, rows)
     report(rows, scene_out(table, rows), "model, scene out")
+    votes = pair_votes(args.folder)
+    report(rows, by_votes(table, votes), "model of votes, scene out")
     report(rows, scores, "model, scene + fifth out")
     by_scene = pairs.groupby("content_id")
     for column, label in (("right", "scene and both out"), ("right_edits", "fitted on edits")):
@@ -381,6 +412,7 @@ def main() -> None:
         other, unseen = measure(args.test, args.test_cache), people(args.test)
         print(f"\n-- {unseen['content_id'].nunique()} scenes that took no part")
         report(unseen, score(whole, other), "model, colorizers seen")
+        report(unseen, by_votes(table, votes, other), "model of votes")
         known = rows[~rows["condition"].isin(MAKERS)]
         report(unseen, score(fit(table, known), other), "model, fitted on edits")
 
