@@ -17,9 +17,10 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +267,7 @@ def _run(folder: Path, key: tuple[str, int, int, int], args: argparse.Namespace)
         "train.crop": side,
         "train.global_batch": args.batch * factor,
         "train.steps": _WARM + args.steps,
-        "train.log_every": args.steps if args.steps > _WARM else _WARM,
+        "train.log_every": _WARM,
         "train.checkpoint_every": _WARM + args.steps,
         "train.threads": threads,
         "train.samples": 0,
@@ -282,8 +283,35 @@ def _run(folder: Path, key: tuple[str, int, int, int], args: argparse.Namespace)
     if code:
         raise InputError("a training failed; see above", value=" ".join(words))
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    result: dict[str, Any] = lines[-1]
-    return result
+    return timed(lines, args.batch * factor)
+
+
+def timed(lines: Sequence[dict[str, Any]], batch: int) -> dict[str, Any]:
+    """Mean over all steps after the first line of a log, which tells of the warm-up.
+
+    Returns
+    -------
+    dict
+        ``steps``, that were averaged over, and, as in a line, ``samples_per_second``,
+        ``step_seconds`` and ``all_reduce_bytes``.
+    """
+    counts = [after["step"] - before["step"] for before, after in pairwise(lines)]
+    steps = sum(counts)
+
+    def mean(values: Iterable[float]) -> float:
+        return sum(n * value for n, value in zip(counts, values, strict=True)) / steps
+
+    rest = lines[1:]
+    parts = {part for line in rest for part in line["step_seconds"]}
+    return {
+        "steps": steps,
+        "samples_per_second": batch / mean(batch / line["samples_per_second"] for line in rest),
+        "step_seconds": {
+            part: mean(line["step_seconds"].get(part, 0.0) for line in rest)
+            for part in sorted(parts)
+        },
+        "all_reduce_bytes": round(mean(line["all_reduce_bytes"] for line in rest)),
+    }
 
 
 @contextlib.contextmanager

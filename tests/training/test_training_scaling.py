@@ -12,7 +12,7 @@ import pytest
 
 from percept import bundle
 from percept.cli import main as percept
-from training.scaling import PARTS, Point, Results, fit_link, project
+from training.scaling import PARTS, Point, Results, fit_link, project, timed
 
 
 def point(mode: str, world: int, seconds: float, **parts: float) -> Point:
@@ -50,6 +50,27 @@ def test_what_the_model_missed_where_it_was_measured_stays_in_the_projection() -
     assert four["step_seconds"] == pytest.approx(0.25 + 6e-3 + 1.5e-2 + 0.1, rel=1e-6)
     (faster,) = project([points[0], point("strong", 2, 0.4)], link, [4])
     assert faster["step_seconds"] == pytest.approx(0.25 + 6e-3 + 1.5e-2, rel=1e-6)
+
+
+def test_all_steps_after_the_warm_up_are_timed() -> None:
+    lines = [
+        {
+            "step": step,
+            "samples_per_second": 8 / seconds,
+            "step_seconds": {"forward": seconds, **more},
+            "all_reduce_bytes": sent,
+        }
+        for step, seconds, more, sent in [
+            (4, 9.0, {}, 9),
+            (8, 1.0, {}, 400),
+            (10, 4.0, {"all_reduce": 3.0}, 100),
+        ]
+    ]
+    found = timed(lines, 8)
+    assert found["steps"] == 6
+    assert found["samples_per_second"] == pytest.approx(8 / 2.0)  # four steps of 1 s, two of 4
+    assert found["step_seconds"] == pytest.approx({"forward": 2.0, "all_reduce": 1.0})
+    assert found["all_reduce_bytes"] == 300
 
 
 def test_the_command_measures_and_draws(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -97,6 +118,7 @@ def test_killed_it_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
         launcher.kill()
         launcher.wait()
     (measured,) = json.loads(part.read_text())["results"]
+    assert measured["result"]["steps"] == 5  # all that were asked for
     while not all(has_ended(one) for one in left):
         time.sleep(0.01)
 
