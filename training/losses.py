@@ -97,13 +97,10 @@ class Objective:
         """Weighted sum of terms."""
         return (self._weights * terms).sum()
 
-    def chroma_loss(self, predicted: Tensor, chroma: Tensor) -> Tensor:
-        """Weighted sum of the terms that need nothing but chroma."""
-        parts = [
-            getattr(self._config, name) * chroma_loss(predicted, chroma, self._config, kind=name)
-            for name in ("smooth_l1", "l1")
-        ]
-        return parts[0] + parts[1]
+    def chroma_terms(self, predicted: Tensor, chroma: Tensor) -> Tensor:
+        """Terms of a prediction, where all of them need nothing but chroma; shape (terms,)."""
+        kinds = self.names
+        return torch.stack([chroma_loss(predicted, chroma, self._config, kind=k) for k in kinds])
 
     def _term(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -430,35 +430,44 @@ class Pipeline(Parallel):
         self._shapes = {name: value.shape for name, value in self.network.state_dict().items()}
         self.network.cut(rank(), world_size())
         self._sent: list[int] = []
-        self.network.register_forward_hook(self._note)
-        stage = PipelineStage(self.network, rank(), world_size(), self.device)
+        self._terms: list[Tensor] = []
+        stage = PipelineStage(_Stage(self.network, self._run), rank(), world_size(), self.device)
         self._schedule = ScheduleGPipe(
-            stage, self.config.sharding.microbatches, loss_fn=self.objective.chroma_loss
+            stage, self.config.sharding.microbatches, loss_fn=self._judge
         )
 
-    def _note(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Note what a part of the batch sends on, and, as a gradient, back."""
-        onward = output if rank() < world_size() - 1 else output[:0]
-        back = inputs[0] if rank() > 0 else inputs[0][:0]
+    def _run(self, inputs: Tensor) -> Tensor:
+        """Pass a part of the batch; note what that sends on and, as a gradient, back."""
+        with self.autocast():
+            output: Tensor = self.network(inputs)
+        onward, back = output[:0], inputs if rank() > 0 else inputs[:0]
+        if rank() < world_size() - 1:
+            # Where a stage finds its output's type without computing, autocast has no part in it.
+            onward = output = output.to(_DTYPES[self.config.memory.precision])
         self._sent.append(sum(t.numel() * t.element_size() for t in (onward, back)))
+        return output
+
+    def _judge(self, predicted: Tensor, chroma: Tensor) -> Tensor:
+        terms = self.objective.chroma_terms(predicted.float(), chroma)
+        self._terms.append(terms.detach())
+        return self.objective.total(terms)
 
     def _gradient(self, luminance: Tensor, chroma: Tensor, number: int) -> Tensor:
-        losses: list[Tensor] = []
-        first, last = rank() == 0, rank() == world_size() - 1
-        inputs = (luminance,) if first else ()
-        if last:
-            self._schedule.step(*inputs, target=chroma, losses=losses)
+        inputs = (luminance,) if rank() == 0 else ()
+        if rank() == world_size() - 1:
+            self._schedule.step(*inputs, target=chroma)
         else:
             self._schedule.step(*inputs)
         self.clock.lap("pipeline")
         # Before its first batch the stage tries its layers once, and sends nothing.
-        self.bytes["send"] += sum(self._sent[-self.config.sharding.microbatches :])
-        self._sent.clear()
+        parts = self.config.sharding.microbatches
+        self.bytes["send"] += sum(self._sent[-parts:])
         # Only the last stage knows the loss; the mean over the processes is to be it.
-        names = len(self.objective.names)
-        known = torch.zeros(names, device=self.device)
-        if last:
-            known[0] = torch.stack(losses).mean().detach() * world_size()
+        known = torch.zeros(len(self.objective.names), device=self.device)
+        if self._terms:
+            known = torch.stack(self._terms[-parts:]).mean(0) * world_size()
+        self._sent.clear()
+        self._terms.clear()
         return known
 
     def _clip(self, limit: float) -> Tensor:
@@ -482,6 +491,17 @@ class Pipeline(Parallel):
             dist.broadcast(value, int(present))
             whole[name] = value
         return whole
+
+
+class _Stage(nn.Module):
+    """What a pipeline takes for the module of a stage."""
+
+    def __init__(self, layers: nn.Module, run: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layers, self._run = layers, run  # it scales the gradients of these layers
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self._run(inputs)
 
 
 def optimizer_of(config: OptimizerConfig) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:

@@ -31,6 +31,7 @@ TOLERANCE = 2e-6
 # What each world trains: name, settings, and the step that it is stopped before, if any.
 Runs = dict[str, tuple[list[str], int | None]]
 DEEP = ["network.name=deep", "network.arguments={width=8, blocks=3}", "train.crop=16"]
+TERMS = ["loss.smooth_l1=0.5", "loss.l1=2", "optimizer.learning_rate=1e-3"]
 GATED = [
     "network.name=gated-unet",
     "network.arguments={width=8, depth=1, threshold=0.03}",
@@ -41,6 +42,7 @@ ONE: Runs = {
     "1x8": ([], None),
     "1x1x8": (["train.accumulation=8"], None),
     "deep": (DEEP, None),
+    "deep-terms": ([*DEEP, *TERMS], None),
     "gated": (GATED, None),
     "elastic": ([], 15),
     "elastic-zero": (["sharding.strategy=zero"], 15),
@@ -54,6 +56,8 @@ TWO: Runs = {
     "fsdp-accumulated": (["sharding.strategy=fsdp", "train.accumulation=2"], None),
     "hybrid-1": (["sharding.strategy=hybrid", "sharding.size=1"], None),
     "pipeline": ([*DEEP, "sharding.strategy=pipeline"], None),
+    "pipeline-terms": ([*DEEP, *TERMS, "sharding.strategy=pipeline"], None),
+    "pipeline-bf16": ([*DEEP, "sharding.strategy=pipeline", "memory.precision=bf16"], None),
     "gated-2": (GATED, None),
     "buffers": (
         [
@@ -154,6 +158,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
         ("hybrid-2", "1x8"),
         ("buffers", "1x8"),
         ("pipeline", "deep"),
+        ("pipeline-terms", "deep-terms"),
         ("gated-2", "gated"),
     ],
 )
@@ -161,8 +166,9 @@ def test_the_same_weights_however_the_batch_is_computed(
     trained: Path, name: str, like: str
 ) -> None:
     assert distance(trained / name, trained / like) < TOLERANCE
-    losses = [[line["loss"] for line in lines(trained / n)] for n in (name, like)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for key in ("loss", "losses"):
+        one, other = ([line.get(key, {}) for line in lines(trained / n)] for n in (name, like))
+        assert one == [pytest.approx(value, rel=1e-5) for value in other]
 
 
 @pytest.mark.parametrize("name", ["gated", "deep", "local", "contiguous"])
@@ -208,9 +214,14 @@ def test_states_of_which_each_process_has_a_part_come_back(trained: Path, name: 
     assert distance(trained / name, trained / f"{name}-2") == 0.0
 
 
-@pytest.mark.parametrize(("name", "tolerance"), [("bf16", 2e-2), ("fp16", 1e-2)])
-def test_lower_precision_is_near_fp32(trained: Path, name: str, tolerance: float) -> None:
-    losses = [[line["loss"] for line in lines(trained / n)] for n in (name, "1x8")]
+@pytest.mark.parametrize(
+    ("name", "like", "tolerance"),
+    [("bf16", "1x8", 2e-2), ("fp16", "1x8", 1e-2), ("pipeline-bf16", "deep", 2e-2)],
+)
+def test_lower_precision_is_near_fp32(
+    trained: Path, name: str, like: str, tolerance: float
+) -> None:
+    losses = [[line["loss"] for line in lines(trained / n)] for n in (name, like)]
     assert losses[0] == pytest.approx(losses[1], rel=tolerance)
     assert losses[0] != losses[1]
 
@@ -248,6 +259,7 @@ def test_what_else_travels_is_counted(trained: Path) -> None:
     assert lines(trained / "hybrid-2")[-1]["all_reduce_bytes"] == pytest.approx(whole / 2, rel=0.01)
     # Eight views of 16 × 16 leave the first stage as 8 channels of 4 × 4.
     assert other("pipeline") == {"send": 8 * 8 * 4 * 4 * 4}
+    assert other("pipeline-bf16") == {"send": 8 * 8 * 4 * 4 * 2}
 
 
 def test_sharing_takes_time(trained: Path) -> None:
