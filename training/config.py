@@ -422,6 +422,22 @@ def _impossible(config: Config, world: int) -> Iterator[tuple[str, str, str | No
             "PowerSGD needs two uncompressed steps first",
             "Use 2 or more",
         )
+    if communication.compression == "powersgd" and config.memory.precision == "fp16":
+        yield (
+            "memory.precision",
+            "PowerSGD keeps the errors of scaled gradients, and would keep an overflow for ever",
+            "Use bf16 or fp32, or another communication.compression",
+        )
+    for key, used in {
+        "compression_start": communication.compression != "none",
+        "average_start": config.local_sgd,
+    }.items():
+        if used and getattr(communication, key) >= config.train.steps:
+            yield (
+                f"communication.{key}",
+                f"a training of {config.train.steps} steps never gets there",
+                "Lower it, or raise train.steps",
+            )
     if communication.static_graph and communication.find_unused_parameters:
         yield (
             "communication.static_graph",

@@ -173,6 +173,24 @@ def test_powersgd_needs_two_plain_steps(config_file: Path) -> None:
         (["sharding.strategy=fsdp", "memory.precision=fp16"], 2, "memory.precision", "Use bf16"),
         (["sharding.strategy=pipeline"], 2, "network.name", "only the network deep"),
         (
+            ["communication.compression=powersgd", "memory.precision=fp16"],
+            2,
+            "memory.precision",
+            "Use bf16 or fp32",
+        ),
+        (
+            ["communication.compression=bf16", "communication.compression_start=6"],
+            2,
+            "communication.compression_start",
+            "6 steps never gets there",
+        ),
+        (
+            ["communication.average_every=2", "communication.average_start=6"],
+            2,
+            "communication.average_start",
+            "6 steps never gets there",
+        ),
+        (
             ["communication.static_graph=true", "communication.find_unused_parameters=true"],
             2,
             "communication.static_graph",
@@ -201,6 +219,16 @@ def test_impossible_combinations_are_said_before_anything_starts(
     (error,) = [error for error in errors if error.key == key]
     assert says in str(error)
     assert str(config_file) in str(error)
+
+
+@pytest.mark.parametrize("key", ["compression=bf16", "average_every=2"])
+def test_what_begins_with_the_last_step_is_possible(config_file: Path, key: str) -> None:
+    start = "compression_start" if key.startswith("compression") else "average_start"
+    load_config(
+        str(config_file),
+        overrides=[f"communication.{key}", f"communication.{start}=5"],
+        world=2,
+    )
 
 
 def test_a_missing_config_names_the_bundled_ones() -> None:
