@@ -8,7 +8,6 @@ it is whole, and the one before is removed only then. Files are written while tr
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -119,13 +118,16 @@ class Saver:
         common: Mapping[str, Any],
         local: Mapping[str, Any],
         before: Callable[[], None] = lambda: None,
+        *,
+        own: bool = False,
     ) -> None:
         """Save a state: ``common`` by the main process, ``local``, if not empty, by each.
 
-        Tensors are copied before this returns; the main process calls ``before`` first, in the
-        background. The one before must have been waited for.
+        Tensors are copied before this returns, but for those of ``common`` where they are this
+        saver's ``own``; the main process calls ``before`` first, in the background. The one before
+        must have been waited for.
         """
-        copied = _copied(common) if is_main() else {}, _copied(local)
+        copied = (common if own else _copied(common)) if is_main() else {}, _copied(local)
 
         def work() -> None:
             try:
@@ -196,7 +198,7 @@ def load_state(
     """
     whole = folder / "state" / f"step-{step}"
     own = whole / f"rank-{rank()}.pt"
-    common = torch.load(whole / "common.pt", map_location="cpu", weights_only=True)
+    common = torch.load(whole / "common.pt", map_location="cpu", weights_only=True, mmap=True)
     local = torch.load(own, map_location=device, weights_only=True) if own.exists() else {}
     return common, local
 
@@ -212,10 +214,13 @@ def trim_logs(folder: Path, step: int) -> None:
 
 
 def _save(file: Path, value: Mapping[str, Any]) -> None:
-    buffer = io.BytesIO()  # torch would turn the OSError of a full disk into one of its own
-    torch.save(dict(value), buffer)
     with file.open("wb") as stream:
-        stream.write(buffer.getbuffer())
+        try:
+            torch.save(dict(value), stream)
+        except RuntimeError as error:  # torch hides that the disk was full
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
         stream.flush()
         os.fsync(stream.fileno())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 import numpy as np
@@ -66,12 +66,13 @@ class Objective:
         self._lpips = _lpips(device) if config.loss.perceptual else None
         self.adversary = Adversary(config, device) if config.loss.adversarial else None
 
-    def __call__(self, network: nn.Module, luminance: Tensor, chroma: Tensor) -> Tensor:
+    def __call__(self, network: Callable[..., Tensor], luminance: Tensor, chroma: Tensor) -> Tensor:
         """Run the network and return its terms, in the order of ``names``, shape (terms,).
 
         Parameters
         ----------
         network : nn.Module
+            Or what calls it.
         luminance : Tensor
             (N, 1, H, W), L*/100.
         chroma : Tensor
@@ -87,7 +88,7 @@ class Objective:
             [self._term(n, predicted, logits, luminance, chroma) for n in self.names]
         )
 
-    def evaluate(self, network: nn.Module, luminance: Tensor, chroma: Tensor) -> float:
+    def evaluate(self, network: Callable[..., Tensor], luminance: Tensor, chroma: Tensor) -> float:
         """Loss of a batch, without the adversary, which moves."""
         still = torch.tensor([name != "adversarial" for name in self.names])
         terms = self(network, luminance, chroma)

@@ -41,7 +41,7 @@ def make_parallel(
                 module.checkpointing = True
     kind = {"fsdp": Sharded, "hybrid": Sharded, "pipeline": Pipeline}
     strategy: type[Parallel] = kind.get(config.sharding.strategy, Replicated)
-    return strategy(config, network.to(device), device, objective, clock)
+    return strategy(config, network, device, objective, clock)
 
 
 class Parallel:
@@ -51,7 +51,7 @@ class Parallel:
     ----------
     config : Config
     network : nn.Module
-        On ``device``; taken over.
+        On the CPU; taken over, and what this process has of it put on ``device``.
     device : torch.device
     objective : Objective
     clock : Clock
@@ -59,6 +59,10 @@ class Parallel:
 
     #: Whether every process saves a part of the state, so that their number cannot change.
     is_local = False
+    #: Whether no process ever has the whole network on its device.
+    is_divided = False
+    #: Whether the state's tensors are copies that nothing else uses.
+    copies_state = False
 
     def __init__(
         self,
@@ -78,8 +82,12 @@ class Parallel:
         self.scaler = torch.amp.GradScaler(device.type, enabled=fp16, init_scale=2.0**8)
         self._prepare()
         self.optimizer = self._make_optimizer()
-        #: Running average of the weights, by name.
-        self.average = {name: value.detach().clone() for name, value in self._weights().items()}
+        #: Running average of the weights, by name; empty where there is to be none.
+        self.average = {
+            name: value.detach().clone()
+            for name, value in self._weights().items()
+            if config.train.ema
+        }
 
     # -- one step ---------------------------------------------------------------------------------
 
@@ -140,17 +148,16 @@ class Parallel:
 
     @torch.no_grad()
     def _update_average(self, number: int) -> None:
-        if not self.config.train.ema:
-            return
         # Young averages forget faster, or the initial weights would stay in them for long.
         decay = min(self.config.train.ema, (1 + number) / (10 + number))
-        for name, value in self._weights().items():
-            self.average[name].lerp_(value, 1 - decay)
+        if self.average:
+            for name, value in self._weights().items():
+                self.average[name].lerp_(value, 1 - decay)
 
     # -- what strategies differ in ----------------------------------------------------------------
 
     def _prepare(self) -> None:
-        """Divide the network, and set ``model``."""
+        """Put the network, or a part of it, on the device, and set ``model``."""
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         kind, options = optimizer_of(self.config.optimizer)
@@ -177,16 +184,18 @@ class Parallel:
 
     # -- state ------------------------------------------------------------------------------------
 
-    def weights(self) -> dict[str, Tensor]:
-        """Put together the whole network's weights for inference; all processes call this."""
-        averages = self.average if self.config.train.ema else {}
-        return self._whole({**self.network.state_dict(), **averages})
+    def weights(self) -> Iterable[tuple[str, Tensor]]:
+        """Yield the whole network's weights for inference; all processes go through all of them."""
+        return {**self.network.state_dict(), **self.average}.items()
 
     def state(self) -> tuple[State, State]:
-        """Return what the main process saves, and what each process saves for itself."""
+        """Return what the main process saves, and what each process saves for itself.
+
+        Other processes may get nothing instead of what the main process saves.
+        """
         state = {
             "network": self._whole(self._weights()),
-            "average": self._whole(self.average) if self.config.train.ema else {},
+            "average": self._whole(self.average),
             "optimizer": self._optimizer_state(),
             "scaler": self.scaler.state_dict(),
         }
@@ -237,6 +246,7 @@ class Replicated(Parallel):
 
     def _prepare(self) -> None:
         config = self.config.communication
+        self.network.to(self.device)
         self.is_local = self.config.local_sgd or config.compression == "powersgd"
         self._communication = Communication(self.config, self.clock)
         self._remembered: State = {}
@@ -317,13 +327,18 @@ class Replicated(Parallel):
         self.bytes["all_reduce"] += self._communication.bytes
         self._communication.bytes = 0
 
-    def weights(self) -> dict[str, Tensor]:
-        """Weights for inference; of processes that step alone, the mean."""
-        weights = super().weights()
+    def weights(self) -> Iterable[tuple[str, Tensor]]:
+        """Yield weights for inference; of processes that step alone, the mean."""
+        weights = dict(super().weights())
         if self.config.local_sgd:
-            weights = {name: value.clone() for name, value in weights.items()}
-            average(list(weights.values()))
-        return weights
+            learnt = {
+                name: weights[name].clone()
+                for name, parameter in self.network.named_parameters()
+                if parameter.requires_grad  # the mean of equal numbers need not be that number
+            }
+            average(list(learnt.values()))
+            weights |= learnt
+        return weights.items()
 
     def _own_state(self) -> State:
         return {"communication": self._communication.state_dict()}
@@ -341,8 +356,11 @@ class Replicated(Parallel):
 class Sharded(Parallel):
     """FSDP2: weights, gradients and optimizer state in parts, gathered block by block.
 
-    With ``hybrid`` the parts lie within groups of processes, and the groups are replicas.
+    With ``hybrid`` the parts lie within groups of processes, and the groups are replicas. What is
+    saved is put together tensor by tensor, in the memory of the main process.
     """
+
+    is_divided = copies_state = True
 
     def _prepare(self) -> None:
         from torch.distributed.device_mesh import init_device_mesh
@@ -357,6 +375,7 @@ class Sharded(Parallel):
             )
         else:
             mesh = init_device_mesh(self.device.type, (world,))
+        # Each moves what it divides to the device, and the block is over before the next.
         for module in self.network.modules():
             if isinstance(module, Block):
                 fully_shard(module, mesh=mesh)
@@ -388,8 +407,14 @@ class Sharded(Parallel):
         norm = super()._clip(limit)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
-    def _whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: _full(value) for name, value in tensors.items()}
+    def weights(self) -> Iterable[tuple[str, Tensor]]:
+        """Put the whole network's weights for inference together, one by one."""
+        for name, value in super().weights():
+            yield name, _full(value)
+
+    def _whole(self, tensors: Mapping[Any, Any]) -> dict[Any, Any]:
+        whole = ((name, _full(value)) for name, value in tensors.items())
+        return {name: value.to("cpu", copy=True) for name, value in whole if is_main()}
 
     def _put(self, into: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
         for name, tensor in into.items():
@@ -399,10 +424,7 @@ class Sharded(Parallel):
         state = self.optimizer.state_dict()
         return {
             **state,
-            "state": {
-                index: {key: _full(value) for key, value in own.items()}
-                for index, own in state["state"].items()
-            },
+            "state": {index: self._whole(own) for index, own in state["state"].items()},
         }
 
     def _load_optimizer(self, state: State) -> None:
@@ -420,7 +442,7 @@ class Sharded(Parallel):
 class Pipeline(Parallel):
     """Each process computes some of the layers; parts of the batch follow one another (GPipe)."""
 
-    is_local = True
+    is_local = is_divided = True
 
     def _prepare(self) -> None:
         from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
@@ -429,6 +451,7 @@ class Pipeline(Parallel):
         self._names = list(self.network.state_dict())
         self._shapes = {name: value.shape for name, value in self.network.state_dict().items()}
         self.network.cut(rank(), world_size())
+        self.network.to(self.device)
         self._sent: list[int] = []
         self._terms: list[Tensor] = []
         stage = PipelineStage(_Stage(self.network, self._run), rank(), world_size(), self.device)
@@ -478,10 +501,9 @@ class Pipeline(Parallel):
         nn.utils.clip_grads_with_norm_(self.network.parameters(), limit, norm)
         return norm
 
-    def weights(self) -> dict[str, Tensor]:
-        """Weights for inference, put together from all stages."""
-        own = super().weights()
-        whole = {}
+    def weights(self) -> Iterable[tuple[str, Tensor]]:
+        """Yield weights for inference, each from the stage that has it."""
+        own = dict(super().weights())
         for name in self._names:
             present = torch.tensor(rank() if name in own else -1, device=self.device)
             dist.all_reduce(present, dist.ReduceOp.MAX)
@@ -489,8 +511,7 @@ class Pipeline(Parallel):
                 own[name] if name in own else torch.empty(self._shapes[name], device=self.device)
             )
             dist.broadcast(value, int(present))
-            whole[name] = value
-        return whole
+            yield name, value
 
 
 class _Stage(nn.Module):
@@ -531,7 +552,8 @@ def parameter_groups(network: nn.Module, config: OptimizerConfig) -> list[dict[s
     return [group for group in groups if group["params"]]
 
 
-def _full(value: Any) -> Any:
+def _full(value: Tensor) -> Tensor:
+    """Put a tensor together; where it was whole already, the result shares its memory."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 

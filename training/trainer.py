@@ -156,8 +156,6 @@ class Trainer:
         network = make_network(config, world=world_size())
         self.parameters = sum(value.numel() for value in network.parameters())
         self.views = Views(photographs, config, rank=rank(), world=world_size())
-        #: Evaluates and exports, in the main process.
-        self.exported = make_network(config, world=world_size()).to(device).eval()
         self.fixed, self.validates = self._fixed_views(validation)
         prior = None
         if config.loss.classification:
@@ -166,6 +164,11 @@ class Trainer:
         self.clock = Clock(device)
         self.objective = Objective(config, network, device, prior)
         self.parallel = make_parallel(config, network, device, self.objective, self.clock)
+        #: Evaluates and exports, in the main process; on its device where the network fits there.
+        self.exported: nn.Module | None = None
+        if is_main():
+            self.exported = make_network(config, world=world_size()).eval()
+            self.exported.to("cpu" if self.parallel.is_divided else device)
         self.settings = settings_of(config, photographs)
         seen = [*photographs, *validation]
         self.hashes = sorted({sha for photograph in seen for sha in photograph.hashes})
@@ -293,13 +296,16 @@ class Trainer:
 
     def _save(self, tracker: Tracker | None) -> None:
         self.saver.wait()
-        common, local = self.parallel.state()
-        weights = self.parallel.weights()
+        exported = self.exported
+        into = exported.state_dict() if exported is not None else None
+        for name, value in self.parallel.weights():
+            if into is not None:
+                into[name].copy_(value)
         best = False
-        if tracker is not None:
-            self.exported.load_state_dict(weights)
-            best = self._evaluate(tracker)
-        common |= {"trainer": self.sums, "seconds": self.seconds, "world": world_size()}
+        if exported is not None and tracker is not None:
+            best = self._evaluate(exported, tracker)
+        common, local = self.parallel.state()
+        common |= {"trainer": dict(self.sums), "seconds": self.seconds, "world": world_size()}
         config = self.config
         card = {
             "network": {"name": config.network.name, "arguments": config.network.arguments},
@@ -313,24 +319,32 @@ class Trainer:
         }
 
         def export() -> None:
+            assert exported is not None  # noqa: S101 (the main process calls this)
             # Before the state: what is killed between the two does these steps again, and this.
             for folder in [self.folder, self.folder / "best"][: 1 + best]:
-                save_checkpoint(folder, self.exported, card)
+                save_checkpoint(folder, exported, card)
 
-        self.saver.start(self.step, common, local, before=export)
+        own = self.parallel.copies_state
+        self.saver.start(self.step, common, local, before=export, own=own)
 
     @torch.no_grad()
-    def _evaluate(self, tracker: Tracker) -> bool:
+    def _evaluate(self, exported: nn.Module, tracker: Tracker) -> bool:
         """Colour the fixed views; whether they came out better than ever before."""
         luminance, chroma = (part.to(self.device) for part in self.fixed)
+        home = "cpu" if self.parallel.is_divided else self.device
+
+        def network(light: Tensor, **options: Any) -> Tensor:
+            output: Tensor = exported(light.to(home), **options)
+            return output.to(self.device)
+
         shown = self.config.train.samples
         if shown:
-            predicted = self.exported(luminance[:shown]).float()
+            predicted = network(luminance[:shown]).float()
             tracker.picture(self.step, grid(luminance[:shown], predicted, chroma[:shown]))
         if not self.validates:
             return False
         losses = [
-            self.objective.evaluate(self.exported, light[None], colour[None])
+            self.objective.evaluate(network, light[None], colour[None])
             for light, colour in zip(luminance, chroma, strict=True)
         ]
         loss = sum(losses) / len(losses)

@@ -13,12 +13,15 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 
+import training.parallel
 from percept.distributed import launch, process_group
 from percept.errors import InputError
 from percept.inference.networks import build_network
 from tests.training.conftest import make_config_file, make_manifest
 from training.clock import Clock
-from training.config import Config, NetworkConfig, TrainConfig
+from training.config import Config, NetworkConfig, ShardingConfig, TrainConfig
+from training.losses import Objective
+from training.parallel import make_parallel
 from training.trainer import make_network
 
 # Twenty steps of SGD with momentum. (AdamW divides a gradient by its own size, which blows the
@@ -299,9 +302,39 @@ def test_a_conditional_network_needs_its_flag() -> None:
             model(torch.zeros(1, 1, 16, 16))
 
 
-def test_a_pipeline_has_no_more_stages_than_layers() -> None:
-    from training.config import ShardingConfig
+def test_only_the_main_process_keeps_what_was_sharded(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(
+        arm="x",
+        network=NetworkConfig(arguments={"width": 8, "depth": 1}),
+        sharding=ShardingConfig(strategy="fsdp"),
+        train=TrainConfig(steps=2, global_batch=1, crop=16, ema=0.9),
+    )
+    cpu = torch.device("cpu")
+    with process_group("cpu"):
+        network = make_network(config)
+        names = set(network.state_dict())
+        objective = Objective(config, network, cpu)
+        sharded = make_parallel(config, network, cpu, objective, Clock(cpu))
+        batch = torch.rand(1, 1, 16, 16), 50 * torch.rand(1, 2, 16, 16)
 
+        def step(number: int) -> dict[str, Any]:
+            sharded.step(*batch, number=number, rate=1e-2)
+            return sharded.state()[0]
+
+        first = step(0)
+        assert first["network"].keys() == first["average"].keys() == names
+        saved = {name: value.clone() for name, value in first["network"].items()}
+        second = step(1)
+        for name, value in first["network"].items():  # written while the training goes on
+            assert torch.equal(value, saved[name])
+            assert not torch.equal(value, second["network"][name])
+        monkeypatch.setattr(training.parallel, "is_main", lambda: False)
+        other = sharded.state()[0]
+        assert other["network"] == other["average"] == {}
+        assert all(own == {} for own in other["optimizer"]["state"].values())
+
+
+def test_a_pipeline_has_no_more_stages_than_layers() -> None:
     config = Config(
         arm="x",
         network=NetworkConfig(name="deep", arguments={"width": 8, "blocks": 1}),
