@@ -140,7 +140,7 @@ class Trainer:
     ------
     InputError
         If the network or the photographs do not fit, or the state is of another world size and
-        cannot be divided anew.
+        it or the photographs cannot be divided anew.
     """
 
     def __init__(
@@ -368,10 +368,15 @@ class Trainer:
 
     def _restore(self) -> None:
         common, local = checkpoint.load_state(self.folder, self.step, self.device)
-        if self.parallel.is_local and common["world"] != world_size():
+        holds = None
+        if self.parallel.is_local:
+            holds = "holds a part of the state"
+        elif self.config.data.sampler == "contiguous":
+            holds = "keeps to its own stretch of the photographs"
+        if holds is not None and common["world"] != world_size():
             raise InputError(
-                f"was begun with {common['world']} processes, each of which holds a part of the "
-                f"state; {world_size()} cannot go on from there",
+                f"was begun with {common['world']} processes, each of which {holds}; "
+                f"{world_size()} cannot go on from there",
                 file=self.folder,
                 key="--nproc",
                 value=world_size(),

@@ -582,6 +582,25 @@ def test_what_appears_while_it_waits_for_the_folder_is_looked_at(
     assert "already trained" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("sampler", ["shuffle", "contiguous"])
+def test_another_world_cannot_go_on_with_photographs_of_their_own(
+    config_file: Path,
+    tmp_path: Path,
+    train: Train,
+    sampler: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    own = f"--set=data.sampler={sampler}"
+    assert train(config_file, out, own) == 0
+    state = out / "state" / "step-6" / "common.pt"  # make it one of two processes, not yet done
+    torch.save({**torch.load(state, weights_only=True), "world": 2}, state)
+    (out / "run.json").write_text(json.dumps({**run_json(out), "state": "running"}))
+    assert train(config_file, out, own) == (2 if sampler == "contiguous" else 0)
+    said = "keeps to its own stretch of the photographs; 1 cannot go on from there"
+    assert (said in capsys.readouterr().err) == (sampler == "contiguous")
+
+
 def worker_of(launcher: int, *, rank: int) -> int:
     """Process id of one worker of a launcher."""
     for process in psutil.Process(launcher).children():
