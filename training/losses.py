@@ -284,8 +284,8 @@ class Adversary:
         self.network.requires_grad_(True)
         return (passed - 1).square().mean()
 
-    def step(self) -> None:
-        """Update the discriminator by the mean gradient of all processes."""
+    def exchange(self) -> int:
+        """Average the discriminator's gradient over the processes; return the bytes handed over."""
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients]) / world_size()
         dist.all_reduce(flat)
@@ -293,6 +293,10 @@ class Adversary:
             gradients, flat.split([g.numel() for g in gradients]), strict=True
         ):
             gradient.copy_(part.view_as(gradient))
+        return flat.numel() * flat.element_size()
+
+    def step(self) -> None:
+        """Update the discriminator, by the gradient that :meth:`exchange` left."""
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

@@ -116,9 +116,13 @@ class Parallel:
         elif all(map(math.isfinite, (*means, mean_norm))):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.objective.adversary is not None:
-            self.objective.adversary.step()
         self.clock.lap("optimizer")
+        if self.objective.adversary is not None:
+            began = self.clock.mark()
+            self.bytes["all_reduce"] += self.objective.adversary.exchange()
+            self.clock.note_exchange(began, self.clock.mark())
+            self.clock.lap("all_reduce")
+            self.objective.adversary.step()
         self._synchronise(number)
         self._update_average(number)
         self.clock.lap("optimizer")

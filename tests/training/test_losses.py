@@ -125,6 +125,7 @@ def test_the_discriminator_learns_to_tell_grey_from_colour() -> None:
         adversary = Adversary(config, torch.device("cpu"))
         for _ in range(20):
             adversary.judge(light, grey, true)
+            adversary.exchange()
             adversary.step()
         seen = [torch.cat([2 * light - 1, colour / 110], dim=1) for colour in (grey, true)]
         false, right = (adversary.network(view).mean().item() for view in seen)

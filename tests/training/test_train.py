@@ -32,6 +32,7 @@ from percept.distributed import process_group
 from percept.files import lock_folder, sha256_file
 from percept.inference.networks import load_checkpoint
 from training import checkpoint
+from training.clock import Clock
 from training.parallel import Step
 
 Train = Callable[..., int]
@@ -580,6 +581,20 @@ def test_what_appears_while_it_waits_for_the_folder_is_looked_at(
     assert run_json(out) == run_json(other)
     assert train(config_file, out) == 0
     assert "already trained" in capsys.readouterr().out
+
+
+def test_the_discriminators_gradients_are_counted(
+    config_file: Path, tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, lap, laps = tmp_path / "out", Clock.lap, set()
+    monkeypatch.setattr(Clock, "lap", lambda self, name: (laps.add(name), lap(self, name)))
+    options = ["--set=loss.adversarial=1", "--set=train.crop=32", "--set=train.steps=2"]
+    assert train(config_file, out, *options) == 0
+    # PatchGAN: four convolutions with biases, two normalisations.
+    patches = 3 * 32 * 16 + 32 + 32 * 64 * 16 + 64 + 64 * 128 * 16 + 128 + 128 * 9 + 1 + 2 * 192
+    for line in log(out):
+        assert line["all_reduce_bytes"] == 4 * (run_json(out)["parameters"] + patches)
+    assert "all_reduce" in laps  # what waits for the generator's is a part of "backward"
 
 
 @pytest.mark.parametrize("sampler", ["shuffle", "contiguous"])
