@@ -366,7 +366,7 @@ def make_config(
             remedy=f"Use percept train --experiment {file.stem} --out DIR",
         )
     for override in overrides:
-        _apply_override(table, override)
+        apply_override(table, override)
     problems: list[InputError] = []
     config = build_section(Config, table, "", file, problems)
     if config is None:
@@ -576,7 +576,7 @@ def _impossible_sharding(config: Config, world: int) -> Iterator[tuple[str, str,
                 )
 
 
-def _apply_override(table: dict[str, Any], override: str) -> None:
+def apply_override(table: dict[str, Any], override: str) -> None:
     """Set one ``section.key=value`` in a table read from TOML."""
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")

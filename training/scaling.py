@@ -17,12 +17,12 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ from PIL import Image
 
 from percept import __version__
 from percept.distributed import cores, ended_with_launcher, launch, leave
-from percept.errors import InputError, PerceptError
+from percept.errors import InputError, InputErrors, Interrupted, PerceptError
 from percept.files import (
     lock_folder,
     read_json,
@@ -38,7 +38,7 @@ from percept.files import (
     write_bytes_atomic,
     write_json_atomic,
 )
-from training.config import find_config, read_table
+from training.config import Config, apply_override, find_config, load_config, read_table
 
 PARTS = ("data", "forward", "backward", "all_reduce", "optimizer")
 _WARM = 4  # steps that are not timed: buckets, caches, the first pages of memory
@@ -67,6 +67,8 @@ class Point:
         ``all_reduce`` (what the backward pass does not hide), ``optimizer``, and ``other``.
     all_reduce_bytes : int
         That each process gave to all-reduce at each step.
+    other_bytes : dict of str to int
+        That the main process gave to exchanges of other kinds at each step.
     """
 
     mode: str
@@ -80,6 +82,7 @@ class Point:
     efficiency: float | None
     seconds: dict[str, float]
     all_reduce_bytes: int
+    other_bytes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,11 @@ class Link:
 
     def seconds(self, size: float, world: int) -> float:
         """Time of an all-reduce of ``size`` bytes."""
-        return 2 * (world - 1) * (self.latency + size * self.per_byte / world)
+        return 2 * self.half(size, world)
+
+    def half(self, size: float, world: int) -> float:
+        """Time of a reduce-scatter or an all-gather of ``size`` bytes, the halves of a ring's."""
+        return (world - 1) * (self.latency + size * self.per_byte / world) if size else 0.0
 
 
 def fit_link(world: int, measured: Sequence[tuple[int, float]]) -> Link:
@@ -111,21 +118,51 @@ def fit_link(world: int, measured: Sequence[tuple[int, float]]) -> Link:
     return Link(world, float(latency), float(per_byte), tuple(measured))
 
 
-def project(points: Sequence[Point], link: Link, worlds: Sequence[int]) -> list[dict[str, Any]]:
+def project(
+    points: Sequence[Point],
+    link: Link,
+    worlds: Sequence[int],
+    *,
+    group: int | None = None,
+    possible: Callable[[str, int, int], bool] = lambda mode, side, world: True,
+) -> list[dict[str, Any]]:
     """Step times at worlds that were not measured.
 
-    A step is the smallest world's computation, divided without loss, and an all-reduce that hides
-    behind none of it, over links like those here. What the largest measured world took beyond
-    that is taken to be paid at every step of the larger ones, too.
+    A step is the smallest world's computation, divided without loss, and the exchanges of the
+    largest measured world, which hide behind none of it, over links like those here. What the
+    largest measured world took beyond that is taken to be paid at every step of the larger ones,
+    too.
+
+    Parameters
+    ----------
+    points : sequence of Point
+    link : Link
+    worlds : sequence of int
+    group : int, optional
+        Processes among which weights, gradients or the optimizer's state are divided, where that
+        is not the world.
+    possible : callable
+        Whether a training takes a mode, a side and a world; what it does not is left out.
     """
     found = []
     for mode, side in sorted({(point.mode, point.side) for point in points}):
         own = [p for p in points if (p.mode, p.side) == (mode, side) and p.threads == 1]
         base = min(own, key=lambda point: point.world)
         most = max(own, key=lambda point: point.world)
-        missed = most.step_seconds - _modelled(base, link, most.world) if most is not base else 0.0
+
+        def modelled(world: int, base: Point = base, most: Point = most) -> float:
+            share = base.world / world if base.mode == "strong" else 1.0
+            compute = base.step_seconds - base.seconds["all_reduce"]
+            if base.world > 1:  # what is not all-reduce passes for computation there
+                compute -= _gathers(most, link, group, base.world)
+            reduce = link.seconds(most.all_reduce_bytes, world // (group or 1))
+            return max(0.0, compute) * share + reduce + _gathers(most, link, group, world)
+
+        missed = most.step_seconds - modelled(most.world) if most is not base else 0.0
         for world in worlds:
-            seconds = _modelled(base, link, world) + max(0.0, missed)
+            if not possible(mode, side, world):
+                continue
+            seconds = modelled(world) + max(0.0, missed)
             images = base.batch * (1 if mode == "strong" else world / base.world) / seconds
             speedup = images / base.images_per_second
             found.append(
@@ -141,10 +178,14 @@ def project(points: Sequence[Point], link: Link, worlds: Sequence[int]) -> list[
     return found
 
 
-def _modelled(base: Point, link: Link, world: int) -> float:
-    share = base.world / world if base.mode == "strong" else 1.0
-    compute = base.step_seconds - base.seconds["all_reduce"]
-    return compute * share + link.seconds(base.all_reduce_bytes, world)
+def _gathers(point: Point, link: Link, group: int | None, world: int) -> float:
+    """Time of what is gathered or scattered at a step, by the bytes of a measured point."""
+    # Each process hands over its part of what is gathered, and the whole of what is scattered.
+    parts = {"all_gather": group or point.world, "broadcast": point.world, "reduce_scatter": 1}
+    return sum(
+        link.half(size * parts[kind], group if group and kind != "broadcast" else world)
+        for kind, size in point.other_bytes.items()
+    )
 
 
 class Results:
@@ -186,6 +227,22 @@ class Results:
             self._file.unlink(missing_ok=True)
 
 
+def _settings(args: argparse.Namespace) -> list[tuple[str, int, int, int]]:
+    """Modes, sides, worlds and threads to measure."""
+    worlds = sorted(set(args.world))
+    settings = [
+        (mode, side, world, 1)
+        for side in sorted(set(args.side))
+        for mode in args.mode
+        for world in worlds
+    ]
+    return settings + [
+        (mode, side, worlds[0], threads)
+        for mode, side in {(mode, side): None for mode, side, _, _ in settings}
+        for threads in sorted(set(args.threads) - {1})
+    ]
+
+
 def measure(
     folder: Path, args: argparse.Namespace, kept: Results
 ) -> tuple[list[Point], Link | None]:
@@ -196,18 +253,7 @@ def measure(
     InputError
         If a training fails.
     """
-    worlds = sorted(set(args.world))
-    settings = [
-        (mode, side, world, 1)
-        for side in sorted(set(args.side))
-        for mode in args.mode
-        for world in worlds
-    ]
-    settings += [
-        (mode, side, worlds[0], threads)
-        for mode, side in {(mode, side): None for mode, side, _, _ in settings}
-        for threads in sorted(set(args.threads) - {1})
-    ]
+    worlds, settings = sorted(set(args.world)), _settings(args)
     runs: dict[tuple[str, int, int, int], list[dict[str, Any]]] = {key: [] for key in settings}
     for turn in range(args.rounds):
         for key in settings if turn % 2 == 0 else reversed(settings):
@@ -221,7 +267,7 @@ def measure(
             print(f"percept scaling: run {done} of {total}", file=sys.stderr, flush=True)
     points: list[Point] = []
     for (mode, side, world, threads), results in runs.items():
-        batch = args.batch * (world // worlds[0] if mode == "weak" else 1)
+        batch = _batch((mode, side, world, threads), args)
         rate = statistics.median(one["samples_per_second"] for one in results)
         base = statistics.median(
             one["samples_per_second"] for one in runs[mode, side, worlds[0], 1]
@@ -245,6 +291,7 @@ def measure(
                 round(rate / base * worlds[0] / world, 3) if threads == 1 else None,
                 {part: round(value, 5) for part, value in seconds.items()},
                 results[0]["all_reduce_bytes"],
+                results[0]["other_bytes"],
             )
         )
     if worlds[-1] == 1:
@@ -258,14 +305,34 @@ def measure(
 
 
 def _run(folder: Path, key: tuple[str, int, int, int], args: argparse.Namespace) -> dict[str, Any]:
-    mode, side, world, threads = key
+    _, side, world, threads = key
     manifest = _photographs(folder / f"side-{side}", side)
-    factor = world // min(args.world) if mode == "weak" else 1
     out = folder / "run"
+    words = ["-m", "training.train", args.config, "--out", str(out), "--manifest", str(manifest)]
+    words += ["--device", args.device, "--fresh"]
+    for override in _overrides(key, args):
+        words += ["--set", override]
+    with _silent():
+        code = launch(words, world, threads=threads)
+    if code:
+        raise InputError("a training failed; see above", value=" ".join(words))
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return timed(lines, _batch(key, args))
+
+
+def _batch(key: tuple[str, int, int, int], args: argparse.Namespace) -> int:
+    """Return the number of views of a step."""
+    mode, _, world, _ = key
+    return int(args.batch * (world // min(args.world) if mode == "weak" else 1))
+
+
+def _overrides(key: tuple[str, int, int, int], args: argparse.Namespace) -> list[str]:
+    """Say what makes the config the training of a setting."""
+    _, side, _, threads = key
     settings = {
         "data.max_side": max(16, round(1.25 * side)),
         "train.crop": side,
-        "train.global_batch": args.batch * factor,
+        "train.global_batch": _batch(key, args),
         "train.steps": _WARM + args.steps,
         "train.log_every": _WARM,
         "train.checkpoint_every": _WARM + args.steps,
@@ -274,16 +341,27 @@ def _run(folder: Path, key: tuple[str, int, int, int], args: argparse.Namespace)
         "data.validation_split": '"none"',
         "schedule.warmup_steps": 0,
     }
-    words = ["-m", "training.train", args.config, "--out", str(out), "--manifest", str(manifest)]
-    words += ["--device", args.device, "--fresh"]
-    for override in [*args.overrides, *(f"{name}={value}" for name, value in settings.items())]:
-        words += ["--set", override]
-    with _silent():
-        code = launch(words, world, threads=threads)
-    if code:
-        raise InputError("a training failed; see above", value=" ".join(words))
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return timed(lines, args.batch * factor)
+    table = read_table(find_config(args.config))
+    for override in args.overrides:
+        apply_override(table, override)
+    given = table.get("communication", {})
+    for name, used in {
+        "compression_start": given.get("compression", "none") != "none",
+        "average_start": given.get("average_every", 1) != 1,
+    }.items():
+        if used:  # from the first timed step on
+            settings[f"communication.{name}"] = _WARM
+    return [*args.overrides, *(f"{name}={value}" for name, value in settings.items())]
+
+
+def _config(key: tuple[str, int, int, int], args: argparse.Namespace) -> Config:
+    """Return the configuration of a setting; raises what its training would."""
+    from training.trainer import make_network
+
+    _, _, world, _ = key
+    config = load_config(args.config, overrides=_overrides(key, args), manifest=".", world=world)
+    make_network(config, world=world)
+    return config
 
 
 def timed(lines: Sequence[dict[str, Any]], batch: int) -> dict[str, Any]:
@@ -293,7 +371,7 @@ def timed(lines: Sequence[dict[str, Any]], batch: int) -> dict[str, Any]:
     -------
     dict
         ``steps``, that were averaged over, and, as in a line, ``samples_per_second``,
-        ``step_seconds`` and ``all_reduce_bytes``.
+        ``step_seconds``, ``all_reduce_bytes`` and ``other_bytes``.
     """
     counts = [after["step"] - before["step"] for before, after in pairwise(lines)]
     steps = sum(counts)
@@ -302,15 +380,17 @@ def timed(lines: Sequence[dict[str, Any]], batch: int) -> dict[str, Any]:
         return sum(n * value for n, value in zip(counts, values, strict=True)) / steps
 
     rest = lines[1:]
-    parts = {part for line in rest for part in line["step_seconds"]}
+
+    def means(name: str) -> dict[str, float]:
+        parts = sorted({part for line in rest for part in line[name]})
+        return {part: mean(line[name].get(part, 0.0) for line in rest) for part in parts}
+
     return {
         "steps": steps,
         "samples_per_second": batch / mean(batch / line["samples_per_second"] for line in rest),
-        "step_seconds": {
-            part: mean(line["step_seconds"].get(part, 0.0) for line in rest)
-            for part in sorted(parts)
-        },
+        "step_seconds": means("step_seconds"),
         "all_reduce_bytes": round(mean(line["all_reduce_bytes"] for line in rest)),
+        "other_bytes": {kind: round(size) for kind, size in means("other_bytes").items()},
     }
 
 
@@ -329,7 +409,7 @@ def _silent() -> Iterator[None]:
 
 
 def _photographs(home: Path, side: int) -> Path:
-    """Made-up colour photographs of twice the views' side, and their manifest."""
+    """Made-up colour photographs, larger than the views by a quarter, and their manifest."""
     manifest = home / "manifest.csv"
     if manifest.exists():
         return manifest
@@ -481,9 +561,9 @@ def print_table(
             f"{1e-9 / link.per_byte if link.per_byte else float('inf'):.2f} GB/s (fitted)"
         )
     if projection:
-        print("Projection, not measured: computation divided without loss, no all-reduce hidden,")
+        print("Projection, not measured: computation divided without loss, no exchange hidden,")
         print("every link like the one measured here, and at each step what the largest measured")
-        print("world took beyond that.")
+        print("world took beyond that. Worlds that a training would refuse are left out.")
         for ahead in projection:
             print(
                 f"{ahead['mode']:>6} {ahead['side']:>5} {ahead['world']:>5}  "
@@ -516,8 +596,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check(args)
         with ended_with_launcher(), ExitStack() as held:
             if args.out is not None:
-                args.out.mkdir(parents=True, exist_ok=True)
-                held.enter_context(lock_folder(args.out, "percept scaling train"))
+                held.enter_context(_folder(args.out))
             points, link, projection, facts = _measured(args)
         if args.json:
             document = {"facts": facts, "points": [asdict(p) for p in points]}
@@ -534,6 +613,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PerceptError as error:
         print(f"percept scaling: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a full disk
+        where = error.filename or args.out
+        print(f"percept scaling: {where}: {error.strerror}", file=sys.stderr)
+        return Interrupted.exit_code
     except Exception:  # a bug: exit code 1 would say that only some items failed
         traceback.print_exc()
         return 70
@@ -551,10 +634,23 @@ def _measured(
     settings |= {"config": read_table(find_config(args.config)), "host": platform.node()}
     settings |= {"cores": cores(), "percept_version": __version__}
     kept = Results(args.out, settings)
+
+    def possible(mode: str, side: int, world: int) -> bool:
+        try:
+            return world % min(args.world) == 0 and bool(_config((mode, side, world, 1), args))
+        except (InputError, InputErrors):
+            return False
+
     with tempfile.TemporaryDirectory(prefix="percept-scaling-") as folder:
         points, link = measure(Path(folder), args, kept)
     beyond = [world for world in sorted(set(args.project)) if world > max(args.world)]
-    projection = project(points, link, beyond) if link is not None else []
+    sharding = _config(_settings(args)[0], args).sharding
+    projection = []
+    if link is not None and sharding.strategy == "pipeline":
+        print("percept scaling: no projection, as stages wait for each other", file=sys.stderr)
+    elif link is not None:
+        group = sharding.size if sharding.strategy == "hybrid" else None
+        projection = project(points, link, beyond, group=group, possible=possible)
     facts = {
         "cores": cores(),
         "load_before": round(load, 2),
@@ -569,6 +665,17 @@ def _measured(
         write_report(args.out, points, link, projection, facts)
         kept.clear()
     return points, link, projection, facts
+
+
+def _folder(out: Path) -> IO[bytes]:
+    """Make the folder of the report, and keep others from it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        return lock_folder(out, "percept scaling train")
+    except OSError as error:
+        raise InputError(
+            f"cannot be a folder to write to: {error.strerror}", file=out, key="--out"
+        ) from None
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -587,6 +694,8 @@ def _check(args: argparse.Namespace) -> None:
                 key="--world",
                 value=world,
             )
+    for key in _settings(args):
+        _config(key, args)
 
 
 if __name__ == "__main__":

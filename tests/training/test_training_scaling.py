@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,8 @@ import pytest
 
 from percept import bundle
 from percept.cli import main as percept
-from training.scaling import PARTS, Point, Results, fit_link, project, timed
+from training.scaling import PARTS, Point, Results, _overrides, fit_link, project, timed
+from training.scaling import main as measure_scaling
 
 
 def point(mode: str, world: int, seconds: float, **parts: float) -> Point:
@@ -52,6 +55,44 @@ def test_what_the_model_missed_where_it_was_measured_stays_in_the_projection() -
     assert faster["step_seconds"] == pytest.approx(0.25 + 6e-3 + 1.5e-2, rel=1e-6)
 
 
+def test_what_sharding_sends_is_in_the_projection() -> None:
+    link = fit_link(2, [(n, 2 * 1e-3 + n * 1e-8) for n in (256, 65536, 1 << 22)])
+    # Of two, each hands over half of the weights and its whole gradient.
+    handed = {"all_gather": 500_000, "reduce_scatter": 1_000_000}
+    pair = replace(point("strong", 2, 0.5), all_reduce_bytes=0, other_bytes=handed)
+    points = [replace(point("strong", 1, 1.0), all_reduce_bytes=0), pair]
+    # Three messages of latency 1 ms and 3/4 of a megabyte at 10 ns a byte, there and back.
+    (four,) = project(points, link, [4])
+    assert four["step_seconds"] == pytest.approx(0.25 + 2 * (3e-3 + 0.75 * 1e6 * 1e-8), rel=1e-6)
+    # In groups of two it is as before; between the two groups half a megabyte is summed.
+    pair = replace(pair, all_reduce_bytes=500_000)
+    (four,) = project([points[0], pair], link, [4], group=2)
+    inside, between = 2 * (1e-3 + 0.5 * 1e6 * 1e-8), 2 * (1e-3 + 0.25 * 1e6 * 1e-8)
+    assert four["step_seconds"] == pytest.approx(0.25 + inside + between, rel=1e-6)
+    assert project(points, link, [4], possible=lambda *_: False) == []
+
+
+def test_compression_begins_with_the_timed_steps() -> None:
+    given = ["communication.compression=fp16"]
+    args = argparse.Namespace(config="base", overrides=given, world=[1], batch=8, steps=2)
+    settings = dict(one.split("=") for one in _overrides(("strong", 16, 1, 1), args))
+    assert settings["communication.compression_start"] == settings["train.log_every"] == "4"
+    args.overrides = []
+    assert not any("compression" in one for one in _overrides(("strong", 16, 1, 1), args))
+
+
+def test_a_file_is_no_folder_for_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for out in (file, file / "below"):
+        assert measure_scaling(["--world", "1", "--out", str(out)]) == 2
+        said = capsys.readouterr().err
+        assert "cannot be a folder to write to" in said
+        assert str(out) in said
+
+
 def test_all_steps_after_the_warm_up_are_timed() -> None:
     lines = [
         {
@@ -59,6 +100,7 @@ def test_all_steps_after_the_warm_up_are_timed() -> None:
             "samples_per_second": 8 / seconds,
             "step_seconds": {"forward": seconds, **more},
             "all_reduce_bytes": sent,
+            "other_bytes": {"send": sent // 10},
         }
         for step, seconds, more, sent in [
             (4, 9.0, {}, 9),
@@ -71,12 +113,13 @@ def test_all_steps_after_the_warm_up_are_timed() -> None:
     assert found["samples_per_second"] == pytest.approx(8 / 2.0)  # four steps of 1 s, two of 4
     assert found["step_seconds"] == pytest.approx({"forward": 2.0, "all_reduce": 1.0})
     assert found["all_reduce_bytes"] == 300
+    assert found["other_bytes"] == {"send": 30}
 
 
 def test_the_command_measures_and_draws(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    words = ["scaling", "train", "--world", "1", "2", "--side", "16", "--batch", "2", "--steps"]
-    words += ["5", "--rounds", "1", "--mode", "strong", "--threads", "1", "--project", "4"]
+    words = ["scaling", "train", "--world", "1", "2", "--side", "16", "--batch", "4", "--steps"]
+    words += ["5", "--rounds", "1", "--mode", "strong", "--threads", "1", "--project", "4", "8"]
     words += ["--set", "network.arguments={width=8, depth=1}", "--device", "cpu"]
     assert percept([*words, "--out", str(out)]) == 0
     said = capfd.readouterr().out
@@ -90,7 +133,7 @@ def test_the_command_measures_and_draws(tmp_path: Path, capfd: pytest.CaptureFix
     assert two["all_reduce_bytes"] > 0
     assert sum(two["seconds"].values()) == pytest.approx(two["step_seconds"], rel=0.2)
     assert document["link"]["world"] == 2
-    assert [p["world"] for p in document["projection"]] == [4]
+    assert [p["world"] for p in document["projection"]] == [4]  # eight cannot share four views
     assert (out / "scaling-train.png").stat().st_size > 10_000
 
 
