@@ -9,7 +9,6 @@ whatever the number of processes. Samplers differ in the permutation alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from training.config import Sampler
 
 _ORDER = 0  # a random stream of its own among those of one seed
+_KEPT = 16  # permutations; an lru_cache could not be sent to loader processes
 
 
 class Order:
@@ -61,7 +61,8 @@ class Order:
         of = np.zeros(count, np.int64) if buckets is None else np.asarray(buckets)
         self._members = [np.flatnonzero(of == bucket) for bucket in range(int(of.max()) + 1)]
         self._turns: list[tuple[int, int]] = []  # bucket of a step, and its number in that bucket
-        self._permutation = lru_cache(maxsize=16)(self._permute)
+        self._done = np.zeros(len(self._members), np.int64)  # turns of each bucket
+        self._permutations: dict[tuple[int, int], NDArray[np.int64]] = {}  # the latest
 
     def bucket(self, step: int) -> int:
         """Bucket of all views of a step."""
@@ -84,12 +85,21 @@ class Order:
         if len(self._members) == 1:
             return 0, step
         sizes = np.array([len(members) for members in self._members])
+        shares = sizes / sizes.sum()
         while len(self._turns) <= step:
-            done = np.bincount([bucket for bucket, _ in self._turns], minlength=len(sizes))
-            due = sizes / sizes.sum() * (len(self._turns) + 1) - done
+            due = shares * (len(self._turns) + 1) - self._done
             bucket = int(due.argmax())
-            self._turns.append((bucket, int(done[bucket])))
+            self._turns.append((bucket, int(self._done[bucket])))
+            self._done[bucket] += 1
         return self._turns[step]
+
+    def _permutation(self, bucket: int, epoch: int) -> NDArray[np.int64]:
+        key = bucket, epoch
+        if key not in self._permutations:
+            if len(self._permutations) == _KEPT:
+                del self._permutations[next(iter(self._permutations))]
+            self._permutations[key] = self._permute(bucket, epoch)
+        return self._permutations[key]
 
     def _permute(self, bucket: int, epoch: int) -> NDArray[np.int64]:
         """Order of the members of a bucket in one of its epochs."""

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import multiprocessing
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +100,22 @@ def test_buckets_take_turns_and_each_has_its_epochs() -> None:
         assert all(sorted(epoch) == members for epoch in epochs.tolist())
 
 
+@pytest.mark.parametrize("sizes", [(6, 12, 2), (3, 3, 1), (5, 1), (7, 11, 13, 4)])
+def test_the_bucket_furthest_behind_its_share_is_next(sizes: tuple[int, ...]) -> None:
+    buckets = [bucket for bucket, size in enumerate(sizes) for _ in range(size)]
+    order = Order(len(buckets), batch=4, seed=1, buckets=buckets)
+    turns: list[int] = []
+    for _ in range(3 * len(buckets)):
+        done = np.bincount(turns, minlength=len(sizes))
+        due = np.array(sizes) / len(buckets) * (len(turns) + 1) - done
+        turns.append(int(due.argmax()))
+    assert [order.bucket(step) for step in range(len(turns))] == turns
+    again = Order(len(buckets), batch=4, seed=1, buckets=buckets)  # begun in the middle
+    middle = len(turns) // 2
+    assert [again.bucket(step) for step in range(middle, len(turns))] == turns[middle:]
+    np.testing.assert_array_equal(again.photographs(middle), order.photographs(middle))
+
+
 CROP = 16
 
 
@@ -160,6 +178,24 @@ def test_ageing_changes_light_and_leaves_colour_alone(tmp_path: Path) -> None:
     assert all(changed)
     again, _ = views(tmp_path, ageing=1.0, aged_copies=3, **settings)[0]
     assert torch.equal(aged, again)
+
+
+@pytest.fixture
+def forkserver() -> Iterator[None]:
+    """Start processes as Python 3.14 does on Linux, nothing but what is sent being in them."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("forkserver", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+def test_views_can_be_sent_to_a_loader_process(tmp_path: Path, forkserver: None) -> None:
+    loaded = views(tmp_path, workers=1)
+    loaded[0]  # what it remembers is sent, too
+    config = DataConfig(workers=1)
+    ((luminance, chroma),) = load_batches(loaded, config, range(2, 3))
+    assert torch.equal(luminance, views(tmp_path)[2][0])
+    assert torch.equal(chroma, views(tmp_path)[2][1])
 
 
 @pytest.mark.parametrize(
