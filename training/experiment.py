@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import json
 import math
 import shlex
 import statistics
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +30,7 @@ from training.config import Config, Section, build_section, find_config, make_co
 
 LearningRate = Literal["same", "linear", "sqrt", "own"]
 _MIN_SEEDS = 3
+_TRIED = 8  # steps of each arm that a cost is estimated from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,58 +222,69 @@ def _toml(value: Any) -> str:
 # -- doing it ------------------------------------------------------------------------------------
 
 
-def print_cost(experiment: Experiment) -> None:
-    """Print what the experiment costs, from a timed pass of each arm's network."""
-    import torch
+def print_cost(experiment: Experiment, args: argparse.Namespace) -> None:
+    """Print what the experiment costs, by a few steps of each arm, which leave nothing behind.
 
-    from percept.inference.networks import build_network
-
+    Raises
+    ------
+    InputError
+        If an arm cannot be trained.
+    """
     print(f"{'arm':<24}{'seeds':>6}{'steps':>7}{'batch':>7}{'views':>8}", end="")
     print(f"{'parameters':>12}{'MB a step':>11}{'minutes':>9}")
     total = 0.0
-    arms = list(dict.fromkeys(t.arm for t in experiment.trainings))
-    for arm in arms:
-        own = [t for t in experiment.trainings if t.arm == arm]
-        config = own[0].config
-        train = config.train
-        torch.set_num_threads(train.threads)
-        network = build_network(config.network.name, config.network.arguments)
-        height, width = config.views[0]
-        micro = max(1, train.global_batch // experiment.nproc // train.accumulation)
-        seconds = []
-        for _ in range(3):
-            began = time.perf_counter()
-            network(torch.rand(micro, 1, height, width)).square().mean().backward()
-            seconds.append(time.perf_counter() - began)
-        passes = train.steps * train.accumulation
-        minutes = min(seconds) * passes * len(own) / 60
+    arms = {t.arm: t for t in reversed(experiment.trainings)}  # of each, the first
+    for arm, training in reversed(arms.items()):
+        seeds = sum(t.arm == arm for t in experiment.trainings)
+        train = training.config.train
+        cost = measure_cost(experiment, training, args)
+        minutes = seeds * (cost.start_seconds + train.steps * cost.step_seconds) / 60
         total += minutes
-        sizes = [p.shape for p in network.parameters()]
         print(
-            f"{arm:<24}{len(own):>6}{train.steps:>7}{train.global_batch:>7}"
-            f"{train.steps * train.global_batch:>8}{sum(map(math.prod, sizes)):>12}"
-            f"{_sent(config, sizes) / 1e6:>11.3f}{minutes:>9.1f}"
+            f"{arm:<24}{seeds:>6}{train.steps:>7}{train.global_batch:>7}"
+            f"{train.steps * train.global_batch:>8}{cost.parameters:>12}"
+            f"{cost.step_bytes / 1e6:>11.3f}{minutes:>9.1f}",
+            flush=True,
         )
     print(
-        f"{len(experiment.trainings)} trainings, about {total:.0f} minutes on "
-        f"{experiment.nproc} free cores; all arms see the same number of views"
+        f"{len(experiment.trainings)} trainings, about {total:.0f} minutes if this machine is as "
+        f"free as during the {_TRIED} steps timed of each arm; all arms see the same number of "
+        "views"
     )
 
 
-def _sent(config: Config, shapes: Sequence[Sequence[int]]) -> float:
-    """Bytes that a process gives to all-reduce at a step, compression having started."""
-    communication = config.communication
-    plain = 4 * sum(map(math.prod, shapes))
-    if communication.average_every > 1:
-        return plain / communication.average_every
-    if communication.compression in {"fp16", "bf16"}:
-        return plain / 2
-    if communication.compression == "powersgd":
-        rank = communication.powersgd_rank
-        matrices = [(shape[0], math.prod(shape[1:])) for shape in shapes if len(shape) > 1]
-        vectors = sum(math.prod(shape) for shape in shapes if len(shape) == 1)
-        return 4 * (vectors + sum(min(n, m, rank) * (n + m) for n, m in matrices))
-    return plain
+@dataclass(frozen=True)
+class Cost:
+    """What one training costs: seconds of its start and of a step, bytes sent at a step."""
+
+    start_seconds: float
+    step_seconds: float
+    step_bytes: float
+    parameters: int
+
+
+def measure_cost(experiment: Experiment, training: Training, args: argparse.Namespace) -> Cost:
+    """Train a few steps, compressed or apart from the first timed one on where it is to be so."""
+    from training.scaling import timed, trial, try_out
+
+    config = training.config
+    with tempfile.TemporaryDirectory(prefix="percept-cost-") as folder:
+        words = _words(experiment, training, args, Path(folder))
+        communication = dataclasses.asdict(config.communication)
+        for name, value in trial(_TRIED, communication).items():
+            words += ["--set", f"{name}={value}"]
+        began = time.monotonic()
+        lines = try_out(words, experiment.nproc, config.train.threads)
+        took = time.monotonic() - began
+        run = read_run(Path(folder) / training.name)
+    found = timed(lines, config.train.global_batch)
+    step = config.train.global_batch / found["samples_per_second"]
+    sent = found["all_reduce_bytes"] + sum(found["other_bytes"].values())
+    if config.local_sgd:  # the last of the steps averages, whether it is its turn or not
+        every = config.communication.average_every
+        sent *= _TRIED / math.ceil(_TRIED / every) / every
+    start = max(0.0, took - lines[-1]["step"] * step)
+    return Cost(start, step, sent, run["parameters"] if run is not None else 0)
 
 
 def train(experiment: Experiment, args: argparse.Namespace) -> None:
@@ -337,9 +351,11 @@ def next_commands(
     ]
 
 
-def _words(experiment: Experiment, training: Training, args: argparse.Namespace) -> list[str]:
+def _words(
+    experiment: Experiment, training: Training, args: argparse.Namespace, out: Path | None = None
+) -> list[str]:
     """Arguments of the worker that trains one of them."""
-    words = [str(experiment.base), "--out", str(args.out / training.name)]
+    words = [str(experiment.base), "--out", str((out or args.out) / training.name)]
     words += ["--device", args.device, "--manifest", str(training.config.data.manifest)]
     for override in training.overrides:
         words += ["--set", override]
@@ -427,11 +443,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             overrides=args.overrides,
         )
         print(f"{experiment.claim}\n{experiment.source}\n")
-        if args.dry_run:
-            print_cost(experiment)
-        else:
-            with ended_with_launcher():
-                train(experiment, args)
+        with ended_with_launcher():
+            (print_cost if args.dry_run else train)(experiment, args)
     except PerceptError as error:
         print(f"percept train: {error}", file=sys.stderr)
         return error.exit_code

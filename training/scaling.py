@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -308,16 +308,45 @@ def _run(folder: Path, key: tuple[str, int, int, int], args: argparse.Namespace)
     _, side, world, threads = key
     manifest = _photographs(folder / f"side-{side}", side)
     out = folder / "run"
-    words = ["-m", "training.train", args.config, "--out", str(out), "--manifest", str(manifest)]
-    words += ["--device", args.device, "--fresh"]
+    words = [args.config, "--out", str(out), "--manifest", str(manifest), "--device", args.device]
     for override in _overrides(key, args):
         words += ["--set", override]
+    return timed(try_out([*words, "--fresh"], world, threads), _batch(key, args))
+
+
+def try_out(words: Sequence[str], world: int, threads: int) -> list[dict[str, Any]]:
+    """Train by the worker, which prints nothing; return the lines of its log.
+
+    Raises
+    ------
+    InputError
+        If that fails.
+    """
     with _silent():
-        code = launch(words, world, threads=threads)
+        code = launch(["-m", "training.train", *words], world, threads=threads)
     if code:
         raise InputError("a training failed; see above", value=" ".join(words))
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return timed(lines, _batch(key, args))
+    log = Path(words[words.index("--out") + 1]) / "log.jsonl"
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def trial(steps: int, communication: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of a training of a few steps, whose log tells of the warm-up first."""
+    settings = {
+        "train.steps": _WARM + steps,
+        "train.log_every": _WARM,
+        "train.checkpoint_every": _WARM + steps,
+        "train.samples": 0,
+        "data.validation_split": '"none"',
+        "schedule.warmup_steps": 0,
+    }
+    for name, used in {
+        "compression_start": communication.get("compression", "none") != "none",
+        "average_start": communication.get("average_every", 1) != 1,
+    }.items():
+        if used:  # from the first timed step on
+            settings[f"communication.{name}"] = _WARM
+    return settings
 
 
 def _batch(key: tuple[str, int, int, int], args: argparse.Namespace) -> int:
@@ -329,28 +358,16 @@ def _batch(key: tuple[str, int, int, int], args: argparse.Namespace) -> int:
 def _overrides(key: tuple[str, int, int, int], args: argparse.Namespace) -> list[str]:
     """Say what makes the config the training of a setting."""
     _, side, _, threads = key
+    table = read_table(find_config(args.config))
+    for override in args.overrides:
+        apply_override(table, override)
     settings = {
         "data.max_side": max(16, round(1.25 * side)),
         "train.crop": side,
         "train.global_batch": _batch(key, args),
-        "train.steps": _WARM + args.steps,
-        "train.log_every": _WARM,
-        "train.checkpoint_every": _WARM + args.steps,
         "train.threads": threads,
-        "train.samples": 0,
-        "data.validation_split": '"none"',
-        "schedule.warmup_steps": 0,
+        **trial(args.steps, table.get("communication", {})),
     }
-    table = read_table(find_config(args.config))
-    for override in args.overrides:
-        apply_override(table, override)
-    given = table.get("communication", {})
-    for name, used in {
-        "compression_start": given.get("compression", "none") != "none",
-        "average_start": given.get("average_every", 1) != 1,
-    }.items():
-        if used:  # from the first timed step on
-            settings[f"communication.{name}"] = _WARM
     return [*args.overrides, *(f"{name}={value}" for name, value in settings.items())]
 
 

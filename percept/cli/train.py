@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="with --experiment: print what it costs, and train nothing",
+        help="with --experiment: print what it costs, by a few steps of each arm, and keep nothing",
     )
 
 

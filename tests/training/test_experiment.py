@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import shlex
@@ -12,9 +13,9 @@ from percept import bundle
 from percept.cli import build_parser
 from percept.cli import main as percept
 from percept.errors import InputError
-from percept.inference.networks import load_checkpoint
+from percept.inference.networks import build_network, load_checkpoint
 from percept.inference.run import open_run
-from training.experiment import load_experiment, main, next_commands
+from training.experiment import load_experiment, main, measure_cost, next_commands
 from training.train import main as train_one
 
 FOLDER = bundle.root() / "training" / "experiments"
@@ -100,6 +101,42 @@ def test_the_learning_rate_follows_the_stated_rule(experiment_file: Path) -> Non
     experiment_file.write_text(text.replace('"sqrt"', '"same"'))
     small = load_experiment(str(experiment_file)).trainings[-1].config
     assert small.optimizer.learning_rate == rate
+
+
+_PATCHES = 3 * 32 * 16 + 32 * 64 * 16 + 64 * 128 * 16 + 128 * 9 + 225 + 2 * 192
+
+
+@pytest.mark.parametrize(
+    ("setting", "times", "more"),
+    [
+        ("communication.bucket_mb = 1.0", 4, 0),
+        ("communication = { compression = 'bf16', compression_start = 3 }", 2, 0),
+        ("communication = { average_every = 16, average_start = 2 }", 4 / 16, 0),
+        ("communication = { average_every = 3, average_start = 2 }", 4 / 3, 0),
+        ("loss.adversarial = 1.0\ntrain.crop = 32", 4, 4 * _PATCHES),
+    ],
+)
+def test_costs_are_those_of_the_worker(
+    experiment_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str,
+    times: float,
+    more: int,
+) -> None:
+    text = EXPERIMENT.replace("train.global_batch = 2\ntrain.steps = 24", setting)
+    experiment_file.write_text(text)
+    experiment = load_experiment(str(experiment_file))
+    # In this process, which is faster.
+    monkeypatch.setattr("training.scaling.launch", lambda words, *_, **__: train_one(words[2:]))
+    args = argparse.Namespace(device="cpu", fresh=False, out=experiment_file.with_name("out"))
+    cost = measure_cost(experiment, experiment.trainings[-1], args)
+    # A mean over steps was rounded in the log.
+    assert cost.step_bytes == pytest.approx(times * cost.parameters + more, abs=4)
+    network = experiment.trainings[-1].config.network
+    sizes = [p.numel() for p in build_network(network.name, network.arguments).parameters()]
+    assert cost.parameters == sum(sizes)
+    assert cost.step_seconds > 0
+    assert not args.out.exists()
 
 
 @pytest.mark.parametrize(
