@@ -136,7 +136,7 @@ class OptimizerConfig(Section):
     weight_decay: float = _between(0.0, 10.0, default=0.01)
     """Weight decay, decoupled in AdamW."""
     decay_all: bool = True
-    """Decay every parameter; else neither biases nor the scales of normalisation."""
+    """Decay every parameter; else neither biases nor the scales of normalisation, as is common."""
     epsilon: float = _between(1e-16, 1.0, default=1e-8)
     """Term added to the denominator of AdamW's update."""
     momentum: float = _between(0.0, 0.9999, default=0.9)
@@ -154,7 +154,8 @@ class ScheduleConfig(Section):
     warmup_steps: int = _between(0, default=20)
     """Steps in which the learning rate rises to its peak; 0 starts at the peak."""
     final_fraction: float = _between(0.0, 1.0, default=0.02)
-    """Learning rate at the end of the cosine, as a fraction of the peak."""
+    """Learning rate at the end of the cosine, as a fraction of the peak: that of a step after the
+    last."""
 
 
 @dataclass(frozen=True, kw_only=True)

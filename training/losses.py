@@ -238,7 +238,8 @@ def lab_to_srgb(luminance: Tensor, chroma: Tensor) -> Tensor:
     light = torch.cat([middle + chroma[:, :1] / 500, middle, middle - chroma[:, 1:] / 200], dim=1)
     xyz = torch.where(light > DELTA, light**3, 3 * DELTA**2 * (light - 4 / 29))
     to_rgb = torch.from_numpy(TO_RGB).to(xyz)
-    linear = torch.einsum("rc,nchw->nrhw", to_rgb, xyz).clamp(0, 1)
+    with torch.autocast(xyz.device.type, enabled=False):  # bf16 would be levels off
+        linear = torch.einsum("rc,nchw->nrhw", to_rgb, xyz).clamp(0, 1)
     curved = 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
     return torch.where(linear <= 0.0031308, 12.92 * linear, curved)
 

@@ -105,6 +105,13 @@ def test_lab_to_srgb_is_the_inverse_that_inference_uses() -> None:
     np.testing.assert_allclose(255 * back, rgb, atol=0.01)
 
 
+def test_lab_to_srgb_is_exact_in_lower_precision() -> None:
+    light, chroma = torch.full((1, 1, 1, 1), 0.6), torch.tensor([30.0, -20.0]).view(1, 2, 1, 1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = lab_to_srgb(light, chroma)
+    assert torch.equal(found, lab_to_srgb(light, chroma))
+
+
 def test_lab_to_srgb_has_gradients_everywhere() -> None:
     light = torch.tensor([0.0, 0.001, 0.5, 1.0]).view(1, 1, 2, 2)
     chroma = torch.zeros(1, 2, 2, 2, requires_grad=True)
