@@ -117,6 +117,20 @@ class Run:
         """Find the image that a path of ``outputs.parquet`` names."""
         return self.root / output_path
 
+    def unlike(self, stimuli: pd.DataFrame) -> pd.MultiIndex:
+        """Images of the run, by (content, condition), that are not those that a study shows.
+
+        Parameters
+        ----------
+        stimuli : DataFrame
+            :meth:`percept.store.Store.stimuli`; of an image whose source is not known, nothing
+            can be said.
+        """
+        shown = stimuli[(stimuli["role"] == "test") & stimuli["source_sha256"].notna()]
+        keys = pd.MultiIndex.from_frame(shown[["content_id", "condition"]])
+        made = self.outputs.set_index(["content_id", "condition"])["sha256"].reindex(keys)
+        return keys[(made.notna() & (made.to_numpy() != shown["source_sha256"].to_numpy()))]
+
     def write_metrics(
         self,
         frame: pd.DataFrame,

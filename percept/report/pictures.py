@@ -89,7 +89,7 @@ def examples(study: StudyData, attribute: str) -> Iterator[Example]:
 
 def partings(study: StudyData, attribute: str) -> Iterator[Parting]:
     """Pairs on which people are clearest and most metrics hold the opposite, most of them first."""
-    if study.run is None or study.run.metrics.empty:
+    if study.metrics.empty:
         return
     table = _pairs(study, attribute) if study.protocol.method == "pairwise" else pd.DataFrame()
     if len(table):
@@ -106,7 +106,7 @@ def partings(study: StudyData, attribute: str) -> Iterator[Parting]:
         table = _scored_pairs(study, attribute)
     table = table[table["lead"].to_numpy(float) >= CLEAR]
     rises = directions(study)
-    values = study.run.metrics.pivot_table(
+    values = study.metrics.pivot_table(
         index=["content_id", "condition"], columns="metric", values="value"
     )
     sign = np.array([1.0 if rises.get(str(name), True) else -1.0 for name in values.columns])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,13 +16,16 @@ from playwright.sync_api import Browser
 
 from percept import stats
 from percept.cli import main
-from percept.inference.run import Run
+from percept.errors import InputError
+from percept.files import write_parquet_atomic
+from percept.inference.run import Run, open_run
 from percept.protocol import parse_protocol
 from percept.report import words
 from percept.report.build import analyse, jsonable
-from percept.report.data import StudyData, generator
+from percept.report.data import StudyData, generator, read_study
 from percept.report.figures import draw
 from percept.report.render import render_html, tables, write_report
+from percept.store import open_store
 from tests.report.conftest import N_BOOT, SEED, World, with_votes
 
 
@@ -215,15 +219,9 @@ def test_metrics_left_out_are_told_with_their_reason(world: World) -> None:
 
 
 def test_metrics_on_fewer_photographs_are_told_and_do_not_set_the_ceiling(world: World) -> None:
-    assert world.pairs.run is not None
-    table = world.run.metrics
+    table = world.run.metrics  # lpips_alex comes first in it
     few = (table["metric"] == "lpips_alex") & (table["content_id"] > "photo2")
-
-    class Partial(Run):
-        metrics = table[~few]  # lpips_alex comes first in the table, and lacks photographs
-
-    run = Partial(world.run.root, world.run.info, world.run.conditions)
-    report = analyse([replace(world.pairs, run=run)], n_boot=N_BOOT)
+    report = analyse([replace(world.pairs, metrics=table[~few])], n_boot=N_BOOT)
     found = {one.metric: one.choices for one in report.metrics[0].results}
     assert found["lpips_alex"].n < found["psnr"].n
     assert report.metrics[0].ceiling == found["psnr"].human_accuracy
@@ -632,16 +630,10 @@ def test_pictures_on_which_metrics_and_people_part_ways(world: World) -> None:
     ratings = data.ratings.assign(content=data.ratings["content"].replace("photo0", "photo5"))
     values = {"warm": -1.0, "cold": 1.0, "pale": 0.0, "gray": 0.0}  # lower is better: lpips
     table = world.run.metrics.assign(value=world.run.metrics["condition"].map(values))
-
-    class Wrong(Run):
-        metrics = table
-
-    run = Wrong(world.run.root, world.run.info, world.run.conditions)
-    found = analyse([replace(data, ratings=ratings, run=run)], n_boot=N_BOOT).partings
-    assert found == ()  # one of two metrics is no majority
-    only = table[table["metric"] == "psnr"]
-    run = type("Psnr", (Run,), {"metrics": only})(world.run.root, world.run.info, ())
-    found = analyse([replace(data, ratings=ratings, run=run)], n_boot=N_BOOT).partings
+    data = replace(data, ratings=ratings, metrics=table)
+    assert analyse([data], n_boot=N_BOOT).partings == ()  # one of two metrics is no majority
+    data = replace(data, metrics=table[table["metric"] == "psnr"])
+    found = analyse([data], n_boot=N_BOOT).partings
     assert found
     for parting in found:
         assert (parting.first, parting.second) == ("warm", "cold")
@@ -680,6 +672,55 @@ def test_pairs_with_an_anchor_alone_are_scored_against_it(world: World) -> None:
         assert own.low < own.value < own.high
     assert "On which photographs" in html
     assert "has the intervals" in html
+
+
+def test_a_model_is_not_judged_on_what_it_was_fitted_on(world: World, tmp_path: Path) -> None:
+    run = _copy_of(world.run, tmp_path)
+    hashes = run.manifest.set_index("content_id")["sha256"]
+    fitted = {"kind": "calibrated", "higher_is_better": True}
+    for name, contents in (("calibrated-a", list(hashes.index)), ("calibrated-b", ["photo1"])):
+        source = {"contents": {f"other name of {one}": hashes[one] for one in contents}}
+        frame = run.metrics[run.metrics["metric"] == "psnr"].assign(metric=name)
+        run.write_metrics(frame, {}, {name: fitted | {"fitted_on": source}})
+    with open_store(world.url) as store:
+        study = read_study(store, "pairs", open_run(run.root))
+    (found,) = analyse([study], n_boot=N_BOOT).metrics
+    votes = {result.metric: result.choices.n for result in found.results if result.choices}
+    assert "calibrated-a" not in votes
+    own = study.ratings[study.ratings["kind"] == "test"]
+    left_out = own[own["content"].eq("photo1") & own["choice"].isin(["left", "right"])]
+    anchored = (left_out[["left", "right"]] == "gray").any(axis=1)
+    assert 0 < votes["psnr"] - votes["calibrated-b"] == (~anchored).sum()
+    assert found.skipped["calibrated-a"].startswith("not judged on the 6 photographs that it was")
+
+
+def test_metrics_of_other_images_than_those_judged_are_left_out(
+    world: World, tmp_path: Path
+) -> None:
+    """As after ``percept infer --fresh`` with another checkpoint of the same name."""
+    run = _copy_of(world.run, tmp_path)
+    outputs, all_of_them = run.outputs, run.outputs["sha256"].str[::-1]
+    again = outputs["condition"] == "warm"
+    changed = outputs.assign(sha256=all_of_them.where(again, outputs["sha256"]))
+    write_parquet_atomic(run.root / "outputs.parquet", changed)
+    with open_store(world.url) as store:
+        study = read_study(store, "pairs", open_run(run.root))
+        (found,) = analyse([study], n_boot=N_BOOT).metrics
+        assert "no longer holds 6 of the 24 images that were judged (of warm)" in found.problem
+        before = next(part for part in world.report.metrics if part.study == "pairs").results[0]
+        (now,) = [one for one in found.results if one.metric == before.metric]
+        assert now.choices is not None
+        assert before.choices is not None
+        assert now.choices.n_missing > 0 == before.choices.n_missing
+        write_parquet_atomic(run.root / "outputs.parquet", outputs.assign(sha256=all_of_them))
+        with pytest.raises(InputError, match="other images than those that study 'pairs' shows"):
+            read_study(store, "pairs", open_run(run.root))
+
+
+def _copy_of(run: Run, folder: Path) -> Run:
+    shutil.copytree(run.root, folder / "run")
+    shutil.copytree(run.root.parent / "photos", folder / "photos")
+    return open_run(folder / "run")
 
 
 def test_artifacts_by_stratum(world: World) -> None:
