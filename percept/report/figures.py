@@ -209,8 +209,8 @@ def over_gray(
         domain=(0, 1),
         chance=0.5,
         percent=True,
-        caption="Comparisons with the photograph as it was. Left of the dashed line, people would "
-        "rather leave it grey.",
+        caption="Direct comparisons with the photograph as it was, without the scale. Left of the "
+        "dashed line, people would rather leave it grey.",
         stamp=stamp,
     )
 
@@ -407,6 +407,7 @@ def changes(comparison: Comparison, colors: Mapping[str, str], stamp: str) -> Fi
                 hollow=entry.verdict == "no change seen",
             )
             for entry in comparison.changes
+            if entry.verdict != "missing"
         ],
         "Change; dashed: none; better to the right",
         chance=0.0,

@@ -543,6 +543,7 @@ def compared(comparison: Comparison) -> str:
         ("better", "better"),
         ("no change seen", "not told apart"),
         ("not estimable", "not to be compared with these answers"),
+        ("missing", f"missing from {comparison.study}"),
     ):
         found = [
             f"**{entry.condition}**"
@@ -553,6 +554,9 @@ def compared(comparison: Comparison) -> str:
         if found:
             parts.append(f"{text}: {listing(found)}")
     text = "; ".join(parts) or "there is nothing to compare"
+    judged = sum(math.isfinite(entry.change.low) for entry in comparison.changes)
+    if judged > 1:
+        text += f". The intervals of {count(judged, 'change')} hold together (Bonferroni)"
     return sentence(f"against {against}, by {comparison.measure}: {text}")
 
 
@@ -838,9 +842,9 @@ def methods(
         )
     if comparison:
         texts.append(
-            "Against the baseline, a condition counts as worse only where the whole "
-            f"{level} interval of its change lies below zero; each is judged by its own interval, "
-            "without correction for their number. The change is of "
+            "Against the baseline, a condition counts as worse only where the whole interval of "
+            f"its change lies below zero, at a level at which the intervals of all changes in one "
+            f"question hold together with {level} confidence (Bonferroni). The change is of "
             f"{listing(dict.fromkeys(entry.measure for entry in comparison))}."
             + (
                 " Pairs of two studies are put on one scale by what is the same in both, the grey "

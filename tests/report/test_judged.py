@@ -173,10 +173,50 @@ def test_pairs_of_two_studies_are_compared_through_the_grey_photograph(world: Wo
     assert [entry.verdict for entry in same.changes] == [
         "no change seen", "no change seen", "not estimable"
     ]  # fmt: skip
+    # All changes that can be judged share the level.
+    assert [entry.change.confidence for entry in same.changes[:2]] == pytest.approx([0.975] * 2)
     assert compare(replace(after, name="after"), "realism", before, 0.95).worse == ("warm",)
     bare = replace(before, conditions=before.conditions.query("condition != 'gray'"))
     with pytest.raises(InputError, match="the grey photograph"):
         compare(after, "realism", bare, 0.95)
+
+
+def test_what_vanished_is_named_and_never_passes_the_gate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "mapping.toml").write_text(
+        'method = "rating"\n[columns]\nobserver = "who"\ncontent = "photo"\ncondition = "model"\n'
+        'score = "grade"\n'
+    )
+    levels = {"before": {"warm": 4, "cold": 3}, "after": {"warm": 4}, "worse": {"warm": 3}}
+    url = f"sqlite:///{tmp_path / 'votes.db'}"
+    with open_store(url, create=True) as store:
+        for name, level in levels.items():
+            rows = [
+                {"who": who, "photo": photo, "model": model, "grade": mean - rng.integers(0, 2)}
+                for who in range(6) for photo in range(5) for model, mean in level.items()
+            ]  # fmt: skip
+            ends = [{"who": who, "photo": 0, "model": "reference", "grade": 1 + 4 * (who % 2)}
+                    for who in range(6)]  # fmt: skip  # one scale for all
+            pd.DataFrame(rows + ends).to_csv(tmp_path / "votes.csv", index=False)
+            import_votes(store, name, tmp_path / "votes.csv", tmp_path / "mapping.toml")
+
+    def report(study: str, *options: str) -> tuple[int, str, Path]:
+        out = tmp_path / f"{study}{len(options)}"
+        code = main(["report", "--db", url, "--study", study, "--baseline", "before", "--out",
+                     str(out), "--n-boot", "10", *options])  # fmt: skip
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err, out
+
+    code, told, out = report("after")
+    assert (code, "missing from after: cold" in told) == (0, True)
+    table = pd.read_csv(out / "tables" / "comparison.csv")
+    assert dict(zip(table["condition"], table["verdict"], strict=True))["cold"] == "missing"
+    assert "missing from after: <b>cold</b>" in (out / "report.html").read_text("utf-8")
+    code, told, out = report("after", "--fail-on-regression")
+    assert (code, ": missing)" in told, out.exists()) == (2, True, False)
+    assert report("worse", "--fail-on-regression")[0] == 4
 
 
 def test_studies_that_cannot_be_compared_are_refused(singles: Singles) -> None:

@@ -576,6 +576,7 @@ def test_command_writes_a_report(
     assert (out / "report.json").read_bytes() == (world.out / "report.json").read_bytes()
     printed = capsys.readouterr().out
     assert str(out / "report.html") in printed
+    assert printed.startswith(world.report.banner)  # a log of CI says it, too
     assert "**" not in printed
 
 
