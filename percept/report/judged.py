@@ -91,7 +91,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class ImageScore:
-    """Mean opinion of one image (rating)."""
+    """Mean opinion of one image (rating); no interval where all observers agree, or of one."""
 
     content: str
     condition: str
@@ -152,7 +152,9 @@ def judge(study: StudyData, votes: pd.DataFrame, part: Part, confidence: float) 
             )
             for other in rivals[1:]
         },
-        images=() if part.part or protocol.method != "rating" else _images(votes, confidence),
+        images=()
+        if part.part or protocol.method != "rating"
+        else _images(scale, votes, confidence),
         problem="" if results else "There are no answers yet.",
     )
 
@@ -197,13 +199,17 @@ def rating_frame(votes: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _images(votes: pd.DataFrame, confidence: float) -> tuple[ImageScore, ...]:
+def _images(scale: Scale, votes: pd.DataFrame, confidence: float) -> tuple[ImageScore, ...]:
     grades = rating_frame(votes)
     if grades.empty:
         return ()
     found = stats.mos(grades.to_numpy(float), confidence=confidence)
     images = grades.columns.to_frame(index=False).to_dict("records")
-    ends = zip(found.score, found.low, found.high, found.n, strict=True)
+    # A few grades that happen to agree do not say that everybody's would.
+    spread = np.where(found.std_error > 0, 0.0, np.nan)
+    worst, best = (-np.inf, np.inf) if scale.observed else scale.ends
+    low, high = (np.clip(end, worst, best) + spread for end in (found.low, found.high))
+    ends = zip(found.score, low, high, found.n, strict=True)
     return tuple(
         ImageScore(
             str(image["content"]), str(image["condition"]), float(mos), float(low), float(high),

@@ -729,7 +729,8 @@ JUDGED = {
         "colours were graded unseen, each grade is also taken less that of the true colours by the "
         "same observer on the same photograph, plus the highest grade (DMOS, ITU-T P.910 ACR-HR). "
         "Mean grades of single images have Student’s t intervals over their answers, for new "
-        "observers and these images; no observer was rejected by ITU-R BT.500."
+        "observers and these images, cut off at the ends of the scale; where all observers agree, "
+        "or there is one, an image has none. No observer was rejected by ITU-R BT.500."
     ),
     "real_or_fake": (
         "The fool rate is the share of answers that take the colouring for the true photograph, "
@@ -744,6 +745,16 @@ JUDGED = {
         "photographs count as many as they are worth (Kish). Several reasons may be given in one "
         "review."
     ),
+}
+_DRAWN = {
+    "balanced": "trials were drawn so that pairs, sides and photographs stay balanced over rated "
+    "trials",
+    "adaptive": "pairs were those expected to tell most as soon as votes connected all conditions, "
+    "with sides balanced",
+    "real_or_fake": "trials were drawn so that conditions, sides and photographs stay balanced "
+    "over rated trials",
+    "single": "trials were drawn so that conditions and photographs stay balanced over rated "
+    "trials",
 }
 REFERENCES = {
     "P.910": "ITU-T P.910 (2023), Subjective video quality assessment methods",
@@ -782,18 +793,27 @@ def methods(
     texts.append(_exclusions(people, [fact.method for fact in facts]))
     cited = []
     if agreement:
-        asked = dict.fromkeys(fact.method for fact in facts)
-        coded = [CODED[method] for method in CODED if method in asked]
+        of_study = {fact.study: fact.method for fact in facts}
+        asked = set(of_study.values())
+        means = ["shares of comparisons won"] if "pairwise" in asked else []
+        means += ["these codes of images"] if asked - {"pairwise"} else []
+        coded = [told for name, told in CODED.items() if name in asked]
         texts.append(
             f"Agreement between observers is Krippendorff’s alpha, {listing(coded)}. Its interval "
             f"for new units is a percentile bootstrap with {settings['n_boot']:,} resamples; the "
             "one for new observers is a jackknife, because a resampled observer would agree with "
-            "themselves. Reliability of the means (of shares of comparisons won, or of these codes "
-            "of images) is the correlation between random halves of the observers, stepped up to "
-            "the whole panel by Spearman and Brown, with a bootstrap over images. Consistency "
-            "within observers is the share of repeated trials (pairs with sides swapped) that got "
-            "the same answer; for artifacts, whether anything was marked."
+            f"themselves. Reliability of the means (of {listing(means)}) is the correlation "
+            "between random halves of the observers, stepped up to the whole panel by Spearman "
+            "and Brown, with a bootstrap over images."
         )
+        again = {of_study[entry.study] for entry in agreement if entry.repeated is not None}
+        if again:
+            swapped = " (pairs with sides swapped)" if again & {"pairwise", "real_or_fake"} else ""
+            marked = "; for artifacts, whether anything was marked" if "artifact" in again else ""
+            texts[-1] += (
+                f" Consistency within observers is the share of repeated trials{swapped} that got "
+                f"the same answer{marked}."
+            )
         cited.append("Krippendorff")
     scales = [entry.scale for entry in preference if entry.scale is not None]
     if scales:
@@ -822,6 +842,12 @@ def methods(
                 else " All photographs weigh the same."
             )
         )
+        if any(pair.score.estimable for entry in preference for pair in entry.arms):
+            texts[-1] += (
+                " Arms are compared by the mean scores of their training seeds; the variance of a "
+                "difference is that of the votes and what seeds of one arm vary beyond it, and p "
+                "values are Holm’s over all pairs of arms."
+            )
         cited += ["Bradley–Terry", "Davidson", "Holm", "rank", "two-way", "Clopper", "Korn"]
     for method in dict.fromkeys(entry.method for entry in judged if entry.results):
         texts.append(JUDGED[method].format(level=level))
@@ -907,6 +933,11 @@ def _held_against(metrics: Sequence[Metrics], level: str, n_boot: int) -> str:
             ", and since a paired study compares versions of one photograph, they hold differences "
             "between photographs that nobody judged against the metric"
         )
+    shares = (
+        "of shares of votes with clustered variance, inside [0, 1] (Clopper and Pearson), "
+        if paired
+        else ""
+    )
     told: dict[str, list[str]] = {}
     for entry in metrics:
         told.setdefault(_anchors_told(entry), []).append(entry.study)
@@ -916,9 +947,9 @@ def _held_against(metrics: Sequence[Metrics], level: str, n_boot: int) -> str:
     )
     text += (
         f". The human score of an image is its {scores}. {' '.join(anchors)} "
-        f"Intervals are {level}, for new observers and new photographs ({n_boot:,} resamples for "
-        "each term). Each metric is judged by its own interval, without correction for their "
-        "number; sampling weights are not used here."
+        f"Intervals are {level}, for new observers and new photographs: {shares}of coefficients by "
+        f"a two-way bootstrap ({n_boot:,} resamples for each term). Each metric is judged by its "
+        "own interval, without correction for their number; sampling weights are not used here."
     )
     if any(entry.facets for entry in metrics):
         text += (
@@ -1002,9 +1033,14 @@ def _task(protocol: Protocol, fact: StudyFacts, people: People) -> str:
     sitting = [f"{protocol.trials} trials" if protocol.trials != 1 else "one trial"]
     if protocol.practice:
         sitting.append(f"{protocol.practice} announced practice trials before them")
+    paired = "left" in METHOD_COLUMNS[protocol.method]
+    by_method = {"pairwise": protocol.selection, "real_or_fake": "real_or_fake"}
+    drawn = _DRAWN[by_method.get(protocol.method, "single")]
     if protocol.repeats:
-        swapped = " with sides swapped" if "left" in METHOD_COLUMNS[protocol.method] else ""
+        swapped = " with sides swapped" if paired else ""
         sitting.append(f"{protocol.repeats} of them repeated{swapped}")
+    if protocol.golds:
+        sitting.append(f"{count(protocol.golds, 'gold trial')}, whose answer is beyond taste")
     if protocol.identical:
         sitting.append(f"{protocol.identical} pairs of one image with itself")
     skip = "Trials could be skipped with a reason. " if protocol.skip else ""
@@ -1020,9 +1056,9 @@ def _task(protocol: Protocol, fact: StudyFacts, people: People) -> str:
         f"{asked}. {rule} Conditions: {names}; {count(fact.photographs, 'photograph')}. All images "
         f"were rendered once, to a largest side of {protocol.display.max_side}{GAP}px, as 8-bit "
         f"PNG with the same sRGB tag, and served unchanged. A session had {listing(sitting)}; "
-        "trials were drawn so that pairs, sides and photographs stay balanced over rated trials, "
-        f"in random order. Answers were taken from {protocol.min_view_ms}{GAP}ms after the images "
-        f"were on view, with {protocol.isi_ms}{GAP}ms of grey between trials. {skip}{context}{aids}"
+        f"{drawn}, in random order. Answers were taken from {protocol.min_view_ms}{GAP}ms "
+        f"after the {'images were' if paired else 'image was'} on view, with "
+        f"{protocol.isi_ms}{GAP}ms of grey between trials. {skip}{context}{aids}"
     ).strip()
 
 

@@ -105,6 +105,38 @@ def test_one_answer_per_viewing_of_artifacts(world: World) -> None:
         assert free[rate.condition] == pytest.approx(1 - rate.rate.value)
 
 
+def test_intervals_of_single_images_stay_on_the_scale(singles: Singles) -> None:
+    data = singles.data["grades"]
+    ratings = data.ratings.query("kind == 'test'").sort_values(["content", "condition", "observer"])
+    place = ratings.groupby(["content", "condition"]).cumcount()
+    ratings = ratings.assign(score=np.where(place == 0, 1, 5))
+    first = (ratings["content"] == "photo0") & (ratings["condition"] == "warm")
+    report = analyse([replace(data, ratings=ratings.assign(score=ratings["score"].mask(first, 3)))],
+                     n_boot=N_BOOT)  # fmt: skip
+    images = {(one.content, one.condition): one for one in report.judged[0].images}
+    alike = images.pop(("photo0", "warm"))
+    assert (alike.mos, alike.n > 1, np.isnan([alike.low, alike.high]).all()) == (3, True, True)
+    assert max(one.high for one in images.values()) == 5
+    assert all(one.low < one.mos < one.high for one in images.values() if one.n > 1)
+
+
+def test_methods_claim_only_what_the_method_does(singles: Singles, world: World) -> None:
+    grades, fooled, queue = singles.report.methods[:3]
+    pairs, marks = world.report.methods[:2]
+    for text in (grades, queue, marks):
+        assert "conditions and photographs stay balanced" in text
+        assert "sides" not in text
+        assert "after the image was on view" in text
+    assert "conditions, sides and photographs stay balanced" in fooled
+    assert "pairs, sides and photographs stay balanced" in pairs
+    told = " ".join(singles.report.methods)
+    assert "comparisons won" not in told
+    assert "whether anything was marked" not in told
+    told = next(text for text in world.report.methods if text.startswith("Preference was scaled"))
+    assert f"95\u00a0% intervals for new observers and new photographs (bootstrap, {N_BOOT}" in told
+    assert "two-way clustered variance" not in told
+
+
 @pytest.mark.parametrize("method", ["rating", "real_or_fake", "review"])
 def test_studies_without_answers(singles: Singles, method: str) -> None:
     data = next(data for data in singles.data.values() if data.protocol.method == method)
