@@ -21,7 +21,7 @@ from percept.protocol import parse_protocol
 from percept.report import words
 from percept.report.build import analyse, jsonable
 from percept.report.data import StudyData, generator
-from percept.report.figures import draw
+from percept.report.figures import _matrix, draw
 from percept.report.render import render_html, tables, write_report
 from tests.report.conftest import N_BOOT, SEED, World, with_votes
 
@@ -459,6 +459,24 @@ def test_figures_are_well_formed_and_described(world: World) -> None:
         assert root.get("role") == "img"
         assert len(root.get("aria-label") or "") > 20, file
         assert "nan" not in file.read_text("utf-8").split('href="data:')[0].lower(), file
+
+
+@pytest.mark.parametrize(("columns", "shown"), [(2, 2), (8, 8), (16, 16), (60, 3)])
+def test_numbers_fit_their_cells(columns: int, shown: int) -> None:
+    heads = [f"paper_texture_{i} (12)" for i in range(columns)]
+    rows = ["luminance_fidelity", "semantic_distance", "psnr"]
+    text = [["−0.12"] * columns] * len(rows)
+    figure = _matrix("x", "X", rows, heads, np.full((3, columns), 0.5), text, diverging=True)
+    root = ElementTree.fromstring(figure.svg)
+    cells = [part for part in root if part.tag.endswith("rect")][1:]
+    numbers = [part for part in root if part.text == "−0.12"]
+    assert len(cells) == len(numbers) == 3 * columns
+    assert len({cell.get("x") for cell in cells}) == shown
+    right = float((root.get("viewBox") or "").split()[2])
+    for cell, number in zip(cells, numbers, strict=True):
+        width = float(cell.get("width") or 0)
+        assert 5 * 0.556 * float(number.get("font-size") or 0) <= width  # of Helvetica
+        assert float(cell.get("x") or 0) + width <= right
 
 
 def test_strata_in_any_script_have_figures_of_their_own(world: World, tmp_path: Path) -> None:
