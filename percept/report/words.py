@@ -49,6 +49,7 @@ STATISTICS = {
 }
 
 MOST_NAMED = 24  # in one sentence
+MOST_TOLD = 8  # one by one, each in a sentence
 GAP = "\u00a0"  # between a number and its unit
 
 
@@ -511,11 +512,16 @@ def _reviewed(fact: StudyFacts, part: Judged, results: Sequence[Judgement]) -> l
         f"Rejected: {rejected}. Upper bound: with {level} confidence, the share of photographs "
         f"that at least one of these observers rejects is at most {bounds}."
     ]
-    for result in results:
-        if result.reasons:
-            given = sorted(result.reasons.items(), key=lambda item: -item[1])[:3]
-            named = listing(f"{part.reasons.get(name, name).lower()} ({n})" for name, n in given)
-            details.append(f"Most often held against **{result.condition}**: {named}.")
+    against = [result for result in results if result.reasons]
+    for result in against[:MOST_TOLD]:
+        given = sorted(result.reasons.items(), key=lambda item: -item[1])[:3]
+        named = listing(f"{part.reasons.get(name, name).lower()} ({n})" for name, n in given)
+        details.append(f"Most often held against **{result.condition}**: {named}.")
+    if len(against) > MOST_TOLD:
+        details.append(
+            f"What was held against {count(len(against) - MOST_TOLD, 'other')}, accepted less "
+            "often, is in the review section and in tables/answers.csv."
+        )
     return details
 
 

@@ -120,6 +120,17 @@ def test_intervals_of_single_images_stay_on_the_scale(singles: Singles) -> None:
     assert all(one.low < one.mos < one.high for one in images.values() if one.n > 1)
 
 
+def test_a_long_list_is_cut_and_says_what_is_left_out(singles: Singles) -> None:
+    part = next(part for part in singles.report.judged if part.study == "queue")
+    fact = next(fact for fact in singles.report.studies if fact.study == "queue")
+    given = replace(part.results[0], reasons={"unnatural": 3})
+    many = [replace(given, condition=f"model{i}") for i in range(60)]
+    details = words._reviewed(fact, part, many)
+    assert sum("Most often held against" in text for text in details) == words.MOST_TOLD
+    assert "52\u00a0others" in details[-1]
+    assert "tables/answers.csv" in details[-1]
+
+
 def test_methods_claim_only_what_the_method_does(singles: Singles, world: World) -> None:
     grades, fooled, queue = singles.report.methods[:3]
     pairs, marks = world.report.methods[:2]
