@@ -664,26 +664,36 @@ def test_metrics_by_facts_of_the_photographs(world: World) -> None:
 
 
 def test_pictures_on_which_metrics_and_people_part_ways(world: World) -> None:
-    data = with_votes(world.pairs, {("warm", "cold"): (30, 0, 5)})
+    votes = {
+        ("warm", "cold"): (30, 0, 5),
+        ("warm", "pale"): (60, 0, 5),
+        ("cold", "pale"): (60, 0, 5),
+    }
+    data = with_votes(world.pairs, votes)
     ratings = data.ratings.assign(content=data.ratings["content"].replace("photo0", "photo5"))
-    values = {"warm": -1.0, "cold": 1.0, "pale": 0.0, "gray": 0.0}  # lower is better: lpips
-    table = world.run.metrics.assign(value=world.run.metrics["condition"].map(values))
+    table = world.run.metrics.copy()
+    psnr = table["metric"] == "psnr"
+    table.loc[psnr, "value"] = table["condition"].map({"warm": 2.0, "cold": 1.0}).fillna(0.0)
+    wrong = (table["content_id"] == "photo5") & (table["condition"] == "warm")
+    table.loc[psnr & wrong, "value"] = 0.5
+    # The other one is the same but for rounding, and on most photographs for cold.
+    rounding = {"warm": 1e-9, "cold": 0.0, "pale": 2e-9, "gray": 0.0}  # lpips: lower is better
+    flat = table["condition"].map(rounding).where(table["content_id"] > "photo1", 0.0)
+    table.loc[~psnr, "value"] = flat * np.where(table["condition"] == "pale", -1, 1)
 
-    class Wrong(Run):
+    class Measured(Run):
         metrics = table
 
-    run = Wrong(world.run.root, world.run.info, world.run.conditions)
-    found = analyse([replace(data, ratings=ratings, run=run)], n_boot=N_BOOT).partings
-    assert found == ()  # one of two metrics is no majority
-    only = table[table["metric"] == "psnr"]
-    run = type("Psnr", (Run,), {"metrics": only})(world.run.root, world.run.info, ())
-    found = analyse([replace(data, ratings=ratings, run=run)], n_boot=N_BOOT).partings
-    assert found
-    for parting in found:
-        assert (parting.first, parting.second) == ("warm", "cold")
-        assert (parting.metrics, parting.of) == (("psnr",), 1)
-        assert parting.people == "6 of 7 votes"
-        assert all(file.is_file() for file in parting.images.values())
+    run = Measured(world.run.root, world.run.info, world.run.conditions)
+    report = analyse([replace(data, ratings=ratings, run=run)], n_boot=N_BOOT)
+    assert {one.metric: one.verdict for one in report.metrics[0].results}["psnr"] == "better"
+    (parting,) = report.partings
+    assert (parting.content, parting.first, parting.second) == ("photo5", "warm", "cold")
+    assert (parting.metrics, parting.of) == (("psnr",), 1)
+    assert parting.people == "6 of 7 votes"
+    assert all(file.is_file() for file in parting.images.values())
+    none = type("Flat", (Run,), {"metrics": table[~psnr]})(world.run.root, world.run.info, ())
+    assert analyse([replace(data, ratings=ratings, run=none)], n_boot=N_BOOT).partings == ()
 
 
 def test_pairs_with_an_anchor_alone_are_scored_against_it(world: World) -> None:
