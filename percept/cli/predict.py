@@ -61,13 +61,14 @@ def run(args: argparse.Namespace) -> int:
 
     from percept.calibrate import doubts, predict, read_model
     from percept.errors import InputError
-    from percept.files import write_bytes_atomic
+    from percept.files import check_place, write_bytes_atomic
     from percept.inference.run import open_run
     from percept.stretch import check, check_sample, rate_next, triage
 
     for name, value in (("--next", args.next), ("--seed", args.seed)):
         if value < 0:
             raise InputError("must not be negative", key=name, value=value)
+    check_place(args.out, folder=True)
     model, table = read_model(args.model), open_run(args.run_dir).metrics
     found = predict(model, table)
     tables = {
@@ -85,7 +86,6 @@ def run(args: argparse.Namespace) -> int:
     checks: tuple[Check, ...] = ()
     if args.checked is not None:
         checks = check(sorted_out, _reviews(args.checked), rated=taught)
-    args.out.mkdir(parents=True, exist_ok=True)
     for name, frame in tables.items():
         text = frame.to_csv(index=False, float_format="%.6g")
         write_bytes_atomic(args.out / f"{name}.csv", text.encode())

@@ -33,7 +33,13 @@ from percept.distributed import (
     together,
 )
 from percept.errors import InputError, InputErrors
-from percept.files import atomic_file, sha256_file, write_bytes_atomic, write_parquet_atomic
+from percept.files import (
+    atomic_file,
+    check_place,
+    sha256_file,
+    write_bytes_atomic,
+    write_parquet_atomic,
+)
 from percept.inference.run import Run
 from percept.manifest import load_mask, load_rgb
 from percept.metrics.color import Array, Images, Picture
@@ -133,6 +139,8 @@ def evaluate_run(
                 run.drop_damaged_metrics()
         with together():
             plan = _plan(run, metrics, fresh)
+            if plan.todo and is_main():
+                check_place(run.root, folder=True, key="RUN")
         rows, problems = _measure_share(run, plan, progress)
         rows, problems = all_gather_rows(rows), sorted(all_gather_texts(problems))
         measured = np.asarray(rows)
