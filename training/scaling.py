@@ -31,6 +31,7 @@ from percept import __version__
 from percept.distributed import cores, ended_with_launcher, launch, leave
 from percept.errors import InputError, PerceptError
 from percept.files import (
+    check_place,
     lock_folder,
     read_json,
     sha256_file,
@@ -486,6 +487,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             time_collectives(args.collectives, args.device)
             return 0
         _check(args)
+        if args.out is not None:
+            check_place(args.out, folder=True)
         with ended_with_launcher(), ExitStack() as held:
             if args.out is not None:
                 args.out.mkdir(parents=True, exist_ok=True)

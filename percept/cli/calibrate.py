@@ -49,9 +49,11 @@ def run(args: argparse.Namespace) -> int:
     import sys
 
     from percept.calibrate import calibrate, write_model
+    from percept.files import check_place
     from percept.inference.run import open_run
     from percept.store import open_store
 
+    check_place(args.out)
     opened = open_run(args.run_directory)
     with open_store(args.db) as store:
         store.study(args.study)  # before minutes go into metrics

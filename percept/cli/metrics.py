@@ -113,7 +113,9 @@ def run(args: argparse.Namespace) -> int:
         done = evaluate_run(opened, names, fresh=args.fresh, progress=progress)
     if not is_main():
         return 0
-    done = replace(done, computed=(*done.computed, *_apply(opened, models)))
+    applied = _apply(opened, models)
+    skipped = {name: why for name, why in done.skipped.items() if name not in applied}
+    done = replace(done, computed=(*done.computed, *applied), skipped=skipped)
     _tell(opened, done, by=args.by, as_json=args.json)
     return 1 if done.failed and not args.allow_failures else 0
 

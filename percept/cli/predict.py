@@ -61,13 +61,14 @@ def run(args: argparse.Namespace) -> int:
 
     from percept.calibrate import doubts, predict, rated_photographs, read_model
     from percept.errors import InputError
-    from percept.files import write_bytes_atomic
+    from percept.files import check_place, write_bytes_atomic
     from percept.inference.run import open_run
     from percept.stretch import check, check_sample, rate_next, triage
 
     for name, value in (("--next", args.next), ("--seed", args.seed)):
         if value < 0:
             raise InputError("must not be negative", key=name, value=value)
+    check_place(args.out, folder=True)
     model, opened = read_model(args.model), open_run(args.run_dir)
     table, taught = opened.metrics, rated_photographs(model, opened)
     found = predict(model, table)
@@ -85,7 +86,6 @@ def run(args: argparse.Namespace) -> int:
     checks: tuple[Check, ...] = ()
     if args.checked is not None:
         checks = check(sorted_out, _reviews(args.checked), rated=taught)
-    args.out.mkdir(parents=True, exist_ok=True)
     simulated = bool(model.fitted_on.get("simulated_observers"))
     for name, frame in tables.items():
         frame = frame.assign(simulated=simulated)

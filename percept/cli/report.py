@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from percept.errors import InputError, RegressionFound
+    from percept.files import check_place
     from percept.report import words
     from percept.report.build import build_report
     from percept.report.render import write_report
@@ -67,8 +68,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("too few resamples", key="--n-boot", value=args.n_boot, remedy="Use 1000")
     if args.seed < 0:
         raise InputError("must not be negative", key="--seed", value=args.seed)
-    if args.out.exists() and not args.out.is_dir():
-        raise InputError("is a file", file=args.out, remedy="Name a directory for the report")
+    check_place(args.out, folder=True)
     if args.fail_on_regression and args.baseline is None:
         raise InputError(
             "needs something to compare with",

@@ -215,6 +215,40 @@ def test_what_is_there_is_kept_until_the_outputs_change(make_run: MakeRun) -> No
     assert [key for key in before if before[key] != after[key]] == [("harbour", "vivid")]
 
 
+def test_values_that_are_gone_are_computed_again(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not those that no image can have, and with a damaged table on request alone."""
+    run = make_run()
+    names = ["--metric", "psnr", "artifact_chroma"]  # no photograph has a mask
+    mine = write_csv(tmp_path, [("mill", "gray", "hdrvdp", 9.5)])
+    assert main(["metrics", str(run.root), *names]) == 0
+    file = run.root / "metrics.parquet"
+    whole = file.read_bytes()
+    assert main(["metrics", str(run.root), "--import", str(mine)]) == 0
+    file.unlink()
+    again = evaluate_run(open_run(run.root), ["psnr"])
+    assert (again.computed, again.kept) == (("psnr",), ("artifact_chroma",))
+    assert again.skipped["hdrvdp"].startswith("no longer in metrics.parquet: import it")
+    assert file.read_bytes() == whole
+
+    file.write_bytes(whole[:-9])
+    capsys.readouterr()
+    assert main(["metrics", str(run.root), *names]) == 2
+    assert f"percept metrics {run.root} --fresh" in capsys.readouterr().err
+    assert main(["gallery", str(run.root)]) == 2
+    assert main(["metrics", str(run.root), *names, "--fresh"]) == 0
+    assert file.read_bytes() == whole
+
+    outputs = pd.read_parquet(run.root / "outputs.parquet").drop(columns="sha256")
+    write_parquet_atomic(run.root / "outputs.parquet", outputs)
+    capsys.readouterr()
+    assert main(["metrics", str(run.root)]) == 2
+    err = capsys.readouterr().err
+    assert "outputs.parquet, column 'sha256': damaged: column missing" in err
+    assert "infer command again" in err
+
+
 def test_a_failed_image_costs_its_rows_and_is_measured_again(make_run: MakeRun) -> None:
     run = make_run()
     file = run.root / "images/vivid/harbour.png"
