@@ -212,8 +212,7 @@ def lost_contrast(images: Images) -> float:
 
     Source: percept, after the statistics of channels in Ding et al. 2020, arXiv:2004.07728. People
     forgive colours that are others than the true ones sooner than colours that are duller: on nine
-    scenes of HECD it follows people alone no better than others, and adds to
-    :func:`semantic_distance`, as do such variances of other networks.
+    scenes of HECD it follows people poorly by itself, but adds to :func:`semantic_distance`.
     Known failure: of one sign, so blind to gaudy colours, and to wrong ones that contrast as much
     as the true ones.
     """
