@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="metrics to compute: psnr, psnr_ab, ssim, ms_ssim, ms_ssim_ab, ciede2000, "
         "ciede2000_p95, lpips_alex, lpips_vgg, lpips_alex_deep, lpips_vgg_deep, semantic_distance, "
-        "cvvdp, colorfulness, colorfulness_abs, luminance_fidelity, luminance_ssim, "
+        "lost_contrast, cvvdp, colorfulness, colorfulness_abs, luminance_fidelity, luminance_ssim, "
         "grain_retention, chroma_bleeding, chroma_lag, patchiness, artifact_chroma, "
         "palette_distance (default: all these); or "
         "traits, two dozen that compare with the true colours, for percept calibrate; or "

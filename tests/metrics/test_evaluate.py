@@ -81,6 +81,7 @@ def test_every_image_and_metric_that_can_be_has_a_row(
         "lpips_alex_deep": f"{without}; smaller than 31×31 pixels: 3 outputs",
         "lpips_vgg_deep": "no vgg16 weights: run `percept weights fetch`",
         "semantic_distance": "no vgg16 weights: run `percept weights fetch`",
+        "lost_contrast": "no vgg16 weights: run `percept weights fetch`",
         "cvvdp": "no cvvdp package: run `pip install 'percept[cvvdp]'`",
         "colorfulness": failed,
         "colorfulness_abs": failed,
