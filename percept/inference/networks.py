@@ -338,9 +338,11 @@ def annealed_mean(logits: Tensor, centers: Tensor, temperature: float) -> Tensor
 
 
 def mean_colour(logits: Tensor, centers: Tensor, temperature: float) -> Tensor:
-    """Mean colour (N, 2, h, w) under the annealed distribution; see :func:`annealed_mean`."""
+    """Mean colour (N, 2, h, w), float32 in any precision; see :func:`annealed_mean`."""
     share = torch.softmax(logits.float() / temperature, dim=1)
-    return torch.einsum("nqhw,qc->nchw", share, centers)
+    # Under autocast the sum of hundreds of colours would be of numbers with three digits.
+    with torch.autocast(logits.device.type, enabled=False):
+        return torch.einsum("nqhw,qc->nchw", share, centers)
 
 
 def guided_filter(chroma: Tensor, luminance: Tensor, radius: int, epsilon: float = 1e-3) -> Tensor:
@@ -363,7 +365,7 @@ def guided_filter(chroma: Tensor, luminance: Tensor, radius: int, epsilon: float
     Returns
     -------
     Tensor
-        (N, 2, H, W).
+        (N, 2, H, W), float32.
     """
 
     def mean(values: Tensor) -> Tensor:
@@ -371,7 +373,7 @@ def guided_filter(chroma: Tensor, luminance: Tensor, radius: int, epsilon: float
             values, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False
         )
 
-    luminance = luminance.float()
+    chroma, luminance = chroma.float(), luminance.float()  # variances are small differences
     guide = nn.functional.interpolate(luminance, chroma.shape[2:], mode="area")
     light, colour = mean(guide), mean(chroma)
     slope = (mean(guide * chroma) - light * colour) / (mean(guide**2) - light**2 + epsilon)

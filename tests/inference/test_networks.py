@@ -160,6 +160,30 @@ def test_every_network_gives_chroma_and_comes_back(tmp_path, name):
         assert torch.equal(again(light), chroma)
 
 
+@pytest.mark.parametrize("name", ["class-unet", "hypercolumn"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_colours_are_decoded_in_full_precision(name, dtype):
+    torch.manual_seed(0)
+    network = build_network(name, SMALL_ONES[name]).eval()
+    light, logits = torch.rand(1, 1, 32, 48), 3 * torch.randn(1, len(network.centers), 8, 12)
+    expected = network.decode(logits, light)
+    with torch.autocast("cpu", dtype):
+        assert torch.equal(network.decode(logits, light), expected)
+
+
+def test_a_decoder_can_be_exported_and_compiled():
+    network = build_network("hypercolumn", {"width": 8}).eval()
+    example, other = torch.rand(2, 1, 32, 48), torch.rand(1, 1, 64, 32)
+    n, h, w = (torch.export.Dim.AUTO for _ in range(3))
+    shapes = ({0: n, 2: h, 3: w},)
+    program = torch.export.export(network, (example,), dynamic_shapes=shapes).module()
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    with torch.inference_mode():
+        expected = network(other)
+        torch.testing.assert_close(program(other), expected)
+        torch.testing.assert_close(compiled(other), expected, atol=1e-3, rtol=0)
+
+
 def test_hypercolumns_see_what_torchvision_sees():
     torch.manual_seed(0)
     network = build_network("hypercolumn", {"width": 8})
