@@ -56,12 +56,18 @@ def test_a_photograph_is_not_coloured_by_its_batch(name, arguments):
 @pytest.mark.parametrize(
     ("name", "arguments", "problem"),
     [
-        ("vnet", {}, "unknown network.*Known networks: class-unet, deep"),
-        ("unet", {"widht": 8}, "bad network arguments.*widht"),
-        ("unet", {"width": 12}, "multiple of 8"),
-        ("unet", {"depth": 0}, "depth"),
-        ("hypercolumn", {"temperature": 0}, "temperature"),
-        ("hypercolumn", {"radius": -1}, "radius"),
+        ("vnet", {}, "key 'network.name': unknown network.*Known networks: class-unet, deep"),
+        ("unet", {"widht": 8}, "arguments.widht': the network unet has no such.*: width, depth"),
+        ("unet", {"width": 12}, r"key 'network.arguments.width': .*multiple of 8 \(got 12\)"),
+        ("unet", {"width": "seven"}, r"arguments.width': must be a whole.*'seven'\). default, 32"),
+        ("unet", {"width": 16.0}, "arguments.width': must be a whole number"),
+        ("unet", {"depth": True}, "arguments.depth': must be a whole number"),
+        ("unet", {"depth": 0}, "arguments.depth': depth must be from 1 to 6"),
+        ("class-unet", {"depth": 2}, "arguments.depth': depth must be from 3 to 6"),
+        ("deep", {"blocks": 0}, "arguments.blocks'"),
+        ("gated-unet", {"threshold": float("nan")}, "threshold': must be a finite.*default, 0.02"),
+        ("hypercolumn", {"temperature": 0}, "arguments.temperature'"),
+        ("hypercolumn", {"radius": -1}, "arguments.radius'"),
     ],
 )
 def test_bad_networks_are_named(name, arguments, problem):

@@ -395,7 +395,8 @@ def test_a_checkpoint_from_elsewhere_is_not_overwritten(
     ("override", "says"),
     [
         ("network.name=vit", "key 'network.name': unknown network"),
-        ("network.arguments.size=3", "bad network arguments"),
+        ("network.arguments.size=3", "the network unet has no such argument"),
+        ("network.arguments.width=seven", "toml, key 'network.arguments.width': must be a whole"),
         ("train.crop=15", "tiny.toml, key 'train.crop': the network takes views whose sides are "),
         ("train.crop=15", "multiples of 2 (got 15). For example 16"),
         ("train.stepz=3", "unknown key"),
