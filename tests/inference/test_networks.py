@@ -59,7 +59,7 @@ def test_a_photograph_is_not_coloured_by_its_batch(name, arguments):
         ("vnet", {}, "key 'network.name': unknown network.*Known networks: class-unet, deep"),
         ("unet", {"widht": 8}, "arguments.widht': the network unet has no such.*: width, depth"),
         ("unet", {"width": 12}, r"key 'network.arguments.width': .*multiple of 8 \(got 12\)"),
-        ("unet", {"width": "seven"}, r"arguments.width': must be a whole.*'seven'\). default, 32"),
+        ("unet", {"width": "seven"}, r"arguments.width': must be a whole.*'seven'\).* default, 32"),
         ("unet", {"width": 16.0}, "arguments.width': must be a whole number"),
         ("unet", {"depth": True}, "arguments.depth': must be a whole number"),
         ("unet", {"depth": 0}, "arguments.depth': depth must be from 1 to 6"),
