@@ -321,8 +321,13 @@ class Replicated(Parallel):
         """Weights for inference; of processes that step alone, the mean."""
         weights = super().weights()
         if self.config.local_sgd:
-            weights = {name: value.clone() for name, value in weights.items()}
-            average(list(weights.values()))
+            learnt = {
+                name: weights[name].clone()
+                for name, parameter in self.network.named_parameters()
+                if parameter.requires_grad  # the mean of equal numbers need not be that number
+            }
+            average(list(learnt.values()))
+            weights |= learnt
         return weights
 
     def _own_state(self) -> State:

@@ -274,6 +274,53 @@ def test_processes_with_their_own_photographs_see_unlike_colours(trained: Path) 
     assert unlike("1x8") == 0
 
 
+MEAN = """
+import torch
+from percept.distributed import process_group, rank
+from training.clock import Clock
+from training.config import CommunicationConfig, Config, LossConfig, TrainConfig
+from training.losses import Objective
+from training.parallel import make_parallel
+from percept.inference.networks import build_network
+
+config = Config(
+    arm="x",
+    communication=CommunicationConfig(average_every=4),
+    loss=LossConfig(smooth_l1=0.0, classification=1.0),
+    train=TrainConfig(steps=1, global_batch=3),
+)
+device = torch.device("cpu")
+with process_group(device):
+    network = build_network("class-unet", {"width": 8, "depth": 3})
+    network.stem.requires_grad_(False)
+    network.centers /= 7
+    objective = Objective(config, network, device, None)
+    parallel = make_parallel(config, network, device, objective, Clock(device))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.requires_grad:
+                parameter += rank()
+    mean = parallel.weights()
+    assert mean.keys() == before.keys()
+    for name, value in before.items():
+        if name == "centers" or name.startswith("stem."):
+            assert torch.equal(mean[name], value), name
+        else:
+            torch.testing.assert_close(mean[name], value + 1)
+    last = network.head.bias.detach() - before["head.bias"]
+    torch.testing.assert_close(last, torch.full_like(last, rank()))
+"""
+
+
+def test_processes_that_step_alone_average_what_they_learn_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "mean.py"
+    script.write_text(MEAN)
+    assert launch([str(script)], 3) == 0
+
+
 def test_a_conditional_network_needs_its_flag() -> None:
     """Not a superstition: DDP itself fails at the second step without it."""
     config = NetworkConfig(name="gated-unet", arguments={"width": 8, "depth": 1})
