@@ -29,6 +29,7 @@ from percept import bundle
 from percept import files as percept_files
 from percept.cli import main as percept
 from percept.distributed import process_group
+from percept.errors import InputError
 from percept.files import lock_folder, sha256_file
 from percept.inference.networks import load_checkpoint
 from training import checkpoint
@@ -556,6 +557,48 @@ def test_two_at_once_on_one_folder_are_refused(
     first.kill()  # and its workers end by themselves
     assert train(config_file, out, "--fresh") == 0
     assert run_json(out)["step"] == 6
+
+
+def test_a_killed_training_lets_go_of_its_folder_before_its_loaders_end(
+    config_file: Path,
+    tmp_path: Path,
+    kill_group: list[subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    words = ["-m", "training.train", str(config_file), "--out", str(out), "--device", "cpu"]
+    words += ["--set", "data.workers=1", "--set", "train.steps=100000"]
+    training = subprocess.Popen([sys.executable, *words], env=bundle.child_environment())
+    kill_group.append(training)
+    while not (out / "log.jsonl").exists():
+        assert training.poll() is None
+        time.sleep(0.01)
+    loaders = psutil.Process(training.pid).children(recursive=True)
+    assert loaders
+    try:
+        for loader in loaders:
+            loader.suspend()  # so that it does not notice
+        training.kill()
+        training.wait()
+        monkeypatch.setattr(percept_files, "LOCK_SECONDS", 0.0)
+        lock_folder(out, "percept train").close()
+        assert all(loader.is_running() for loader in loaders)
+    finally:
+        for loader in loaders:
+            loader.kill()
+
+
+def test_programs_that_it_starts_do_not_hold_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(percept_files, "LOCK_SECONDS", 0.0)
+    with lock_folder(tmp_path, "percept train"):
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        with pytest.raises(InputError, match="another percept train"):
+            lock_folder(tmp_path, "percept train")
+    assert child.poll() is None
+    lock_folder(tmp_path, "percept train").close()
+    child.communicate(b"\n")
 
 
 def test_what_appears_while_it_waits_for_the_folder_is_looked_at(
