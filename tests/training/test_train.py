@@ -420,6 +420,16 @@ def test_bad_settings_leave_nothing_behind(
     assert not (tmp_path / "out").exists()
 
 
+def test_compute_threads_are_a_setting(config_file: Path, tmp_path: Path, train: Train) -> None:
+    for threads in (2, 1):
+        out = tmp_path / str(threads)
+        short = ("--set", "train.steps=2", "--set", f"train.threads={threads}")
+        assert train(config_file, out, *short) == 0
+        run = run_json(out)
+        assert run["settings"]["train"]["threads"] == threads  # type: ignore[index]
+        assert run["sessions"][0]["threads"] == threads  # type: ignore[index]
+
+
 def test_learning_rate_rises_and_falls(config_file: Path) -> None:
     from training.config import load_config
 
