@@ -36,6 +36,7 @@ GATED = [
     "network.arguments={width=8, depth=1, threshold=0.03}",
     "communication.find_unused_parameters=true",
 ]
+ADAMW = ["optimizer.name=adamw"]
 LOCAL = ["communication.average_every=4", "communication.average_start=4"]
 ONE: Runs = {
     "1x8": ([], None),
@@ -45,6 +46,8 @@ ONE: Runs = {
     "elastic": ([], 15),
     "elastic-zero": (["sharding.strategy=zero"], 15),
     "elastic-fsdp": (["sharding.strategy=fsdp"], 15),
+    "adamw": (ADAMW, None),
+    "adamw-fsdp": ([*ADAMW, "sharding.strategy=fsdp"], 15),
 }
 TWO: Runs = {
     "2x4": ([], None),
@@ -73,6 +76,8 @@ TWO: Runs = {
     "elastic": ([], None),
     "elastic-zero": (["sharding.strategy=zero"], None),
     "elastic-fsdp": (["sharding.strategy=fsdp"], None),
+    "adamw-zero": ([*ADAMW, "sharding.strategy=zero"], None),
+    "adamw-fsdp": ([*ADAMW, "sharding.strategy=fsdp"], None),
 }
 AGAIN: Runs = {
     "local-2": (LOCAL, None),
@@ -191,6 +196,16 @@ def _config(name: str) -> Config:
         communication=CommunicationConfig(find_unused_parameters=True),
         train=TrainConfig(steps=1, global_batch=1, crop=16),
     )
+
+
+@pytest.mark.parametrize("name", ["adamw-zero", "adamw-fsdp"])
+def test_adamw_is_the_same_in_parts(trained: Path, name: str) -> None:
+    losses = [[line["loss"] for line in lines(trained / n)] for n in (name, "adamw")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert distance(trained / name, trained / "adamw") < 1e-4
+    assert distance(trained / "1x8", trained / "adamw") > 1e-2
+    state = torch.load(trained / name / "state/step-20/common.pt", weights_only=True)
+    assert all(group["fused"] for group in state["optimizer"]["param_groups"])
 
 
 @pytest.mark.parametrize("name", ["elastic", "elastic-zero", "elastic-fsdp"])
