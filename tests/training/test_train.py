@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import platform
 import re
 import shutil
 import signal
@@ -418,6 +419,34 @@ def test_bad_settings_leave_nothing_behind(
     assert says in message
     assert len(message.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+FAULTS = """
+import resource, sys, torch
+from training.train import main
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(1 << 22)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+assert main(sys.argv[1:]) == 0
+faults()
+print("faults:", faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory")
+def test_memory_of_one_step_is_that_of_the_next(config_file: Path, tmp_path: Path) -> None:
+    words = [str(config_file), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    run = subprocess.run(
+        [sys.executable, "-c", FAULTS, *words, "--set", "train.steps=2"],
+        env=bundle.child_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(run.stdout.split("faults:")[1]) < 100  # of 4096 pages
 
 
 def test_compute_threads_are_a_setting(config_file: Path, tmp_path: Path, train: Train) -> None:
