@@ -10,6 +10,7 @@ import json
 import os
 import time
 import uuid
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -24,6 +25,17 @@ if TYPE_CHECKING:
 PACKAGE = "package:"
 # The workers of a killed command may need a moment to notice.
 LOCK_SECONDS = 10.0
+_locks: weakref.WeakSet[IO[bytes]] = weakref.WeakSet()
+
+
+def _leave_locks() -> None:
+    for lock in list(_locks):
+        lock.close()
+
+
+# A lock lasts as long as any process has its file open, and loader processes outlive a killed one.
+# (Programs that are started, rather than forked, never get the file.)
+os.register_at_fork(after_in_child=_leave_locks)
 
 
 def sha256_file(path: str | Path) -> str:
@@ -45,7 +57,8 @@ def lock_folder(folder: Path, command: str) -> IO[bytes]:
     Returns
     -------
     file
-        Lets others in when it is closed, and when this process ends, however it does.
+        Lets others in when it is closed, and when this process ends, however it does and
+        whatever children it leaves behind.
 
     Raises
     ------
@@ -53,6 +66,7 @@ def lock_folder(folder: Path, command: str) -> IO[bytes]:
         If another process has it, and keeps it for ten seconds.
     """
     lock = open(folder / ".lock", "ab")  # noqa: SIM115 - held while the work lasts
+    _locks.add(lock)
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:

@@ -251,9 +251,10 @@ def print_cost(experiment: Experiment) -> None:
             f"{train.steps * train.global_batch:>8}{sum(map(math.prod, sizes)):>12}"
             f"{_sent(config, sizes) / 1e6:>11.3f}{minutes:>9.1f}"
         )
+    used = experiment.nproc * max(t.config.train.threads for t in experiment.trainings)
     print(
         f"{len(experiment.trainings)} trainings, about {total:.0f} minutes on "
-        f"{experiment.nproc} free cores; all arms see the same number of views"
+        f"{used} free cores; all arms see the same number of views"
     )
 
 

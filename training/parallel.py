@@ -321,8 +321,13 @@ class Replicated(Parallel):
         """Weights for inference; of processes that step alone, the mean."""
         weights = super().weights()
         if self.config.local_sgd:
-            weights = {name: value.clone() for name, value in weights.items()}
-            average(list(weights.values()))
+            learnt = {
+                name: weights[name].clone()
+                for name, parameter in self.network.named_parameters()
+                if parameter.requires_grad  # the mean of equal numbers need not be that number
+            }
+            average(list(learnt.values()))
+            weights |= learnt
         return weights
 
     def _own_state(self) -> State:
@@ -491,7 +496,8 @@ def optimizer_of(config: OptimizerConfig) -> tuple[type[torch.optim.Optimizer], 
         nesterov = config.momentum > 0
         return torch.optim.SGD, {**options, "momentum": config.momentum, "nesterov": nesterov}
     betas = (config.momentum, config.beta2)
-    return torch.optim.AdamW, {**options, "betas": betas, "eps": config.epsilon}
+    # Tensor by tensor it would cost each process the same again, however small its share is.
+    return torch.optim.AdamW, {**options, "betas": betas, "eps": config.epsilon, "fused": True}
 
 
 def trained(network: nn.Module) -> list[nn.Parameter]:

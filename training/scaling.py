@@ -17,9 +17,11 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +269,7 @@ def _run(folder: Path, key: tuple[str, int, int, int], args: argparse.Namespace)
         "train.crop": side,
         "train.global_batch": args.batch * factor,
         "train.steps": _WARM + args.steps,
-        "train.log_every": args.steps if args.steps > _WARM else _WARM,
+        "train.log_every": _WARM,
         "train.checkpoint_every": _WARM + args.steps,
         "train.threads": threads,
         "train.samples": 0,
@@ -283,8 +285,31 @@ def _run(folder: Path, key: tuple[str, int, int, int], args: argparse.Namespace)
     if code:
         raise InputError("a training failed; see above", value=" ".join(words))
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    result: dict[str, Any] = lines[-1]
-    return result
+    return timed(lines, args.batch * factor)
+
+
+def timed(lines: Sequence[dict[str, Any]], batch: int) -> dict[str, Any]:
+    """Mean over all steps after those of the first line of a training's log.
+
+    Returns
+    -------
+    dict
+        ``steps``, ``samples_per_second``, ``step_seconds`` by part and ``all_reduce_bytes``.
+    """
+    counts = [now["step"] - before["step"] for before, now in pairwise(lines)]
+    own, steps = lines[1:], sum(counts)
+    seconds = sum(
+        n * batch / line["samples_per_second"] for n, line in zip(counts, own, strict=True)
+    )
+    parts: Counter[str] = Counter()
+    for n, line in zip(counts, own, strict=True):
+        parts.update({part: n * value / steps for part, value in line["step_seconds"].items()})
+    return {
+        "steps": steps,
+        "samples_per_second": steps * batch / seconds,
+        "step_seconds": dict(parts),
+        "all_reduce_bytes": own[-1]["all_reduce_bytes"],
+    }
 
 
 @contextlib.contextmanager
@@ -302,7 +327,7 @@ def _silent() -> Iterator[None]:
 
 
 def _photographs(home: Path, side: int) -> Path:
-    """Made-up colour photographs of twice the views' side, and their manifest."""
+    """Made-up colour photographs, larger than the views by a quarter, and their manifest."""
     manifest = home / "manifest.csv"
     if manifest.exists():
         return manifest

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,8 @@ CLAIMS = {
     "conditional",
     "losses",
     "crops",
+    "order",
+    "threads",
 }
 
 
@@ -46,7 +49,8 @@ def test_every_claim_has_its_experiment() -> None:
     assert set(BUNDLED) == CLAIMS
     readme = (bundle.root() / "training" / "README.md").read_text(encoding="utf-8")
     for name in BUNDLED:
-        assert f"| `{name}` |" in readme, name
+        table = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
+        assert f"| `{name}` | {', '.join(table['arms'])} | {table['claim']} |" in readme, name
 
 
 @pytest.mark.parametrize("name", BUNDLED)

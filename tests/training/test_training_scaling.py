@@ -12,7 +12,7 @@ import pytest
 
 from percept import bundle
 from percept.cli import main as percept
-from training.scaling import PARTS, Point, Results, fit_link, project
+from training.scaling import PARTS, Point, Results, fit_link, project, timed
 
 
 def point(mode: str, world: int, seconds: float, **parts: float) -> Point:
@@ -50,6 +50,19 @@ def test_what_the_model_missed_where_it_was_measured_stays_in_the_projection() -
     assert four["step_seconds"] == pytest.approx(0.25 + 6e-3 + 1.5e-2 + 0.1, rel=1e-6)
     (faster,) = project([points[0], point("strong", 2, 0.4)], link, [4])
     assert faster["step_seconds"] == pytest.approx(0.25 + 6e-3 + 1.5e-2, rel=1e-6)
+
+
+def test_all_steps_count_but_the_first_ones() -> None:
+    lines = [
+        {"step": 4, "samples_per_second": 1.0, "step_seconds": {"forward": 9.0}},
+        {"step": 8, "samples_per_second": 8.0, "step_seconds": {"forward": 0.5, "data": 0.1}},
+        {"step": 9, "samples_per_second": 2.0, "step_seconds": {"forward": 3.0}},
+    ]
+    found = timed([{**line, "all_reduce_bytes": 7} for line in lines], batch=8)
+    assert found["steps"] == 5
+    assert found["samples_per_second"] == pytest.approx(5 * 8 / (4 * 1.0 + 1 * 4.0))
+    assert found["step_seconds"] == pytest.approx({"forward": 1.0, "data": 0.08})
+    assert found["all_reduce_bytes"] == 7
 
 
 def test_the_command_measures_and_draws(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -97,6 +110,7 @@ def test_killed_it_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
         launcher.kill()
         launcher.wait()
     (measured,) = json.loads(part.read_text())["results"]
+    assert measured["result"]["steps"] == 5  # all that were asked for
     while not all(has_ended(one) for one in left):
         time.sleep(0.01)
 
