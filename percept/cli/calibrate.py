@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="NAME",
-        help="metrics that the model may use (default: where every judged image has them, the traits, "
-        "which are measured where there are references, with semantic_distance and lost_contrast; "
-        "else all metrics that every judged image has)",
+        help="metrics that the model may use (default: where every judged image has them, the "
+        "traits, which are measured where there are references, with semantic_distance and "
+        "lost_contrast; else all metrics that every judged image has)",
     )
     parser.add_argument(
         "--out", "-o", required=True, type=Path, metavar="FILE", help="JSON file for the model"
