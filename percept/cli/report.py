@@ -107,7 +107,8 @@ def run(args: argparse.Namespace) -> int:
     for line in report.headlines:
         print(line)
     for one in report.comparison:
-        print(words.compared(one).replace("**", ""))
+        where = f"{one.study}, {one.attribute}: " if len(report.comparison) > 1 else ""
+        print(where + words.compared(one).replace("**", ""))
     print(f"\nReport: {files[0]}  ({len(files)} files in {args.out})")
     if args.fail_on_regression and worse:
         raise RegressionFound(f"worse than {args.baseline}: {', '.join(worse)}")

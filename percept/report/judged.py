@@ -384,27 +384,30 @@ class Comparison:
 def compare_all(
     parts: Sequence[tuple[StudyData, str]], baseline: str | StudyData, confidence: float
 ) -> tuple[Comparison, ...]:
-    """Compare every study and question that has the baseline.
+    """Compare every study and question; what only the baseline has is missing.
 
     Raises
     ------
     InputError
         None has it, or a study cannot be compared with the other one.
     """
-    having = [
-        (study, attribute)
-        for study, attribute in parts
-        if not isinstance(baseline, str) or baseline in set(study.conditions["condition"])
-    ]
-    if not having:
-        names = dict.fromkeys(name for study, _ in parts for name in study.conditions["condition"])
+    names = dict.fromkeys(name for study, _ in parts for name in study.conditions["condition"])
+    if isinstance(baseline, str) and baseline not in names:
         raise InputError(
             "no such study, and no such condition in the studies of the report",
             key="--baseline",
             value=baseline,
             remedy=f"Conditions: {', '.join(names)}",
         )
-    return tuple(compare(study, attribute, baseline, confidence) for study, attribute in having)
+    found = [compare(study, attribute, baseline, confidence) for study, attribute in parts]
+    if not isinstance(baseline, str):
+        asked = {attribute for _, attribute in parts}
+        found += [
+            _comparison(parts[0][0], entry.name, baseline, (), _colorizers(baseline))
+            for entry in baseline.protocol.attributes
+            if entry.name not in asked
+        ]
+    return tuple(found)
 
 
 def compare(
@@ -419,16 +422,27 @@ def compare(
     InputError
         The other study is of another method or question, or shares nothing with this one.
     """
+    missing: list[str] = []
     if isinstance(baseline, str):
-        changes, missing = _from_condition(study, attribute, baseline), []
+        changes = _from_condition(study, attribute, baseline)
     else:
         changes = _from_study(study, attribute, baseline)
         missing = [name for name in _colorizers(baseline) if name not in _colorizers(study)]
     # The number of changes that can be judged is known before their intervals are.
     tested = sum(_ends(change) for _, change in changes(confidence)) or 1
     found = changes(1 - (1 - confidence) / tested)
+    return _comparison(study, attribute, baseline, found, missing)
+
+
+def _comparison(
+    study: StudyData,
+    attribute: str,
+    baseline: str | StudyData,
+    changes: Sequence[tuple[str, stats.Estimate]],
+    missing: Sequence[str],
+) -> Comparison:
     paired = study.protocol.method == "pairwise"
-    gone = not_estimable(f"not in study {study.name}", confidence=confidence)
+    gone = stats.Estimate(np.nan, np.nan, np.nan, 0, f"not in study {study.name}")
     return Comparison(
         study.name,
         attribute,
@@ -437,7 +451,7 @@ def compare(
         "JOD" if paired else MEASURES[study.protocol.method].told,
         not paired and MEASURES[study.protocol.method].share,
         (
-            *(Change(name, change, _verdict(change)) for name, change in found),
+            *(Change(name, change, _verdict(change)) for name, change in changes),
             *(Change(name, gone, "missing") for name in missing),
         ),
     )

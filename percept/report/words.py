@@ -735,8 +735,9 @@ JUDGED = {
         "colours were graded unseen, each grade is also taken less that of the true colours by the "
         "same observer on the same photograph, plus the highest grade (DMOS, ITU-T P.910 ACR-HR). "
         "Mean grades of single images have Student’s t intervals over their answers, for new "
-        "observers and these images, cut off at the ends of the scale; where all observers agree, "
-        "or there is one, an image has none. No observer was rejected by ITU-R BT.500."
+        "observers and these images, cut off at the ends of the scale where those are known; where "
+        "all observers agree, or there is one, an image has none. No observer was rejected by "
+        "ITU-R BT.500."
     ),
     "real_or_fake": (
         "The fool rate is the share of answers that take the colouring for the true photograph, "

@@ -19,7 +19,7 @@ from percept.report import words
 from percept.report.build import analyse
 from percept.report.data import StudyData, read_study
 from percept.report.figures import draw
-from percept.report.judged import MEASURES, compare, difference, rating_frame, scored
+from percept.report.judged import MEASURES, compare, compare_all, difference, rating_frame, scored
 from percept.report.render import PaperTable, latex, paper_tables, render_html, tables
 from percept.store import open_store
 from percept.votes import import_votes
@@ -259,6 +259,25 @@ def test_what_vanished_is_named_and_never_passes_the_gate(
     code, told, out = report("after", "--fail-on-regression")
     assert (code, ": missing)" in told, out.exists()) == (2, True, False)
     assert report("worse", "--fail-on-regression")[0] == 4
+
+
+def test_a_question_that_vanished_is_missing(world: World) -> None:
+    period = '[[attributes]]\nname = "period"\nquestion = "Which fits its time?"\n'
+    both = parse_protocol(f"{world.pairs.protocol.text}\n{period}")
+    before = replace(world.pairs, name="before", protocol=both)
+    asked, gone = compare_all([(world.pairs, "realism")], before, 0.95)
+    assert {entry.verdict for entry in asked.changes} == {"no change seen"}
+    assert (gone.attribute, {entry.verdict for entry in gone.changes}) == ("period", {"missing"})
+    assert [entry.condition for entry in gone.changes] == ["warm", "cold", "pale"]
+
+
+def test_a_study_without_the_condition_to_compare_with_is_not_passed_over(
+    singles: Singles, world: World
+) -> None:
+    parts = [(world.pairs, "realism"), (singles.data["grades"], "realism")]
+    pairs, grades = compare_all(parts, "pale", 0.95)
+    assert [entry.condition for entry in pairs.changes] == ["warm", "cold"]
+    assert {entry.verdict for entry in grades.changes} == {"not estimable"}
 
 
 def test_studies_that_cannot_be_compared_are_refused(singles: Singles) -> None:
