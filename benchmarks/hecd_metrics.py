@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -40,6 +40,7 @@ MAKERS = ("I_1", "L_1", "O_1", "P_1", "Z_1", "Z_2")
 LEFT_OUT = {"luminance_fidelity", "luminance_ssim", "grain_retention"}
 DIRECTIONS = {m.name: m.higher_is_better for m in METRICS.values()}
 IN_MODELS = [m.name for m in METRICS.values() if m.in_models]
+DEEP = ("semantic_distance", "lost_contrast")
 MEASURED = [m for m in METRICS.values() if not (m.needs or m.package or m.name in LEFT_OUT)]
 FOLDS = 5
 
@@ -227,7 +228,7 @@ def show(label: str, everything: pd.DataFrame, real: pd.DataFrame, column: str) 
 # -- the model -----------------------------------------------------------------------------------
 
 
-def fit(table: pd.DataFrame, rows: pd.DataFrame) -> Model:
+def fit(table: pd.DataFrame, rows: pd.DataFrame, prefer: Sequence[str] = IN_MODELS) -> Model:
     """Fit a model of the naturalness of a recolouring; the score is taken as log-odds."""
     counted = rows.rename(columns={"content_id": "content", "condition": "first"})
     counted = counted.assign(wins=counted["n"] / (1 + np.exp(-counted["z"])))
@@ -236,7 +237,7 @@ def fit(table: pd.DataFrame, rows: pd.DataFrame) -> Model:
         counted[["content", "first", "wins", "n"]],
         directions=DIRECTIONS,
         kind="review",
-        prefer=IN_MODELS,
+        prefer=prefer,
         check=False,
     )
 
@@ -281,11 +282,13 @@ def held_out(table: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.Series, pd.Dat
     return pd.concat(scores), pd.DataFrame(pairs, columns=["content_id", "right", "right_edits"])
 
 
-def scene_out(table: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
+def scene_out(
+    table: pd.DataFrame, rows: pd.DataFrame, prefer: Sequence[str] = IN_MODELS
+) -> pd.Series:
     """Scores by models that saw the kinds of edits and the colorizers on the other scenes."""
     scores = []
     for scene, of_scene in table.groupby("content_id"):
-        scores.append(score(fit(table, rows[rows["content_id"] != scene]), of_scene))
+        scores.append(score(fit(table, rows[rows["content_id"] != scene], prefer), of_scene))
     return pd.concat(scores)
 
 
@@ -399,6 +402,7 @@ def main() -> None:
     votes = pair_votes(args.folder)
     report(rows, by_votes(table, votes), "model of votes, scene out")
     report(rows, scores, "model, scene + fifth out")
+    report(rows, scene_out(table, rows, DEEP), "the two deep ones, scene out")
     by_scene = pairs.groupby("content_id")
     for column, label in (("right", "scene and both out"), ("right_edits", "fitted on edits")):
         print(f"model, {label:66} {'':43} {interval(by_scene[column].mean())}")
@@ -413,6 +417,7 @@ def main() -> None:
         print(f"\n-- {unseen['content_id'].nunique()} scenes that took no part")
         report(unseen, score(whole, other), "model, colorizers seen")
         report(unseen, by_votes(table, votes, other), "model of votes")
+        report(unseen, score(fit(table, rows, DEEP), other), "the two deep ones")
         known = rows[~rows["condition"].isin(MAKERS)]
         report(unseen, score(fit(table, known), other), "model, fitted on edits")
 

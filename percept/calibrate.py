@@ -23,6 +23,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.optimize import minimize
 
 from percept import stats
 from percept.errors import InputError
@@ -108,8 +109,9 @@ class Model:
         that it has ahead of what its metrics say. None otherwise.
     covariance : array, shape (d, d)
         Of the coefficients; as if their signs were free.
-    shrink : float
-        Held-out log-odds times this are calibrated; 1: not overconfident, 0: worth nothing.
+    shrink, shift : float
+        Held-out log-odds times ``shrink`` are calibrated, with ``shift`` added to those that the
+        intercept is in; ``shrink`` 1: not overconfident, 0: worth nothing.
     unexplained : float
         Standard deviation of what people see in a stimulus and the model does not, in log-odds:
         by how much held-out shares of votes vary beyond chance. NaN where no pair (or output)
@@ -119,8 +121,8 @@ class Model:
     against : str or None
         The one condition that every vote showed, if there is: what scores of pairs are relative to.
     fitted_on : dict
-        Study, run, numbers of votes, photographs, conditions and observers, and how many of the
-        latter are simulated.
+        Study, attribute, run, numbers of votes, photographs, conditions and observers, how many of
+        the latter are simulated, and ``contents``, the hash of each photograph.
     validation : list of dict
         One row a predictor; see :func:`cross_validate`.
     warnings : tuple of str
@@ -133,6 +135,7 @@ class Model:
     intercept: float | None
     covariance: FloatArray
     shrink: float
+    shift: float
     unexplained: float
     penalty: float
     fitted_on: dict[str, Any]
@@ -189,35 +192,62 @@ def calibrate(
             value=f"{study_name} ({study.method})",
         )
     frame = store.ratings(study)
+    asked = sorted(frame["attribute"].unique())
     if attribute is not None:
+        if attribute not in asked:
+            raise InputError(
+                "no answer is to this question",
+                key="attribute",
+                value=attribute,
+                remedy=f"There are answers to {', '.join(asked)}" if asked else "",
+            )
         frame = frame[(frame["attribute"] == attribute).to_numpy()]
-    kind: Kind = "review" if study.method == "review" else "pairwise"
-    simulated = int(frame.loc[frame["simulated"].to_numpy(bool), "observer"].nunique())
+    table, changed = run.metrics, run.unlike(store.stimuli(study))
+    own = pd.MultiIndex.from_frame(table[["content_id", "condition"]])
+    if len(table) and own.isin(changed).all():
+        raise InputError(
+            f"the run holds other images than those that study {study_name!r} shows",
+            file=run.root,
+            remedy=f"The study was made from {study.run_path}",
+        )
     known = run.info.get("metrics", {})
-    there = [name for name in run.metrics["metric"].unique() if name in known]
+    there = [name for name in table["metric"].unique() if name in known]
     traits = any(known[name].get("group") == "traits" for name in there)
     model = fit_model(
-        run.metrics,
+        table[~own.isin(changed)],
         frame,
         directions=directions(run),
-        kind=kind,
+        kind="review" if study.method == "review" else "pairwise",
         metrics=metrics,
         prefer=[name for name in there if traits and known[name].get("in_models")],
-        name=f"calibrated-{study_name}",
+        name=f"calibrated-{study_name}" + (f"-{attribute}" if len(asked) > 1 else ""),
     )
-    source = {"study": study_name, "run": str(run.root), "simulated_observers": simulated}
-    warnings = model.warnings
-    if not (traits or metrics) and any(
-        known[feature.metric]["kind"] == "full-reference"
-        for feature in model.features
-        if feature.metric in known
-    ):
-        remedy = "percept metrics RUN --metric traits"
-        warnings = (f"the run has references and no traits, which models are made of: {remedy}",
-                    *warnings)  # fmt: skip
+    hashes = run.manifest.set_index("content_id")["sha256"]
+    simulated = int(frame.loc[frame["simulated"].to_numpy(bool), "observer"].nunique())
+    source = {
+        "study": study_name,
+        "attribute": attribute,
+        "run": str(run.root),
+        "simulated_observers": simulated,
+        "contents": {name: hashes[name] for name in model.held_out["content"].unique()},
+    }
+    warnings = []
     if simulated:
-        warnings = (f"{simulated} of the observers are simulated", *warnings)
-    return replace(model, fitted_on={**source, **model.fitted_on}, warnings=warnings)
+        warnings.append(f"{simulated} of the observers are simulated")
+    if len(changed):
+        told = _listed(f"{content}/{condition}" for content, condition in changed)
+        warnings.append(f"left out, being other images than those that the study shows: {told}")
+    used = [known[one.metric]["kind"] for one in model.features if one.metric in known]
+    if "full-reference" in used and not (traits or metrics):
+        warnings.append(
+            "the run has references and no traits, which models are made of: percept metrics RUN "
+            "--metric traits"
+        )
+    return replace(
+        model,
+        fitted_on={**source, **model.fitted_on},
+        warnings=(*warnings, *model.warnings),
+    )
 
 
 def directions(run: Run) -> dict[str, bool]:
@@ -284,13 +314,14 @@ def fit_counts(
     values = _wide(table, metrics)
     sides = [side for side in ("first", "second") if side in rows]
     there = [pd.MultiIndex.from_frame(rows[["content", side]]).isin(values.index) for side in sides]
-    rows = rows[np.logical_and.reduce(there)].reset_index(drop=True)
+    there = np.logical_and.reduce(there)
+    lost, rows = int(rows["n"][~there].sum()), rows[there].reset_index(drop=True)
     if rows.empty:
         raise InputError("no vote is on stimuli with metrics", remedy="Run percept metrics first")
     values, complete = _complete(values, rows, metrics)
     preferred = [name for name in complete if name in prefer]
     lacking = [name for name in values if name in prefer and values[name].isna().any()]
-    used = metrics or (complete if lacking else preferred or complete)
+    used = list(dict.fromkeys(metrics or ())) or (complete if lacking else preferred or complete)
     hubs = _hubs(rows)
     against = hubs[0] if len(hubs) == 1 else None
     features = _features(values, used, directions, against)
@@ -306,8 +337,10 @@ def fit_counts(
     if check:
         checked = cross_validate(problem, values[complete], directions)
     else:
-        checked = Validation([], 1.0, math.nan, rows, ("not cross-validated",))
+        checked = Validation([], 1.0, 0.0, math.nan, rows, ("not cross-validated",))
     warnings = checked.warnings
+    if lost:
+        warnings = (f"{lost} votes are on images without metrics and left out", *warnings)
     if lacking and not metrics:
         without = int(values[lacking].isna().any(axis=1).sum())
         warnings = (
@@ -327,6 +360,7 @@ def fit_counts(
         intercept=float(coefficients[0]) if problem.leads else None,
         covariance=covariance,
         shrink=checked.shrink,
+        shift=checked.shift,
         unexplained=checked.unexplained,
         penalty=penalty,
         fitted_on=fitted_on,
@@ -622,7 +656,7 @@ class Validation:
         ``predictor, accuracy, low, high, votes, rank, rank_low, rank_high``; of the model, each
         metric, and the lookup. ``accuracy`` is the share of votes on its side, ``rank``
         Spearman's coefficient with people inside a photograph; None: not estimable.
-    shrink, unexplained : float
+    shrink, shift, unexplained : float
         As of :class:`Model`.
     held_out : DataFrame
         ``content, first[, second], wins, n, log_odds, lookup``: what models that saw neither the
@@ -632,6 +666,7 @@ class Validation:
 
     rows: list[dict[str, Any]]
     shrink: float
+    shift: float
     unexplained: float
     held_out: pd.DataFrame
     warnings: tuple[str, ...]
@@ -657,7 +692,8 @@ def cross_validate(
             "is known of new ones"
         )
     if problem.n_folds < 10:
-        warnings.append(f"only {problem.n_folds} photographs")
+        plural = "" if problem.n_folds == 1 else "s"
+        warnings.append(f"only {problem.n_folds} photograph{plural}")
     lookup = _lookup(problem)
     held_out = problem.rows.assign(log_odds=eta, lookup=lookup)
     rows = [_worth("model", eta, problem)]
@@ -670,17 +706,29 @@ def cross_validate(
         rows.append(_worth(str(name), told, problem, decides=len(sides) == 2))
     rows.append(_worth("lookup", lookup, problem))
     known = np.isfinite(eta)
-    shrink = 0.0
-    if known.any():
-        grid = np.linspace(0, 1.0, 41)
-        losses = [problem.loss(b * eta[known], known) for b in grid]
-        shrink = float(grid[int(np.argmin(losses))])
+    lead = problem.design[:, 0] if problem.leads else np.zeros(n)
+    shrink, shift = _calibration(eta[known], lead[known], problem, known)
     if shrink == 0.0:
         warnings.append("held out, the model predicts no better than chance: do not use it")
-    unexplained = _unexplained(shrink * eta[known], problem, known)
+    unexplained = _unexplained(shrink * eta[known] + shift * lead[known], problem, known)
     if math.isnan(unexplained):
         warnings.append("nothing was judged twice: standard errors speak of the weights alone")
-    return Validation(rows, shrink, unexplained, held_out, tuple(warnings))
+    return Validation(rows, shrink, shift, unexplained, held_out, tuple(warnings))
+
+
+def _calibration(
+    eta: FloatArray, lead: FloatArray, problem: _Problem, known: npt.NDArray[np.bool_]
+) -> tuple[float, float]:
+    """Slope in [0, 1] and multiple of ``lead`` that make held-out log-odds most likely."""
+    if not known.any():
+        return 0.0, 0.0
+    limit = (-10.0, 10.0) if lead.any() else (0.0, 0.0)
+    found = minimize(
+        lambda x: problem.loss(x[0] * eta + x[1] * lead, known),
+        np.array([0.5, 0.0]), bounds=[(0.0, 1.0), limit], method="L-BFGS-B",
+    )  # fmt: skip
+    slope, shift = map(float, found.x)
+    return (0.0 if slope < 0.01 else slope), shift
 
 
 def _unexplained(eta: FloatArray, problem: _Problem, known: npt.NDArray[np.bool_]) -> float:
@@ -942,8 +990,18 @@ def doubts(model: Model, found: pd.DataFrame) -> list[str]:
     return [*told, *model.warnings]
 
 
+def rated_photographs(model: Model, run: Run) -> set[str]:
+    """Photographs of a run that the model was fitted on, whatever either calls them."""
+    hashes = set(model.fitted_on.get("contents", {}).values())
+    own = run.manifest
+    return set(own.loc[own["sha256"].isin(hashes), "content_id"])
+
+
 def design_of(model: Model, table: pd.DataFrame) -> tuple[Any, FloatArray, FloatArray]:
-    """Rows that one vote on each pair (or output) would add: contents (n,), (n, d), log-odds."""
+    """Rows that one vote on each pair (or output) would add.
+
+    Returns contents (n,), rows (n, d), and calibrated log-odds (n,).
+    """
     values = _values_for(model, table)
     values = values[~values.index.get_level_values(1).isin(_ANCHORS)]
     stimuli = values.index.to_frame(index=False)
@@ -952,7 +1010,10 @@ def design_of(model: Model, table: pd.DataFrame) -> tuple[Any, FloatArray, Float
         rows = rows.merge(stimuli.rename(columns={"condition": "second"}), on="content")
         rows = rows[rows["first"] < rows["second"]]
     design = _design(values, rows, model.features, model.kind, model.against)
-    return rows["content"].to_numpy(), design, design @ model.coefficients
+    log_odds = model.shrink * (design @ model.coefficients)
+    if model.intercept is not None:
+        log_odds += model.shift * design[:, 0]
+    return rows["content"].to_numpy(), design, log_odds
 
 
 def _inside(feature: Feature, value: float) -> bool:

@@ -32,7 +32,7 @@ from percept.color import (
     srgb_to_lab,
 )
 from percept.errors import InputError, InputErrors, Interrupted
-from percept.files import atomic_file, sha256_file
+from percept.files import atomic_file, check_place, sha256_file
 from percept.manifest import Manifest, check_manifest, load_rgb, make_frame
 from percept.types import DEGRADATIONS
 
@@ -285,8 +285,7 @@ def degrade_manifest(
 
 
 def _check_destination(out: Path, settings: Mapping[str, Any]) -> None:
-    if out.exists() and not out.is_dir():
-        raise InputError("is a file", file=out, remedy="Name a directory")
+    check_place(out, folder=True)
     if not out.exists() or not any(out.iterdir()):
         return
     try:

@@ -136,6 +136,7 @@ def ended_with_launcher() -> Iterator[None]:
     """
 
     def end(*_: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not stop the clean-up
         raise SystemExit(Interrupted.exit_code)
 
     before = signal.signal(signal.SIGTERM, end)

@@ -10,8 +10,9 @@ import json
 import os
 import time
 import uuid
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
@@ -24,6 +25,17 @@ if TYPE_CHECKING:
 PACKAGE = "package:"
 # The workers of a killed command may need a moment to notice.
 LOCK_SECONDS = 10.0
+_locks: weakref.WeakSet[IO[bytes]] = weakref.WeakSet()
+
+
+def _leave_locks() -> None:
+    for lock in list(_locks):
+        lock.close()
+
+
+# A lock lasts as long as any process has its file open, and loader processes outlive a killed one.
+# (Programs that are started, rather than forked, never get the file.)
+os.register_at_fork(after_in_child=_leave_locks)
 
 
 def sha256_file(path: str | Path) -> str:
@@ -45,7 +57,8 @@ def lock_folder(folder: Path, command: str) -> IO[bytes]:
     Returns
     -------
     file
-        Lets others in when it is closed, and when this process ends, however it does.
+        Lets others in when it is closed, and when this process ends, however it does and
+        whatever children it leaves behind.
 
     Raises
     ------
@@ -53,6 +66,7 @@ def lock_folder(folder: Path, command: str) -> IO[bytes]:
         If another process has it, and keeps it for ten seconds.
     """
     lock = open(folder / ".lock", "ab")  # noqa: SIM115 - held while the work lasts
+    _locks.add(lock)
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
@@ -73,14 +87,45 @@ def lock_folder(folder: Path, command: str) -> IO[bytes]:
         return lock
 
 
+def check_place(path: str | Path, *, folder: bool = False, key: str = "--out") -> None:
+    """See that a file, or a folder, can be written here, before the work rather than after it.
+
+    Parameters
+    ----------
+    path : str or Path
+        Need not exist, nor the folders above it.
+    folder : bool
+        Whether it is to be a folder.
+    key : str
+        The option that names it.
+
+    Raises
+    ------
+    InputError
+        If something else is there, or may not be written.
+    """
+    path, wanted = Path(path), "folder" if folder else "file"
+    if path.exists() and not (path.is_dir() if folder else path.is_file()):
+        there = "folder" if path.is_dir() else "file" if path.is_file() else "device"
+        raise InputError(f"is a {there}", file=path, key=key, remedy=f"Name a {wanted}")
+    above = path if folder else path.absolute().parent
+    while not above.exists():
+        above = above.absolute().parent
+    wrong = "is a file, not a folder" if not above.is_dir() else "may not be written"
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        remedy = "Check the path and its owner"
+        raise InputError(f"{above} {wrong}", file=path, key=key, remedy=remedy)
+
+
 @contextmanager
 def atomic_file(file: str | Path) -> Iterator[IO[bytes]]:
     """Open a binary file that appears under its name only when all of it is on disk.
 
-    It is written under a temporary name in the same directory, synced and renamed; on an error
-    it is removed and whatever stood there stays.
+    It is written under a temporary name in the same directory, which is made if it is missing,
+    synced and renamed; on an error it is removed and whatever stood there stays.
     """
     file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".percept-{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "xb") as stream:
@@ -89,7 +134,8 @@ def atomic_file(file: str | Path) -> Iterator[IO[bytes]]:
             os.fsync(stream.fileno())
         os.replace(temporary, file)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # such as that of a place that may not be written
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename == os.fspath(temporary):
             error.filename = os.fspath(file)  # the name that a person knows
         raise

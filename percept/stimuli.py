@@ -74,8 +74,9 @@ class Rendered:
     Attributes
     ----------
     rows : tuple of dict
-        ``content, condition, role, variant, sha256``; role ``test``, ``original`` (condition
-        None) for the grey photograph, or ``gold`` (one of ``VARIANTS``).
+        ``content, condition, role, variant, sha256``, and ``source_sha256`` of the run's image;
+        role ``test``, ``original`` (condition None) for the grey photograph, or ``gold`` (one of
+        ``VARIANTS``).
     created : tuple of Path
         What was not there before: the files, then the folder where it is new.
     """
@@ -202,6 +203,7 @@ def render_stimuli(
                     "role": image.role,
                     "variant": image.variant,
                     "sha256": sha256,
+                    "source_sha256": image.sha256,
                 }
             )
             if progress is not None:

@@ -50,7 +50,7 @@ def rate_next(
     contents, design, eta = design_of(model, table)
     out = set(rated)
     names = [name for name in pd.unique(contents) if name not in out]
-    p = 1 / (1 + np.exp(-model.shrink * eta))
+    p = 1 / (1 + np.exp(-eta))
     d = design.shape[1]
     information = np.zeros((len(names), d, d))
     undecided = np.zeros(len(names))
@@ -148,7 +148,8 @@ def triage(
     score = found["score"].to_numpy()
     verdict = np.where(score >= fine.score, "fine", np.where(score <= bad.score, "bad", "ask"))
     verdict = np.where(found["outside"] != "", "ask", verdict)
-    sorted_table = found.assign(verdict=verdict, chance=1 / (1 + np.exp(-model.shrink * score)))
+    chance = 1 / (1 + np.exp(-model.shrink * score - model.shift))
+    sorted_table = found.assign(verdict=verdict, chance=chance)
     columns = ["content", "condition", "verdict", "score", "chance", "outside"]
     return Triage(fine, bad, sorted_table[columns], confidence)
 

@@ -911,6 +911,7 @@ _COLUMNS = {
     "comment": "what a reviewer wrote",
     "role": "test; original: the grey photograph on view; gold: made for a control",
     "variant": "how a gold was made",
+    "source_sha256": "hash of the run's image that it was made from",
     "retired": "whether a gold is shown no more, because sound observers missed it",
     "invite": "label of the invitation that was used",
     "label": "who an invitation is for",

@@ -202,7 +202,6 @@ def test_other_people_are_no_better_where_only_the_reference_differs() -> None:
     assert worth["other people"]["accuracy"] == pytest.approx(_others_by_hand(votes), abs=1e-4)
     assert worth["good"]["accuracy"] == pytest.approx(1 / (1 + math.exp(-2)), abs=0.05)
     assert worth["good"]["rank_low"] < 0 < worth["good"]["rank_high"]
-    assert model.warnings == ()
 
 
 def _others_by_hand(votes: pd.DataFrame) -> float:
@@ -447,6 +446,19 @@ def test_a_triage_is_checked_by_a_sample_of_what_it_passed(
     assert main([*command, "--checked", str(tmp_path / "absent.csv")]) == 2
 
 
+def test_the_chance_of_a_triage_is_the_share_that_people_accept() -> None:
+    """Most is accepted, by people whom no metric follows well: pulled to that, not to a half."""
+    rng = np.random.default_rng(16)
+    table, score = world(rng, 6, unseen=3.0, level=0.0)
+    said = reviews(rng, score + 2.5, people=2)
+    model = fit_model(table, said, directions={}, kind="review")
+    assert 0.2 < model.shrink < 0.6
+    chance = triage(model, table).table["chance"]
+    accepted = (said["verdict"] == "accept").mean()
+    assert accepted > 0.7
+    assert chance.mean() == pytest.approx(accepted, abs=0.02)
+
+
 def test_triage_is_of_reviews_and_leaves_strangers_to_people(fitted) -> None:
     rng = np.random.default_rng(8)
     table, score = world(rng, 60, level=0.0)
@@ -471,7 +483,9 @@ def test_the_commands_from_votes_to_predictions(
         simulate(store, study, 8, seed=1)
     capsys.readouterr()
     fit = ["calibrate", "--run", str(run.root), "--db", url, "--study", "panel"]
+    assert main([*fit, "--attribute", "beauty", "--out", str(model)]) == 2
     attribute = protocol.attributes[0].name
+    assert f"There are answers to {attribute}" in capsys.readouterr().err
     fit += ["--attribute", attribute, "--out", str(model)]
     assert main(fit) == 0
     told = capsys.readouterr()
@@ -492,6 +506,12 @@ def test_the_commands_from_votes_to_predictions(
     )
     assert {file.name for file in out.iterdir()} == expected
     assert "6 photographs, 0 of them unrated" in capsys.readouterr().out
+    assert pd.read_csv(out / "predicted.csv")["simulated"].all()
+    manifest = run.manifest
+    other = manifest["sha256"].where(manifest["content_id"] != "photo2", "0" * 64)
+    write_parquet_atomic(run.root / "manifest.parquet", manifest.assign(sha256=other))
+    assert main(["predict", str(run.root), "--model", str(model), "--out", str(out)]) == 0
+    assert "6 photographs, 1 of them unrated" in capsys.readouterr().out, "of the same name"
     assert main([*fit, "--metric", "psnr"]) == 2
     assert "no such metric (got 'psnr')" in capsys.readouterr().err
     assert main([*fit, "--json"]) == 0

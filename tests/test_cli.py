@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from percept import cli
+from percept import cli, files
 from percept.cli import manifest as command
+from percept.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,42 @@ def test_exit_codes_of_the_unforeseen(
     monkeypatch.setattr(command, "run", fail)
     assert cli.main(["manifest", "check", str(tmp_path / "x.csv")]) == code
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["manifest", "scan", "photos"],
+        ["palette", "absent.csv"],
+        ["predict", "absent", "--model", "absent.json"],
+        ["calibrate", "--run", "absent", "--db", "sqlite:///absent.db", "--study", "s"],
+        ["report", "--db", "sqlite:///absent.db", "--study", "s"],
+        ["scaling", "infer"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """Before anything is read, even: nothing else of these commands is there."""
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    assert cli.main([*words, "--out", "file/new/out.csv"]) == 2
+    assert "file is a file, not a folder" in capsys.readouterr().err
+    monkeypatch.setattr(files.os, "access", lambda *_: False)  # root may write anywhere
+    assert cli.main([*words, "--out", "new/out.csv"]) == 2
+    assert f"new/out.csv, key '--out': {tmp_path} may not be written" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_folders_above_a_file_are_made(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "er" / "file.json"
+    files.write_json_atomic(file, [1])
+    assert file.read_text() == "[\n  1\n]\n"
+    with pytest.raises(InputError, match="is a folder"):
+        files.check_place(tmp_path)
+    with pytest.raises(InputError, match="is a device"):  # which a rename would replace
+        files.check_place("/dev/null")

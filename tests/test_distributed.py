@@ -173,6 +173,24 @@ def test_workers_end_with_their_launcher(sent, code, tmp_path):
         assert "the same command resumes" in output
 
 
+def test_a_second_sigterm_leaves_the_clean_up_alone():
+    before, cleaned = signal.getsignal(signal.SIGTERM), []
+
+    @distributed.ended_with_launcher()
+    def work():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            cleaned.append(True)
+
+    with pytest.raises(SystemExit) as left:
+        work()
+    assert left.value.code == Interrupted.exit_code
+    assert cleaned
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_command_words_spell_a_command_out_again():
     argv = ["infer", "m.csv", "--condition", "a=gray", "b=folder:x y", "--out", "run", "--nproc"]
     argv += ["3", "--threads", "2", "--batch-megapixels", "0.5", "--fresh", "--condition", "c=gray"]

@@ -95,7 +95,7 @@ def test_package_images_that_changed_only_warn(
     [
         (["scan", "absent", "-o", "m.csv"], "absent: not a directory"),
         (["scan", "photos", "-o", "m.txt"], ".csv or .parquet"),
-        (["scan", "photos", "-o", "absent/m.csv"], "no such directory"),
+        (["scan", "photos", "-o", "all.csv/m.csv"], "is a file, not a folder"),
         (["check", "absent.csv"], "cannot read the manifest"),
         (["check", "lacking.csv"], "the manifest lacks sha256, width, height"),
         (["sample", "all.csv", "--n", "9", "-o", "m.csv"], "from 1 to 6"),
@@ -164,4 +164,4 @@ def test_a_place_that_may_not_be_written_is_one_line(
     (tmp_path / "d.csv").mkdir()
     scan = ["manifest", "scan", str(folder), "-o", str(tmp_path / "d.csv"), "--force"]
     assert main(scan) == 2
-    assert "is a directory" in capsys.readouterr().err
+    assert "is a folder" in capsys.readouterr().err

@@ -487,7 +487,7 @@ def test_a_pilot_gives_what_is_not_given(run, tmp_path, capsys) -> None:
     [
         (["--protocol", "artifact"], "only pairwise"),
         (["--out", "plan.png"], "SVG"),
-        (["--out", "nowhere/plan.svg"], "folder that exists"),
+        (["--out", "/dev/null/plan.svg"], "is a file, not a folder"),
         (["--observers", "8", "4"], "less than min_observers"),
         (["--seed", "-1"], "not be negative"),
         (["--effect", "0"], "No number of observers"),

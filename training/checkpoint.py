@@ -21,7 +21,7 @@ import torch
 
 from percept.distributed import is_main, rank, world_size
 from percept.errors import InputError
-from percept.files import read_json
+from percept.files import check_place, read_json
 
 RUN_FORMAT = 1
 _OURS = (
@@ -51,8 +51,7 @@ def check_folder(folder: Path, settings: Mapping[str, Any], *, fresh: bool) -> N
     InputError
         Naming every setting that has changed.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError("is not a folder", file=folder, key="--out")
+    check_place(folder, folder=True)
     if fresh:
         return
     run = read_run(folder)

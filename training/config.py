@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from percept import bundle
 from percept.errors import InputError, InputErrors
 
-Sampler = Literal["shuffle", "stratified", "contiguous"]
+Sampler = Literal["shuffle", "repeated", "stratified", "contiguous"]
 Optimizer = Literal["adamw", "sgd"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Compression = Literal["none", "fp16", "bf16", "powersgd"]

@@ -30,12 +30,14 @@ class Order:
         Views per step over all processes, a multiple of ``world``.
     seed : int
     sampler : str
-        ``shuffle``: every epoch a random permutation, the same at any ``world``. ``stratified``:
-        one in which the photographs of each stratum are spread evenly over the epoch, so that
-        steps and processes alike get a fair mixture; also the same at any ``world``.
-        ``contiguous``: as data are often divided beforehand: each process keeps to its own stretch
-        of the manifest and shuffles within it. Where stretches cannot be equal, their ends move by
-        a photograph or two from epoch to epoch, and still every photograph comes once in each.
+        ``shuffle``: every epoch a random permutation, the same at any ``world``. ``repeated``: in
+        each epoch that of the first, as by torch's ``DistributedSampler`` where ``set_epoch`` is
+        forgotten. ``stratified``: a permutation in which the photographs of each stratum are spread
+        evenly over the epoch, so that steps and processes alike get a fair mixture; also the same
+        at any ``world``. ``contiguous``: as data are often divided beforehand: each process keeps
+        to its own stretch of the manifest and shuffles within it. Where stretches cannot be equal,
+        their ends move by a photograph or two from epoch to epoch, and still every photograph comes
+        once in each.
     strata : sequence of int, optional
         Stratum of each photograph, for ``stratified``.
     buckets : sequence of int, optional
@@ -104,9 +106,11 @@ class Order:
     def _permute(self, bucket: int, epoch: int) -> NDArray[np.int64]:
         """Order of the members of a bucket in one of its epochs."""
         count = len(self._members[bucket])
+        if self._sampler == "repeated":
+            epoch = 0
         key = [self._seed, _ORDER, epoch] + ([bucket] if len(self._members) > 1 else [])
         rng = np.random.default_rng(key)
-        if self._sampler == "shuffle":
+        if self._sampler in {"shuffle", "repeated"}:
             return rng.permutation(count)
         if self._sampler == "stratified":
             place = np.empty(count)

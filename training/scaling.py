@@ -32,6 +32,7 @@ from percept import __version__
 from percept.distributed import cores, ended_with_launcher, launch, leave
 from percept.errors import InputError, InputErrors, Interrupted, PerceptError
 from percept.files import (
+    check_place,
     lock_folder,
     read_json,
     sha256_file,
@@ -686,6 +687,7 @@ def _measured(
 
 def _folder(out: Path) -> IO[bytes]:
     """Make the folder of the report, and keep others from it."""
+    check_place(out, folder=True)
     try:
         out.mkdir(parents=True, exist_ok=True)
         return lock_folder(out, "percept scaling train")

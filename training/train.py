@@ -83,10 +83,13 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
     import torch
 
     from percept.distributed import is_main, together, world_size
+    from percept.inference.heap import keep_memory
     from training import checkpoint
     from training.data import check_loader, training_photographs, validation_photographs
     from training.trainer import Trainer, make_network, settings_of
 
+    if device.type == "cpu":
+        keep_memory()
     with together():
         config = load_config(
             args.config, overrides=args.overrides, manifest=args.manifest, world=world_size()

@@ -68,12 +68,12 @@ def make_network(config: Config, *, world: int = 1) -> nn.Module:
         network.features.load_state_dict({k.removeprefix("features."): v for k, v in features})
     divisor = int(getattr(network, "divisor", 1))
     for view in config.views:
-        if any(side % divisor for side in view):
+        for side in (side for side in view if side % divisor):
             raise InputError(
                 f"the network takes views whose sides are multiples of {divisor}",
                 key="data.buckets" if config.data.buckets else "train.crop",
                 value=list(view) if config.data.buckets else config.train.crop,
-                remedy=f"For example {max(view) + -max(view) % divisor}",
+                remedy=f"For example {side - side % divisor or divisor} instead of {side}",
             )
     replicated = config.sharding.strategy in {"none", "zero"}
     if getattr(network, "conditional", False) and replicated:

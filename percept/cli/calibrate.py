@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="NAME",
-        help="metrics that the model may use (default: traits, which are measured "
-        "where there are references and they are not there yet, and semantic_distance, where every "
-        "judged image has the traits; else all metrics that every judged image has)",
+        help="metrics that the model may use (default: where every judged image has them, the "
+        "traits, which are measured where there are references, with semantic_distance and "
+        "lost_contrast; else all metrics that every judged image has)",
     )
     parser.add_argument(
         "--out", "-o", required=True, type=Path, metavar="FILE", help="JSON file for the model"
@@ -49,9 +49,11 @@ def run(args: argparse.Namespace) -> int:
     import sys
 
     from percept.calibrate import calibrate, write_model
+    from percept.files import check_place
     from percept.inference.run import open_run
     from percept.store import open_store
 
+    check_place(args.out)
     opened = open_run(args.run_directory)
     with open_store(args.db) as store:
         store.study(args.study)  # before minutes go into metrics

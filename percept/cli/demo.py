@@ -47,10 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from percept import bundle
     from percept.errors import InputError
+    from percept.files import check_place
 
     home: Path = args.dir
-    if home.exists() and not home.is_dir():
-        raise InputError("is a file", file=home, remedy="Name a directory for the demo")
+    check_place(home, folder=True, key="DIR")
     for name, low in (("nproc", 1), ("observers", 1)):
         if getattr(args, name) < low:
             raise InputError(f"must be at least {low}", key=f"--{name}", value=getattr(args, name))

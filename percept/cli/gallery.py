@@ -33,11 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from percept.files import check_place
     from percept.gallery import write_gallery
     from percept.inference.run import open_run
 
     opened = open_run(args.run_dir)
     file = args.out or opened.root / "gallery.html"
+    check_place(file)
     shown = write_gallery(opened, file, side=args.side, limit=args.limit)
     left = len(opened.manifest) - shown
     print(f"{shown} photographs{f', {left} left out (--limit)' if left else ''}")

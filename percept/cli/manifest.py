@@ -171,13 +171,11 @@ def _add_seed(parser: argparse.ArgumentParser) -> None:
 def _check_out_file(args: argparse.Namespace) -> None:
     """Fail before the work rather than after it."""
     from percept.errors import InputError
+    from percept.files import check_place
 
     if args.out.suffix.lower() not in (".csv", ".parquet"):
         raise InputError("a manifest's name ends in .csv or .parquet", file=args.out)
-    if not args.out.parent.is_dir():
-        raise InputError("no such directory", file=args.out.parent)
-    if args.out.is_dir():
-        raise InputError("is a directory", file=args.out, remedy="Name a file")
+    check_place(args.out)
     if args.out.exists() and not args.force:
         raise InputError("exists already", file=args.out, remedy="--force replaces it")
 

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="metrics to compute: psnr, psnr_ab, ssim, ms_ssim, ms_ssim_ab, ciede2000, "
         "ciede2000_p95, lpips_alex, lpips_vgg, lpips_alex_deep, lpips_vgg_deep, semantic_distance, "
-        "cvvdp, colorfulness, colorfulness_abs, luminance_fidelity, luminance_ssim, "
+        "lost_contrast, cvvdp, colorfulness, colorfulness_abs, luminance_fidelity, luminance_ssim, "
         "grain_retention, chroma_bleeding, chroma_lag, patchiness, artifact_chroma, "
         "palette_distance (default: all these); or "
         "traits, two dozen that compare with the true colours, for percept calibrate; or "
@@ -113,7 +113,9 @@ def run(args: argparse.Namespace) -> int:
         done = evaluate_run(opened, names, fresh=args.fresh, progress=progress)
     if not is_main():
         return 0
-    done = replace(done, computed=(*done.computed, *_apply(opened, models)))
+    applied = _apply(opened, models)
+    skipped = {name: why for name, why in done.skipped.items() if name not in applied}
+    done = replace(done, computed=(*done.computed, *applied), skipped=skipped)
     _tell(opened, done, by=args.by, as_json=args.json)
     return 1 if done.failed and not args.allow_failures else 0
 

@@ -27,9 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from percept.color import srgb_to_lab
     from percept.errors import InputError
+    from percept.files import check_place
     from percept.manifest import load_rgb, read_manifest
     from percept.metrics.palette import make_palette, write_palettes
 
+    check_place(args.out)
     manifest = read_manifest(args.manifest)
     by = [name.strip() for name in args.by.split(",") if name.strip()]
     for name in by:

@@ -59,25 +59,26 @@ def run(args: argparse.Namespace) -> int:
 
     import numpy as np
 
-    from percept.calibrate import doubts, predict, read_model
+    from percept.calibrate import doubts, predict, rated_photographs, read_model
     from percept.errors import InputError
-    from percept.files import write_bytes_atomic
+    from percept.files import check_place, write_bytes_atomic
     from percept.inference.run import open_run
     from percept.stretch import check, check_sample, rate_next, triage
 
     for name, value in (("--next", args.next), ("--seed", args.seed)):
         if value < 0:
             raise InputError("must not be negative", key=name, value=value)
-    model, table = read_model(args.model), open_run(args.run_dir).metrics
+    check_place(args.out, folder=True)
+    model, opened = read_model(args.model), open_run(args.run_dir)
+    table, taught = opened.metrics, rated_photographs(model, opened)
     found = predict(model, table)
     tables = {
         "predicted": found,
-        "next": rate_next(model, table, args.next, rated=model.held_out["content"]),
+        "next": rate_next(model, table, args.next, rated=taught),
     }
     if model.kind == "review":
         sorted_out = triage(model, table, error_rate=args.error_rate)
         tables["triage"] = sorted_out.table
-        taught = set(model.held_out["content"])
         rng = np.random.default_rng(args.seed)
         tables["check"] = check_sample(sorted_out, args.error_rate, rated=taught, rng=rng)
     elif args.checked is not None:
@@ -85,11 +86,12 @@ def run(args: argparse.Namespace) -> int:
     checks: tuple[Check, ...] = ()
     if args.checked is not None:
         checks = check(sorted_out, _reviews(args.checked), rated=taught)
-    args.out.mkdir(parents=True, exist_ok=True)
+    simulated = bool(model.fitted_on.get("simulated_observers"))
     for name, frame in tables.items():
+        frame = frame.assign(simulated=simulated)
         text = frame.to_csv(index=False, float_format="%.6g")
         write_bytes_atomic(args.out / f"{name}.csv", text.encode())
-    rated = found["content"].isin(set(model.held_out["content"]))
+    rated = found["content"].isin(taught)
     new = found.loc[~rated, "content"].nunique()
     print(f"{found['content'].nunique()} photographs, {new} of them unrated")
     if model.kind == "review":

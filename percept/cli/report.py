@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fail-on-regression",
         action="store_true",
-        help="exit 4 if a condition is worse than the baseline, its whole interval below zero",
+        help="exit 4 if a condition is worse than the baseline, its whole interval below zero, all "
+        "intervals together at 95 %% confidence; else exit 2, writing nothing, if one is missing "
+        "or not to be compared",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of every resampling (default: %(default)s)"
@@ -56,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from percept.errors import InputError, RegressionFound
+    from percept.files import check_place
     from percept.report import words
     from percept.report.build import build_report
     from percept.report.render import write_report
@@ -65,8 +68,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("too few resamples", key="--n-boot", value=args.n_boot, remedy="Use 1000")
     if args.seed < 0:
         raise InputError("must not be negative", key="--seed", value=args.seed)
-    if args.out.exists() and not args.out.is_dir():
-        raise InputError("is a file", file=args.out, remedy="Name a directory for the report")
+    check_place(args.out, folder=True)
     if args.fail_on_regression and args.baseline is None:
         raise InputError(
             "needs something to compare with",
@@ -82,19 +84,32 @@ def run(args: argparse.Namespace) -> int:
             n_boot=args.n_boot,
             baseline=args.baseline,
         )
-    verdicts = [entry.verdict for one in report.comparison for entry in one.changes]
-    if args.fail_on_regression and set(verdicts) <= {"not estimable"}:
+    worse, unjudged = [], []
+    for one in report.comparison:
+        where = f"{one.study}, {one.attribute}"
+        worse += [f"{name} ({where})" for name in one.worse]
+        unjudged += [
+            f"{entry.condition} ({where}: {entry.verdict})"
+            for entry in one.changes
+            if entry.verdict in ("missing", "not estimable")
+        ]
+        unjudged += [] if one.changes else [f"anything ({where}: nothing to compare)"]
+    if args.fail_on_regression and unjudged and not worse:
         raise InputError(
-            "nothing can be compared with these answers", key="--baseline", value=args.baseline
+            f"a regression cannot be excluded for {words.listing(unjudged)}",
+            key="--baseline",
+            value=args.baseline,
+            remedy="Without --fail-on-regression the report is written, and says why",
         )
     files = write_report(report, args.out)
+    if report.banner:
+        print(report.banner)
     for line in report.headlines:
         print(line)
     for one in report.comparison:
-        print(words.compared(one).replace("**", ""))
+        where = f"{one.study}, {one.attribute}: " if len(report.comparison) > 1 else ""
+        print(where + words.compared(one).replace("**", ""))
     print(f"\nReport: {files[0]}  ({len(files)} files in {args.out})")
-    worse = [f"{name} ({one.study}, {one.attribute})" for one in report.comparison
-             for name in one.worse]  # fmt: skip
     if args.fail_on_regression and worse:
         raise RegressionFound(f"worse than {args.baseline}: {', '.join(worse)}")
     return 0

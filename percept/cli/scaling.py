@@ -124,8 +124,11 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "train":
         return _train(args)
     from percept import distributed
+    from percept.files import check_place
     from percept.inference import scaling
 
+    if args.out:
+        check_place(args.out, folder=True)
     load, cores = os.getloadavg()[0], distributed.cores()
 
     def progress(done: int, total: int) -> None:
@@ -155,7 +158,6 @@ def run(args: argparse.Namespace) -> int:
         "spin_scaling": spin,
     }
     if args.out:
-        Path(args.out).mkdir(parents=True, exist_ok=True)
         scaling.write_scaling(Path(args.out), points, facts)
     if args.json:
         print(json.dumps({"facts": facts, "points": [asdict(p) for p in points]}, indent=2))

@@ -498,8 +498,11 @@ def _import(args: argparse.Namespace) -> int:
 
 
 def _backup(args: argparse.Namespace) -> int:
+    from percept.files import check_place
     from percept.store import open_store
 
+    check_place(args.out)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     with open_store(args.db) as store:
         store.backup(args.out)
         folders = {store.stimuli_folder(study) for study in store.studies() if not study.imported}
@@ -561,14 +564,15 @@ def _plan(args: argparse.Namespace) -> int:
     import numpy as np
 
     from percept.errors import InputError
-    from percept.files import write_bytes_atomic
+    from percept.files import check_place, write_bytes_atomic
     from percept.protocol import load_protocol
     from percept.report.figures import planning
     from percept.study import pilot_of, plan_study
 
-    if args.out is not None and (args.out.suffix != ".svg" or not args.out.parent.is_dir()):
-        raise InputError("must be an SVG file in a folder that exists",
-                         key="--out", value=str(args.out))  # fmt: skip
+    if args.out is not None:
+        if args.out.suffix != ".svg":
+            raise InputError("must be an SVG file", key="--out", value=str(args.out))
+        check_place(args.out)
     if args.seed < 0:
         raise InputError("must not be negative", key="--seed", value=args.seed)
     protocol = load_protocol(args.protocol)

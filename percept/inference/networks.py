@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from functools import cache
@@ -65,7 +66,7 @@ class UNet(nn.Module):
         super().__init__()
         _check_width(width)
         if not 1 <= depth <= 6:
-            raise InputError("depth must be from 1 to 6", key="network.depth", value=depth)
+            raise _out_of_range("depth", "from 1 to 6", depth)
         self.divisor = 2**depth
         channels = [width * 2**level for level in range(depth + 1)]
         self.stem = _block(1, width)
@@ -159,7 +160,7 @@ class ClassUNet(UNet):
     def __init__(self, width: int = 32, depth: int = 4, temperature: float = 0.38) -> None:
         super().__init__(width, depth)
         if depth < 3:
-            raise InputError("depth must be from 3 to 6", key="network.depth", value=depth)
+            raise _out_of_range("depth", "from 3 to 6", depth)
         _check_temperature(temperature)
         self.temperature = temperature
         self.up = self.up[2:]
@@ -216,7 +217,7 @@ class Hypercolumn(nn.Module):
         _check_width(width)
         _check_temperature(temperature)
         if not 0 <= radius <= 64:
-            raise InputError("radius must be from 0 to 64", key="network.radius", value=radius)
+            raise _out_of_range("radius", "from 0 to 64", radius)
         self.temperature, self.radius = temperature, radius
         # Named and numbered as torchvision does; without the last pooling.
         self.features = make_layers(cfgs["D"])[:-1].requires_grad_(False)
@@ -276,7 +277,7 @@ class DeepNet(nn.Module):
         super().__init__()
         _check_width(width)
         if not 1 <= blocks <= 512:
-            raise InputError("blocks must be from 1 to 512", key="network.blocks", value=blocks)
+            raise _out_of_range("blocks", "from 1 to 512", blocks)
         self.divisor = 4
         self.layers = nn.Sequential(
             nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(16, width, 3, padding=1)),
@@ -338,9 +339,11 @@ def annealed_mean(logits: Tensor, centers: Tensor, temperature: float) -> Tensor
 
 
 def mean_colour(logits: Tensor, centers: Tensor, temperature: float) -> Tensor:
-    """Mean colour (N, 2, h, w) under the annealed distribution; see :func:`annealed_mean`."""
+    """Mean colour (N, 2, h, w), float32 in any precision; see :func:`annealed_mean`."""
     share = torch.softmax(logits.float() / temperature, dim=1)
-    return torch.einsum("nqhw,qc->nchw", share, centers)
+    # Under autocast the sum of hundreds of colours would be of numbers with three digits.
+    with torch.autocast(logits.device.type, enabled=False):
+        return torch.einsum("nqhw,qc->nchw", share, centers)
 
 
 def guided_filter(chroma: Tensor, luminance: Tensor, radius: int, epsilon: float = 1e-3) -> Tensor:
@@ -363,7 +366,7 @@ def guided_filter(chroma: Tensor, luminance: Tensor, radius: int, epsilon: float
     Returns
     -------
     Tensor
-        (N, 2, H, W).
+        (N, 2, H, W), float32.
     """
 
     def mean(values: Tensor) -> Tensor:
@@ -371,7 +374,7 @@ def guided_filter(chroma: Tensor, luminance: Tensor, radius: int, epsilon: float
             values, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False
         )
 
-    luminance = luminance.float()
+    chroma, luminance = chroma.float(), luminance.float()  # variances are small differences
     guide = nn.functional.interpolate(luminance, chroma.shape[2:], mode="area")
     light, colour = mean(guide), mean(chroma)
     slope = (mean(guide * chroma) - light * colour) / (mean(guide**2) - light**2 + epsilon)
@@ -419,16 +422,17 @@ def chroma_bins() -> NDArray[np.float32]:
 
 def _check_width(width: int) -> None:
     if width < _GROUPS or width % _GROUPS:
-        raise InputError("width must be a multiple of 8", key="network.width", value=width)
+        raise _out_of_range("width", "a positive multiple of 8", width)
 
 
 def _check_temperature(temperature: float) -> None:
     if not 0 < temperature <= 1:
-        raise InputError(
-            "temperature must be above 0, and 1 at most",
-            key="network.temperature",
-            value=temperature,
-        )
+        raise _out_of_range("temperature", "above 0, and 1 at most", temperature)
+
+
+def _out_of_range(argument: str, limits: str, value: float) -> InputError:
+    key = f"network.arguments.{argument}"
+    return InputError(f"{argument} must be {limits}", key=key, value=value)
 
 
 def _column(features: Tensor, size: list[int]) -> Tensor:
@@ -473,12 +477,27 @@ def build_network(name: str, arguments: dict[str, Any] | None = None) -> nn.Modu
             value=name,
             remedy=f"Known networks: {', '.join(sorted(NETWORKS))}.",
         )
-    try:
-        return NETWORKS[name](**(arguments or {}))
-    except TypeError as error:
-        raise InputError(
-            f"bad network arguments: {error}", key="network.arguments", value=arguments
-        ) from None
+    arguments = arguments or {}
+    known = inspect.signature(NETWORKS[name]).parameters
+    for key, value in arguments.items():
+        problem = remedy = None
+        if key not in known:
+            problem = f"the network {name} has no such argument"
+            remedy = f"Its arguments: {', '.join(known)}"
+        elif not _is_number(value, whole=isinstance(known[key].default, int)):
+            kind = "whole" if isinstance(known[key].default, int) else "finite"
+            problem = f"must be a {kind} number"
+            remedy = f"Leave it out for its default, {known[key].default}"
+        if problem is not None:
+            key = f"network.arguments.{key}"
+            raise InputError(problem, key=key, value=value, remedy=remedy)
+    return NETWORKS[name](**arguments)
+
+
+def _is_number(value: object, *, whole: bool) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, int) if whole else math.isfinite(value)
 
 
 def save_checkpoint(folder: str | Path, network: nn.Module, config: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from percept.files import (
     write_json_atomic,
     write_parquet_atomic,
 )
-from percept.types import METRIC_COLUMNS
+from percept.types import METRIC_COLUMNS, OUTPUT_COLUMNS
 
 RUN_FORMAT = 1
 
@@ -77,26 +77,33 @@ class Run:
     @cached_property
     def manifest(self) -> pd.DataFrame:
         """The frozen copy of the manifest's rows that were run."""
-        return pd.read_parquet(self.root / "manifest.parquet")
+        return _read_table(self.root / "manifest.parquet", ("content_id", "path"))
 
     @cached_property
     def outputs(self) -> pd.DataFrame:
         """One row per content × condition: ``types.OUTPUT_COLUMNS``."""
-        return pd.read_parquet(self.root / "outputs.parquet")
+        return _read_table(self.root / "outputs.parquet", OUTPUT_COLUMNS)
 
     @cached_property
     def timings(self) -> pd.DataFrame:
         """Seconds by stage for each content × condition, and the rank that did it."""
-        return pd.read_parquet(self.root / "timings.parquet")
+        return _read_table(self.root / "timings.parquet", ("content_id", "condition"))
 
     @property
     def metrics(self) -> pd.DataFrame:
         """``types.METRIC_COLUMNS``; no rows if no metric was computed yet."""
         file = self.root / "metrics.parquet"
         if file.exists():
-            return pd.read_parquet(file)
+            return _read_table(file, METRIC_COLUMNS)
         empty = pd.DataFrame({name: pd.Series(dtype="str") for name in METRIC_COLUMNS})
         return empty.astype({"value": "float64"})
+
+    def drop_damaged_metrics(self) -> None:
+        """Remove ``metrics.parquet`` if it cannot be read, so that it is made again."""
+        try:
+            self.metrics  # noqa: B018 - read
+        except InputError:
+            (self.root / "metrics.parquet").unlink()
 
     def resolve(self, path: str) -> Path:
         """Find the file that a path of the frozen manifest names.
@@ -116,6 +123,20 @@ class Run:
     def image(self, output_path: str) -> Path:
         """Find the image that a path of ``outputs.parquet`` names."""
         return self.root / output_path
+
+    def unlike(self, stimuli: pd.DataFrame) -> pd.MultiIndex:
+        """Images of the run, by (content, condition), that are not those that a study shows.
+
+        Parameters
+        ----------
+        stimuli : DataFrame
+            :meth:`percept.store.Store.stimuli`; of an image whose source is not known, nothing
+            can be said.
+        """
+        shown = stimuli[(stimuli["role"] == "test") & stimuli["source_sha256"].notna()]
+        keys = pd.MultiIndex.from_frame(shown[["content_id", "condition"]])
+        made = self.outputs.set_index(["content_id", "condition"])["sha256"].reindex(keys)
+        return keys[(made.notna() & (made.to_numpy() != shown["source_sha256"].to_numpy()))]
 
     def write_metrics(
         self,
@@ -174,6 +195,21 @@ def open_run(path: str | Path) -> Run:
             remedy="Give the same percept infer command again; it resumes.",
         )
     return Run(root, info, read_conditions(root / "conditions.json"))
+
+
+def _read_table(file: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a table of a run, which has these columns at least."""
+    remedy = "Give the run's percept infer command again"
+    if file.name == "metrics.parquet":
+        remedy = f"Compute them again: percept metrics {file.parent} --fresh"
+    try:
+        table = pd.read_parquet(file)
+    except (OSError, ValueError):  # what pyarrow says repeats the path and names its own parts
+        raise InputError("damaged: no whole Parquet file", file=file, remedy=remedy) from None
+    for name in columns:
+        if name not in table:
+            raise InputError("damaged: column missing", file=file, column=name, remedy=remedy)
+    return table
 
 
 def read_info(root: Path) -> dict[str, Any]:

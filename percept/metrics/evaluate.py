@@ -33,7 +33,13 @@ from percept.distributed import (
     together,
 )
 from percept.errors import InputError, InputErrors
-from percept.files import atomic_file, sha256_file, write_bytes_atomic, write_parquet_atomic
+from percept.files import (
+    atomic_file,
+    check_place,
+    sha256_file,
+    write_bytes_atomic,
+    write_parquet_atomic,
+)
 from percept.inference.run import Run
 from percept.manifest import load_mask, load_rgb
 from percept.metrics.color import Array, Images, Picture
@@ -129,7 +135,12 @@ def evaluate_run(
     """
     with process_group("cpu"), _one_thread():
         with together():
+            if fresh and is_main():
+                run.drop_damaged_metrics()
+        with together():
             plan = _plan(run, metrics, fresh)
+            if plan.todo and is_main():
+                check_place(run.root, folder=True, key="RUN")
         rows, problems = _measure_share(run, plan, progress)
         rows, problems = all_gather_rows(rows), sorted(all_gather_texts(problems))
         measured = np.asarray(rows)
@@ -163,13 +174,13 @@ def _plan(run: Run, names: Sequence[str] | None, fresh: bool) -> _Plan:
     tables = hash_inputs(run)
     inputs = {None: tables} | {need: hash_inputs(run, need) for need in ("mask", "palette")}
     known = run.info.get("metrics", {})
-    present = set(run.metrics["metric"])
+    present = run.metrics["metric"].value_counts().to_dict()
     wanted = select_metrics(names)
     todo, kept, skipped = [], [], {}
     for metric in METRICS.values():
         entry = known.get(metric.name)
-        asked = metric in wanted
-        if not asked and entry is None and metric.name not in present:
+        asked, there = metric in wanted, present.get(metric.name, 0)
+        if not asked and entry is None and not there:
             continue
         lacking = _lacking(metric)
         available = lacking is None
@@ -177,6 +188,7 @@ def _plan(run: Run, names: Sequence[str] | None, fresh: bool) -> _Plan:
             entry is not None
             and entry["inputs_sha256"] == inputs[metric.needs]
             and entry["failed"] == 0
+            and entry.get("values", there or 1) == there  # none, of what no image can have
             and (not available or entry["weights"] == _weights(metric))
         )
         if current and not (fresh and asked):
@@ -189,8 +201,10 @@ def _plan(run: Run, names: Sequence[str] | None, fresh: bool) -> _Plan:
             todo.append(metric)
         else:
             skipped[metric.name] = str(lacking)
-    for name in sorted(present - METRICS.keys()):
-        if known.get(name, {}).get("inputs_sha256", tables) == tables:
+    for name in sorted((present.keys() | known.keys()) - METRICS.keys()):
+        if name not in present:
+            skipped[name] = "no longer in metrics.parquet: import it, or apply its model, again"
+        elif known.get(name, {}).get("inputs_sha256", tables) == tables:
             kept.append(name)
         else:
             skipped[name] = "imported before the run changed: import it again"
@@ -423,19 +437,26 @@ def _write(run: Run, plan: _Plan, measured: Array) -> None:
         }
     )
     old = run.metrics
-    gone = set(old["metric"]) - set(frame["metric"]) - set(plan.kept)
+    known = run.info.get("metrics", {})
+    gone = set(old["metric"]) | (known.keys() & METRICS.keys())
+    gone -= {*frame["metric"], *plan.kept}
     if (
         not plan.todo
         and not gone
+        and (run.root / "metrics.parquet").exists()
         and skipped.items() <= run.info.get("metrics_skipped", {}).items()
     ):
         return
     if gone:
         write_parquet_atomic(run.root / "metrics.parquet", old[~old["metric"].isin(gone)])
-        run.info["metrics"] = {k: v for k, v in run.info["metrics"].items() if k not in gone}
+        run.info["metrics"] = {k: v for k, v in known.items() if k not in gone}
     info = {
         metric.name: _describe(metric)
-        | {"inputs_sha256": plan.inputs[column], "failed": failed[column]}
+        | {
+            "inputs_sha256": plan.inputs[column],
+            "values": int((frame["metric"] == metric.name).sum()),
+            "failed": failed[column],
+        }
         for column, metric in enumerate(plan.todo)
     }
     run.write_metrics(frame, skipped, info)

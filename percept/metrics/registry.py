@@ -163,6 +163,18 @@ _ALL = (
         in_models=True,
     ),
     Metric(
+        name="lost_contrast",
+        compute=fidelity.lost_contrast,
+        kind="full-reference",
+        higher_is_better=False,
+        unit="",
+        range=(0.0, math.inf),
+        citation="variances of features of VGG-16; defined by percept",
+        weights="vgg16",
+        min_side=31,
+        in_models=True,
+    ),
+    Metric(
         name="cvvdp",
         compute=fidelity.cvvdp,
         kind="full-reference",

@@ -125,11 +125,11 @@ def hold_against(study: StudyData, attribute: str, settings: Mapping[str, Any]) 
 
     if study.run is None:
         return nothing(study.run_problem)
-    skipped = dict(study.run.info.get("metrics_skipped", {}))
-    table = study.run.metrics
+    skipped, table = dict(study.metrics_skipped), study.metrics
     table = table[table["content_id"].isin(study.contents["content_id"])]
     if table.empty:
-        return nothing("No metrics were computed: percept metrics RUN computes them.", skipped)
+        none = "No metrics were computed: percept metrics RUN computes them."
+        return nothing(study.run_problem or none, skipped)
     votes = study.ratings[(study.ratings["attribute"] == attribute).to_numpy(bool)]
     scores, told, beside = people_scores(study, votes)
     if scores.empty:
@@ -211,7 +211,7 @@ def hold_against(study: StudyData, attribute: str, settings: Mapping[str, Any]) 
         tuple(results),
         tuple(facet(*part) for part in _parts(study, set(photographs))),
         skipped,
-        "",
+        study.run_problem,
     )
 
 

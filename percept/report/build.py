@@ -372,15 +372,13 @@ def analyse(
         if study.protocol.method == "artifact"
     )
     why = tuple(_why(study) for study in studies if study.protocol.why != "off")
-    metrics = tuple(
-        hold_against(*part, settings) for part in parts if part[0].protocol.method != "artifact"
-    )
+    scored = [part for part in parts if part[0].protocol.method != "artifact"]
+    metrics = tuple(hold_against(*part, settings) for part in scored)
     shown = tuple(entry for part in pairwise for entry in pictures.examples(*part))
     parted = tuple(
         entry
-        for part in parts
-        if part[0].protocol.method != "artifact"
-        for entry in pictures.partings(*part)
+        for part, held in zip(scored, metrics, strict=True)
+        for entry in pictures.partings(*part, held)
     )
     return Report(
         format=FORMAT,

@@ -16,7 +16,7 @@ from percept.errors import InputError
 from percept.inference.run import Run, open_run
 from percept.protocol import Protocol, parse_protocol
 from percept.stats.frames import counted_rows
-from percept.types import GRAY, REFERENCE
+from percept.types import GRAY, METRIC_COLUMNS, REFERENCE
 
 if TYPE_CHECKING:
     from percept.store import Store
@@ -33,7 +33,8 @@ class StudyData:
 
     ``images`` maps (content, condition), with condition None for the grey original, to the file
     of the image that observers saw; ``run`` is None where the run directory is not at hand, and
-    ``run_problem`` then says why.
+    ``run_problem`` then says why. ``metrics`` are the run's of the images that observers saw, and
+    ``metrics_skipped`` tells what is not among them.
     """
 
     name: str
@@ -52,6 +53,8 @@ class StudyData:
     looks: int
     images: Mapping[tuple[str, str | None], Path]
     run: Run | None
+    metrics: pd.DataFrame
+    metrics_skipped: Mapping[str, str]
     run_problem: str = ""
     imported: str = ""
     """File of the votes, where they were made elsewhere: how images were shown is not known."""
@@ -66,7 +69,7 @@ def read_study(store: Store, name: str, run: Run | None = None) -> StudyData:
         There is no such study, or ``run`` holds none of its photographs and conditions.
     """
     study = store.study(name)
-    problem = ""
+    problem, given = "", run is not None
     if run is None:
         try:
             run = open_run(study.run_path)
@@ -86,6 +89,12 @@ def read_study(store: Store, name: str, run: Run | None = None) -> StudyData:
                 remedy=f"The study was made from {study.run_path}",
             )
     stimuli = store.stimuli(study)
+    metrics, skipped = pd.DataFrame(columns=list(METRIC_COLUMNS)), dict[str, str]()
+    if run is not None:
+        changed = run.unlike(stimuli)
+        metrics, skipped = _metrics_of(run, changed)
+        if len(changed):
+            problem = _changed(study.name, run, stimuli, changed, refuse=given)
     try:
         folder = store.stimuli_folder(study)
     except InputError:
@@ -121,8 +130,50 @@ def read_study(store: Store, name: str, run: Run | None = None) -> StudyData:
         looks=len(store.looks(study)),
         images=images,
         run=run,
+        metrics=metrics,
+        metrics_skipped=skipped,
         run_problem=problem,
         imported=str(study.info["imported"]["file"]) if study.imported else "",
+    )
+
+
+def _metrics_of(run: Run, changed: pd.MultiIndex) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Metrics that can be held against people, and why others cannot.
+
+    Neither of other images than those that were judged, nor fitted to people on the very
+    photographs: a model is judged on what it has not seen.
+    """
+    table, skipped = run.metrics, dict(run.info.get("metrics_skipped", {}))
+    table = table[~pd.MultiIndex.from_frame(table[["content_id", "condition"]]).isin(changed)]
+    hashes = table["content_id"].map(run.manifest.set_index("content_id")["sha256"])
+    for name, entry in run.info.get("metrics", {}).items():
+        source = entry.get("fitted_on", {})
+        taught = hashes.isin(source.get("contents", {}).values()) & (table["metric"] == name)
+        if taught.any():
+            n = table.loc[taught, "content_id"].nunique()
+            skipped[name] = (
+                f"not judged on the {n} photographs that it was fitted on; percept calibrate "
+                "tells what it is worth held out"
+            )
+            table, hashes = table[~taught], hashes[~taught]
+    return table, skipped
+
+
+def _changed(
+    name: str, run: Run, stimuli: pd.DataFrame, changed: pd.MultiIndex, *, refuse: bool
+) -> str:
+    """Say which images of a run are not those that were judged; refuse a run that has no other."""
+    conditions = changed.get_level_values("condition")
+    n = int((stimuli["role"] == "test").sum())
+    if refuse and len(changed) == n:
+        raise InputError(
+            f"the run holds other images than those that study {name!r} shows",
+            file=run.root,
+            remedy="Name the run that the study was made from, as it was then",
+        )
+    return (
+        f"The run no longer holds {len(changed)} of the {n} images that were judged "
+        f"(of {', '.join(conditions.unique())}): metrics of what it holds instead are left out."
     )
 
 

@@ -42,6 +42,8 @@ INK, SOFT, RULE, PAPER, WARN = "#1c1c1a", "#5c5c57", "#dcdad3", "#ffffff", "#9c3
 FONT = "'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"
 WIDTH = 400.0
 MOST_COLUMNS = 16  # that a table of coloured cells has room for
+LEAST_SIZE = 9.5  # of numbers in such a table
+CHARACTER = 0.57  # width of a figure, sign or space in a number, in font sizes
 
 
 @dataclass(frozen=True)
@@ -209,8 +211,8 @@ def over_gray(
         domain=(0, 1),
         chance=0.5,
         percent=True,
-        caption="Comparisons with the photograph as it was. Left of the dashed line, people would "
-        "rather leave it grey.",
+        caption="Direct comparisons with the photograph as it was, without the scale. Left of the "
+        "dashed line, people would rather leave it grey.",
         stamp=stamp,
     )
 
@@ -225,6 +227,7 @@ def pair_shares(part: Preference, fact: StudyFacts, stamp: str) -> Figure | None
         names = list(part.scale.to_frame()["item"])
     share = np.full((len(names), len(names)), np.nan)
     text = [["" for _ in names] for _ in names]
+    unit = " %" if len(names) <= 8 else ""
     for pair in part.pairs:
         i, j = names.index(pair.first), names.index(pair.second)
         votes = f"{pair.first_wins + pair.second_wins + pair.ties:,.0f}"
@@ -233,7 +236,7 @@ def pair_shares(part: Preference, fact: StudyFacts, stamp: str) -> Figure | None
             (j, i, 1 - pair.share.value),
         ):
             share[row, column] = value
-            text[row][column] = f"{100 * value:.0f} %\n{votes}"
+            text[row][column] = f"{100 * value:.0f}{unit}\n{votes}"
     return _matrix(
         slug(part.study, part.attribute, "pairs"),
         f"Row preferred to column: {part.attribute}",
@@ -242,7 +245,7 @@ def pair_shares(part: Preference, fact: StudyFacts, stamp: str) -> Figure | None
         share,
         text,
         diverging=True,
-        note="below: votes; a tie counts half",
+        note=f"{'' if unit else 'in per cent; '}below: votes; a tie counts half",
         stamp=stamp,
     )
 
@@ -407,6 +410,7 @@ def changes(comparison: Comparison, colors: Mapping[str, str], stamp: str) -> Fi
                 hollow=entry.verdict == "no change seen",
             )
             for entry in comparison.changes
+            if entry.verdict != "missing"
         ],
         "Change; dashed: none; better to the right",
         chance=0.0,
@@ -788,6 +792,9 @@ def _matrix(
 ) -> Figure:
     """Shares between 0 and 1 as a table of coloured cells, each with its numbers.
 
+    More columns than there is room for become rows; numbers shrink, and then the figure grows,
+    until they fit their cells.
+
     Parameters
     ----------
     share : array, shape (rows, columns)
@@ -797,21 +804,32 @@ def _matrix(
     diverging : bool
         Blue above one half and orange below, white at one half; else white to orange.
     """
+    if len(columns) > MOST_COLUMNS:
+        rows, columns, share = columns, rows, share.T
+        text = list(zip(*text, strict=True))
     label_width = min(max(6.6 * max((len(r) for r in rows), default=1) + 12, 70.0), 186.0)
+    lines = (cell.partition("\n")[::2] for row in text for cell in row)
+    longest_number = max((max(len(a), len(b) * 10 / 12) for a, b in lines), default=1)
+    em = CHARACTER * max(longest_number, 1)
     cell_w = (WIDTH - 8 - label_width) / max(len(columns), 1)
     longest = max((len(c) for c in columns), default=1)
     slanted = 6.9 * longest + 6 > cell_w
+    reach = 0.0
     if slanted:  # the last heading reaches beyond its column
-        reach = 0.79 * min(6.4 * len(columns[-1]), 120.0)
+        reach = 0.58 * min(6.4 * len(columns[-1]), 120.0)
         cell_w = min(cell_w, (WIDTH - 8 - label_width - reach) / (len(columns) - 0.5))
-    head = 40.0 + (min(6.6 * longest, 120.0) * 0.62 + 12 if slanted else 18.0)
+    cell_w = max(cell_w, LEAST_SIZE * em + 3)
+    size = min(12.0, (cell_w - 3) / em)
+    right = label_width + max(cell_w * len(columns), cell_w * (len(columns) - 0.5) + reach)
+    width = max(WIDTH, right + 8)
+    head = 40.0 + (min(6.6 * longest, 120.0) * 0.82 + 12 if slanted else 18.0)
     cell_h = 42.0 if any("\n" in t for line in text for t in line) else 30.0
     body = []
     for j, column in enumerate(columns):
         cx = label_width + cell_w * (j + 0.5)
         if slanted:
             body.append(
-                f'<g transform="translate({cx - 4:.1f} {head - 6:.1f}) rotate(-38)">'
+                f'<g transform="translate({cx - 4:.1f} {head - 6:.1f}) rotate(-55)">'
                 + _text(0, 0, _fit(column, 120, 12), 12, INK)
                 + "</g>"
             )
@@ -842,12 +860,15 @@ def _matrix(
                 body.append(_rect(xx + 1, y + 1, cell_w - 2, cell_h - 2, fill))
             first, _, second = text[i][j].partition("\n")
             middle = y + cell_h / 2 + (4 if not second else -2)
-            body.append(_text(xx + cell_w / 2, middle, first, 12, ink, anchor="middle"))
+            body.append(_text(xx + cell_w / 2, middle, first, size, ink, anchor="middle"))
             if second:
-                body.append(_text(xx + cell_w / 2, middle + 14, second, 10, ink, anchor="middle"))
+                below = min(10.0, size)
+                body.append(
+                    _text(xx + cell_w / 2, middle + 14, second, below, ink, anchor="middle")
+                )
     height = head + cell_h * len(rows) + 10
     if note:
-        body.append(_text(WIDTH - 8, height + 10, note, 11, SOFT, anchor="end"))
+        body.append(_text(width - 8, height + 10, note, 11, SOFT, anchor="end"))
         height += 20
     cells = (
         f"{row} / {column}: {' '.join(text[i][j].split())}"
@@ -855,7 +876,8 @@ def _matrix(
         for j, column in enumerate(columns)
         if text[i][j]
     )
-    return _figure(name, title, f"{title}. {'; '.join(cells)}.", height, body, stamp)
+    alt = f"{title}. {'; '.join(cells)}."
+    return _figure(name, title, alt, height, body, stamp, width=width)
 
 
 def _heat_map(

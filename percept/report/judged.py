@@ -5,8 +5,8 @@ And how conditions differ: from each other, and from a baseline (:func:`compare`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -23,6 +23,7 @@ from percept.report.data import (
     votes_of,
     weights_of,
 )
+from percept.stats.bootstrap import not_estimable
 from percept.stats.frames import weights_of as weight_of_rows
 from percept.types import REFERENCE
 
@@ -90,7 +91,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class ImageScore:
-    """Mean opinion of one image (rating)."""
+    """Mean opinion of one image (rating); no interval where all observers agree, or of one."""
 
     content: str
     condition: str
@@ -151,7 +152,9 @@ def judge(study: StudyData, votes: pd.DataFrame, part: Part, confidence: float) 
             )
             for other in rivals[1:]
         },
-        images=() if part.part or protocol.method != "rating" else _images(votes, confidence),
+        images=()
+        if part.part or protocol.method != "rating"
+        else _images(scale, votes, confidence),
         problem="" if results else "There are no answers yet.",
     )
 
@@ -196,13 +199,17 @@ def rating_frame(votes: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _images(votes: pd.DataFrame, confidence: float) -> tuple[ImageScore, ...]:
+def _images(scale: Scale, votes: pd.DataFrame, confidence: float) -> tuple[ImageScore, ...]:
     grades = rating_frame(votes)
     if grades.empty:
         return ()
     found = stats.mos(grades.to_numpy(float), confidence=confidence)
     images = grades.columns.to_frame(index=False).to_dict("records")
-    ends = zip(found.score, found.low, found.high, found.n, strict=True)
+    # A few grades that happen to agree do not say that everybody's would.
+    spread = np.where(found.std_error > 0, 0.0, np.nan)
+    worst, best = (-np.inf, np.inf) if scale.observed else scale.ends
+    low, high = (np.clip(end, worst, best) + spread for end in (found.low, found.high))
+    ends = zip(found.score, low, high, found.n, strict=True)
     return tuple(
         ImageScore(
             str(image["content"]), str(image["condition"]), float(mos), float(low), float(high),
@@ -340,14 +347,18 @@ def difference(
 # --- against a baseline ----------------------------------------------------------------------
 
 
+Verdict = Literal["better", "no change seen", "worse", "not estimable", "missing"]
+
+
 @dataclass(frozen=True)
 class Change:
     """One condition against the baseline."""
 
     condition: str
     change: stats.Estimate
-    """How far it lies above the baseline; below zero is worse."""
-    verdict: Literal["better", "no change seen", "worse", "not estimable"]
+    """How far it lies above the baseline; below zero is worse. The confidence of the interval is
+    such that all changes of the comparison together have the report's (Bonferroni)."""
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -373,27 +384,30 @@ class Comparison:
 def compare_all(
     parts: Sequence[tuple[StudyData, str]], baseline: str | StudyData, confidence: float
 ) -> tuple[Comparison, ...]:
-    """Compare every study and question that has the baseline.
+    """Compare every study and question; what only the baseline has is missing.
 
     Raises
     ------
     InputError
         None has it, or a study cannot be compared with the other one.
     """
-    having = [
-        (study, attribute)
-        for study, attribute in parts
-        if not isinstance(baseline, str) or baseline in set(study.conditions["condition"])
-    ]
-    if not having:
-        names = dict.fromkeys(name for study, _ in parts for name in study.conditions["condition"])
+    names = dict.fromkeys(name for study, _ in parts for name in study.conditions["condition"])
+    if isinstance(baseline, str) and baseline not in names:
         raise InputError(
             "no such study, and no such condition in the studies of the report",
             key="--baseline",
             value=baseline,
             remedy=f"Conditions: {', '.join(names)}",
         )
-    return tuple(compare(study, attribute, baseline, confidence) for study, attribute in having)
+    found = [compare(study, attribute, baseline, confidence) for study, attribute in parts]
+    if not isinstance(baseline, str):
+        asked = {attribute for _, attribute in parts}
+        found += [
+            _comparison(parts[0][0], entry.name, baseline, (), _colorizers(baseline))
+            for entry in baseline.protocol.attributes
+            if entry.name not in asked
+        ]
+    return tuple(found)
 
 
 def compare(
@@ -408,12 +422,27 @@ def compare(
     InputError
         The other study is of another method or question, or shares nothing with this one.
     """
-    changes = (
-        _from_condition(study, attribute, baseline, confidence)
-        if isinstance(baseline, str)
-        else _from_study(study, attribute, baseline, confidence)
-    )
+    missing: list[str] = []
+    if isinstance(baseline, str):
+        changes = _from_condition(study, attribute, baseline)
+    else:
+        changes = _from_study(study, attribute, baseline)
+        missing = [name for name in _colorizers(baseline) if name not in _colorizers(study)]
+    # The number of changes that can be judged is known before their intervals are.
+    tested = sum(_ends(change) for _, change in changes(confidence)) or 1
+    found = changes(1 - (1 - confidence) / tested)
+    return _comparison(study, attribute, baseline, found, missing)
+
+
+def _comparison(
+    study: StudyData,
+    attribute: str,
+    baseline: str | StudyData,
+    changes: Sequence[tuple[str, stats.Estimate]],
+    missing: Sequence[str],
+) -> Comparison:
     paired = study.protocol.method == "pairwise"
+    gone = stats.Estimate(np.nan, np.nan, np.nan, 0, f"not in study {study.name}")
     return Comparison(
         study.name,
         attribute,
@@ -421,18 +450,27 @@ def compare(
         "condition" if isinstance(baseline, str) else "study",
         "JOD" if paired else MEASURES[study.protocol.method].told,
         not paired and MEASURES[study.protocol.method].share,
-        tuple(Change(name, found, _verdict(found)) for name, found in changes),
+        (
+            *(Change(name, change, _verdict(change)) for name, change in changes),
+            *(Change(name, gone, "missing") for name in missing),
+        ),
     )
 
 
-def _verdict(
-    change: stats.Estimate,
-) -> Literal["better", "no change seen", "worse", "not estimable"]:
-    if not (change.estimable and np.isfinite(change.low) and np.isfinite(change.high)):
+def _ends(change: stats.Estimate) -> bool:
+    return change.estimable and bool(np.isfinite([change.low, change.high]).all())
+
+
+def _verdict(change: stats.Estimate) -> Verdict:
+    if not _ends(change):
         return "not estimable"
     if change.low > 0:
         return "better"
     return "worse" if change.high < 0 else "no change seen"
+
+
+#: The condition and its change, of all conditions, at the confidence of each interval.
+Changes = Callable[[float], list[tuple[str, stats.Estimate]]]
 
 
 def _colorizers(study: StudyData) -> list[str]:
@@ -440,19 +478,15 @@ def _colorizers(study: StudyData) -> list[str]:
     return [str(name) for name in study.conditions["condition"] if name not in left_out]
 
 
-def _from_condition(
-    study: StudyData, attribute: str, baseline: str, confidence: float
-) -> Iterator[tuple[str, stats.Estimate]]:
+def _from_condition(study: StudyData, attribute: str, baseline: str) -> Changes:
     others = [name for name in _colorizers(study) if name != baseline]
     votes = votes_of(study, attribute)
-    yield from _differences(
-        study, votes, [(name, name, baseline) for name in others], weights_of(study), confidence
+    return _differences(
+        study, votes, [(name, name, baseline) for name in others], weights_of(study)
     )
 
 
-def _from_study(
-    study: StudyData, attribute: str, before: StudyData, confidence: float
-) -> Iterator[tuple[str, stats.Estimate]]:
+def _from_study(study: StudyData, attribute: str, before: StudyData) -> Changes:
     method = study.protocol.method
     asked = [entry.name for entry in before.protocol.attributes]
     if before.protocol.method != method or attribute not in asked:
@@ -500,12 +534,11 @@ def _from_study(
         )
     weights = [found for found in (weights_of(before), weights_of(study)) if found is not None]
     every = pd.concat(weights) if weights else None
-    yield from _differences(
+    return _differences(
         study,
         pd.concat(joined, ignore_index=True),
         [(name, f"{name} after", f"{name} before") for name in shared],
         None if every is None else every[~every.index.duplicated(keep="last")],
-        confidence,
     )
 
 
@@ -514,22 +547,30 @@ def _differences(
     votes: pd.DataFrame,
     pairs: Sequence[tuple[str, str, str]],
     weights: pd.Series | None,
-    confidence: float,
-) -> Iterator[tuple[str, stats.Estimate]]:
-    """Yield for each (name, first, second) how far the first lies above the second."""
+) -> Changes:
+    """For each (name, first, second) how far the first lies above the second, at a confidence."""
     method = study.protocol.method
+    nothing = not_estimable("no votes", method="JOD")
     if method != "pairwise":
         rows = scored(study, votes)
-        for name, first, second in pairs:
-            yield name, difference(rows, first, second, MEASURES[method], weights, confidence)
-        return
+        return lambda confidence: [
+            (name, difference(rows, first, second, MEASURES[method], weights, confidence))
+            for name, first, second in pairs
+        ]
     if answered(votes).empty:
-        nothing = stats.cluster_mean([], confidence=confidence, method="JOD")
-        yield from ((name, nothing) for name, _, _ in pairs)
-        return
-    scale = stats.bradley_terry(votes.fillna({"count": 1.0}), confidence=confidence)
-    for name, first, second in pairs:
-        if first in scale.items and second in scale.items:
-            yield name, scale.difference(first, second, unit="jod")
-        else:
-            yield name, stats.cluster_mean([], confidence=confidence, method="JOD")
+        return lambda _: [(name, nothing) for name, _, _ in pairs]
+    scale = stats.bradley_terry(votes.fillna({"count": 1.0}))
+
+    def on_scale(confidence: float) -> list[tuple[str, stats.Estimate]]:
+        at = replace(scale, confidence=confidence)  # of differences; nothing else is used
+        return [
+            (
+                name,
+                at.difference(first, second, unit="jod")
+                if first in scale.items and second in scale.items
+                else nothing,
+            )
+            for name, first, second in pairs
+        ]
+
+    return on_scale

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from percept.report.against import directions, people_scores
+from percept.report.against import Metrics, directions, people_scores
 from percept.report.data import StudyData, anchors
 from percept.report.judged import MEASURES
 from percept.stats.frames import counted_rows
@@ -55,7 +55,7 @@ class Parting:
     metrics: tuple[str, ...]
     """Those that prefer the other."""
     of: int
-    """Metrics that there are of both images."""
+    """Metrics that there are of both images, of those that follow people on the whole."""
     images: dict[str, Path]
     """As of :class:`Example`."""
 
@@ -87,9 +87,14 @@ def examples(study: StudyData, attribute: str) -> Iterator[Example]:
             )
 
 
-def partings(study: StudyData, attribute: str) -> Iterator[Parting]:
-    """Pairs on which people are clearest and most metrics hold the opposite, most of them first."""
-    if study.run is None or study.run.metrics.empty:
+def partings(study: StudyData, attribute: str, held: Metrics) -> Iterator[Parting]:
+    """Pairs on which people are clearest and most metrics hold the opposite, most of them first.
+
+    Metrics count that follow people on the whole: of others, luminance that is the same in all
+    images but for rounding among them, an opposite says nothing.
+    """
+    following = [result.metric for result in held.results if result.verdict == "better"]
+    if not following:
         return
     table = _pairs(study, attribute) if study.protocol.method == "pairwise" else pd.DataFrame()
     if len(table):
@@ -106,7 +111,7 @@ def partings(study: StudyData, attribute: str) -> Iterator[Parting]:
         table = _scored_pairs(study, attribute)
     table = table[table["lead"].to_numpy(float) >= CLEAR]
     rises = directions(study)
-    values = study.run.metrics.pivot_table(
+    values = study.metrics[study.metrics["metric"].isin(following).to_numpy(bool)].pivot_table(
         index=["content_id", "condition"], columns="metric", values="value"
     )
     sign = np.array([1.0 if rises.get(str(name), True) else -1.0 for name in values.columns])

@@ -49,6 +49,7 @@ STATISTICS = {
 }
 
 MOST_NAMED = 24  # in one sentence
+MOST_TOLD = 8  # one by one, each in a sentence
 GAP = "\u00a0"  # between a number and its unit
 
 
@@ -158,21 +159,15 @@ def answers(
 
 
 def unresolved(scale: stats.Scale, item: str) -> list[str]:
-    """Items of the same component that the scale cannot tell from ``item``, nearest first.
-
-    Rank ranges come from pairwise tests under Holm's correction, which rejects the largest
-    standardised differences first; so those that remain are the smallest ones.
-    """
-    at, k = scale.items.index(item), len(scale.items)
-    above: list[tuple[float, str]] = []
-    below: list[tuple[float, str]] = []
-    for other in scale.items:
-        gap = scale.difference(item, other)
-        if other != item and gap.estimable:
-            distance = abs(gap.value) / max(gap.std_error, 1e-12)
-            (below if gap.value >= 0 else above).append((distance, other))
-    told_above, told_below = int(scale.rank_low[at]) - 1, k - int(scale.rank_high[at])
-    near = sorted(above)[: len(above) - told_above] + sorted(below)[: len(below) - told_below]
+    """Items of the same component that the scale does not tell from ``item``, nearest first."""
+    at = _at(scale, item)
+    gaps = (
+        (scale.difference(item, other), other)
+        for other, apart in zip(scale.items, scale.told_apart[at], strict=True)
+        if other != item and not apart
+    )
+    near = ((abs(gap.value) / max(gap.std_error, 1e-12), other) for gap, other in gaps
+            if gap.estimable)  # fmt: skip
     return [other for _, other in sorted(near)]
 
 
@@ -191,15 +186,12 @@ def _preference_answer(fact: StudyFacts, slices: Sequence[Preference]) -> tuple[
     elif len(placed) == 1:
         lead = ""
     else:
-        lead = _ranking(overall, scale, placed)
+        lead = _ranking(scale, placed)
     arms = arms_told_apart(overall.arms) if overall.arms else ""
     if any(pair.score.estimable for pair in overall.arms):
         details += [f"Of the single checkpoints: {lead}"] if lead else []
         lead, arms = arms, ""
-    gray = [_against(overall, name, fact.anchors, GRAY) for name in colorizers]
-    over_gray = [entry for entry in gray if entry is not None]
-    if over_gray:
-        text = _over_gray(over_gray)
+    if text := _over_gray(overall, scale, colorizers, fact.anchors):
         if lead:
             details.append(text)
         else:
@@ -209,7 +201,7 @@ def _preference_answer(fact: StudyFacts, slices: Sequence[Preference]) -> tuple[
     beside = [f"**{name}** in {percent(share)}" for name, share in shares]
     if beside:
         details.append(
-            f"Against the true colours, observers preferred {listing(beside)} of comparisons."
+            f"Shown beside the true colours, observers chose {listing(beside)} of comparisons."
         )
     for part in slices[1:] if len(placed) > 1 else ():
         details.append(_part(fact, part, placed))
@@ -224,32 +216,28 @@ def _at(scale: stats.Scale, name: str) -> int:
     return scale.items.index(name)
 
 
-def _ranking(overall: Preference, scale: stats.Scale, placed: Sequence[str]) -> str:
+def _ranking(scale: stats.Scale, placed: Sequence[str]) -> str:
     order = sorted(placed, key=lambda name: -scale.score[_at(scale, name)])
     best, others = order[0], order[1:]
     close = [name for name in unresolved(scale, best) if name in others]
     sure = [name for name in others if name not in close]
-
-    def shares(names: Sequence[str], word: str = "to ") -> list[str]:
-        return [f"{word}**{name}** in {_share(overall, scale, best, name)}" for name in names]
-
+    share = {name: percent(scale.probability(best, name)) for name in others}
+    if sure:
+        preferred = listing(f"to **{name}** in {share[name]}" for name in sure)
+        preferred = f"{preferred} of choices, as the scale of all votes estimates"
     if not close:
-        if len(others) == 1:
-            return f"Observers preferred **{best}** {shares(others)[0]} of comparisons."
-        return (
-            f"Observers preferred **{best}** to every other colorizer: "
-            f"{listing(shares(others))} of comparisons."
-        )
-    apart = listing((f"**{name}** ({_share(overall, scale, best, name)})" for name in close), "or")
+        before = "" if len(others) == 1 else "to every other colorizer: "
+        return f"Observers preferred **{best}** {before}{preferred}."
+    apart = listing((f"**{name}** ({share[name]})" for name in close), "or")
+    doubt = f"it cannot be told apart from {apart}"
+    if any(scale.probability(best, name).low > 0.5 for name in close):
+        doubt += ", single intervals above 50\u00a0% not being enough where many pairs are tested"
     if not sure:
         return (
-            f"No winner: **{best}** scored highest, but it cannot be told apart from {apart}; "
-            "in brackets, how often it was preferred."
+            f"No winner: **{best}** scored highest, but {doubt}; in brackets, how often the scale "
+            "estimates that it is preferred."
         )
-    return (
-        f"**{best}** scored highest. Observers preferred it {listing(shares(sure))} of "
-        f"comparisons, but it cannot be told apart from {apart}."
-    )
+    return f"**{best}** scored highest. Observers preferred it {preferred}, but {doubt}."
 
 
 def arms_told_apart(arms: Sequence[ArmDifference]) -> str:
@@ -281,14 +269,6 @@ def arms_told_apart(arms: Sequence[ArmDifference]) -> str:
     return f"{text}."
 
 
-def _share(overall: Preference, scale: stats.Scale, first: str, second: str) -> str:
-    """Direct share of comparisons that ``first`` won, else what the scale implies."""
-    for pair in overall.pairs:
-        if {pair.first, pair.second} == {first, second}:
-            return percent(pair.share if pair.first == first else complement(pair.share))
-    return f"an estimated {percent(scale.probability(first, second))}"
-
-
 def complement(share: stats.Estimate) -> stats.Estimate:
     """Return the share of those who chose the other."""
     return replace(share, value=1 - share.value, low=1 - share.high, high=1 - share.low)
@@ -302,15 +282,19 @@ def _unplaced(overall: Preference, colorizers: Sequence[str]) -> str:
     if not decided:
         ties = count(sum(p.ties for p in pairs), "comparison")
         return f"No difference was seen: all {ties} between colorizers were called a tie."
-    parts = listing(
-        f"**{p.first}** over **{p.second}** in {percent(p.share)}"
+    shares = [
+        (p.first, p.second, p.share)
         if p.share.value >= 0.5
-        else f"**{p.second}** over **{p.first}** in {percent(complement(p.share))}"
+        else (p.second, p.first, complement(p.share))
         for p in pairs
-    )
+    ]
+    sure = [f"**{a}** over **{b}** in {percent(s)}" for a, b, s in shares if s.low > 0.5]
+    even = [f"**{a}** over **{b}** ({percent(s)})" for a, b, s in shares if not s.low > 0.5]
+    parts = [f"observers preferred {listing(sure)} of comparisons"] if sure else []
+    parts += [f"it was not shown that they prefer {listing(even, 'or')}"] if even else []
     return (
         "The votes do not place all colorizers on one scale (see the preference section). "
-        f"Compared directly, observers preferred {parts} of comparisons."
+        f"Compared directly, {'; '.join(parts)}."
     )
 
 
@@ -327,30 +311,44 @@ def _against(
     return None
 
 
-def _over_gray(entries: Sequence[tuple[str, stats.Estimate]]) -> str:
-    better = [f"**{name}** in {percent(share)}" for name, share in entries if share.low > 0.5]
-    worse = [(name, share) for name, share in entries if share.high < 0.5]
-    even = [
-        f"**{name}** ({percent(share)})"
-        for name, share in entries
-        if share.low <= 0.5 <= share.high
-    ]
-    parts = []
-    if better:
-        parts.append(
-            "over leaving the photograph grey, observers preferred "
-            f"{listing(better)} of comparisons"
-        )
-    if worse:
-        names = listing(f"**{name}**" for name, _ in worse)
-        shares = listing(percent(share) for _, share in worse)
-        parts.append(
-            f"observers would rather leave the photograph grey than see {names}, preferred in "
-            f"{shares} of comparisons"
-        )
-    if even:
-        parts.append(f"not told apart from the untouched grey photograph: {listing(even)}")
-    return " ".join(sentence(part) for part in parts)
+def _over_gray(
+    overall: Preference, scale: stats.Scale, colorizers: Sequence[str], anchors: Mapping[str, str]
+) -> str:
+    gray = next((name for name in scale.items if anchors.get(name) == GRAY), None)
+    placed: list[tuple[str, stats.Estimate, bool]] = []
+    direct: list[tuple[str, stats.Estimate, bool]] = []
+    for name in colorizers:
+        if gray is not None and name in scale.items:
+            share = scale.probability(name, gray)
+            if share.estimable:
+                placed.append(
+                    (name, share, bool(scale.told_apart[_at(scale, name), _at(scale, gray)]))
+                )
+                continue
+        if (found := _against(overall, name, anchors, GRAY)) is not None:
+            direct.append((*found, not found[1].low <= 0.5 <= found[1].high))
+    texts = []
+    for entries, of in (
+        (placed, "of choices, as the scale of all votes estimates"),
+        (direct, "of direct comparisons"),
+    ):
+        better = [f"**{n}** in {percent(s)}" for n, s, apart in entries if apart and s.value > 0.5]
+        worse = [(n, s) for n, s, apart in entries if apart and s.value < 0.5]
+        even = [f"**{n}** ({percent(s)})" for n, s, apart in entries if not apart]
+        if better:
+            texts.append(
+                f"over leaving the photograph grey, observers preferred {listing(better)} {of}"
+            )
+        if worse:
+            names = listing(f"**{name}**" for name, _ in worse)
+            shares = listing(percent(share) for _, share in worse)
+            texts.append(
+                f"observers would rather leave the photograph grey than see {names}, preferred in "
+                f"{shares} {of}"
+            )
+        if even:
+            texts.append(f"not told apart from the untouched grey photograph: {listing(even)}")
+    return " ".join(map(sentence, texts))
 
 
 def _part(fact: StudyFacts, part: Preference, placed: Sequence[str]) -> str:
@@ -374,7 +372,10 @@ def _basis(overall: Preference) -> str:
         f"of {count(overall.photographs, 'photograph')}"
     ]
     if overall.ties:
-        texts.append(f"{count(overall.ties, 'tie')} count half in these shares")
+        texts.append(
+            f"{count(overall.ties, 'tie')} among them count half in shares of comparisons, and are "
+            "no choices"
+        )
     text = "; ".join(texts) + f". {reach(overall.pairs[0].share if overall.pairs else None)}"
     return text.strip()
 
@@ -511,11 +512,16 @@ def _reviewed(fact: StudyFacts, part: Judged, results: Sequence[Judgement]) -> l
         f"Rejected: {rejected}. Upper bound: with {level} confidence, the share of photographs "
         f"that at least one of these observers rejects is at most {bounds}."
     ]
-    for result in results:
-        if result.reasons:
-            given = sorted(result.reasons.items(), key=lambda item: -item[1])[:3]
-            named = listing(f"{part.reasons.get(name, name).lower()} ({n})" for name, n in given)
-            details.append(f"Most often held against **{result.condition}**: {named}.")
+    against = [result for result in results if result.reasons]
+    for result in against[:MOST_TOLD]:
+        given = sorted(result.reasons.items(), key=lambda item: -item[1])[:3]
+        named = listing(f"{part.reasons.get(name, name).lower()} ({n})" for name, n in given)
+        details.append(f"Most often held against **{result.condition}**: {named}.")
+    if len(against) > MOST_TOLD:
+        details.append(
+            f"What was held against {count(len(against) - MOST_TOLD, 'other')}, accepted less "
+            "often, is in the review section and in tables/answers.csv."
+        )
     return details
 
 
@@ -543,6 +549,7 @@ def compared(comparison: Comparison) -> str:
         ("better", "better"),
         ("no change seen", "not told apart"),
         ("not estimable", "not to be compared with these answers"),
+        ("missing", f"missing from {comparison.study}"),
     ):
         found = [
             f"**{entry.condition}**"
@@ -553,6 +560,9 @@ def compared(comparison: Comparison) -> str:
         if found:
             parts.append(f"{text}: {listing(found)}")
     text = "; ".join(parts) or "there is nothing to compare"
+    judged = sum(math.isfinite(entry.change.low) for entry in comparison.changes)
+    if judged > 1:
+        text += f". The intervals of {count(judged, 'change')} hold together (Bonferroni)"
     return sentence(f"against {against}, by {comparison.measure}: {text}")
 
 
@@ -601,12 +611,12 @@ def resolved(preference: Sequence[Preference]) -> list[str]:
         scale = part.scale
         if scale is None or part.part:
             continue
-        near = {item: unresolved(scale, item) for item in scale.items}
         pairs = [
             (a, b) for a, b in combinations(scale.items, 2) if scale.difference(a, b).estimable
         ]
-        close = [(a, b) for a, b in pairs if b in near[a] or a in near[b]]
-        apart = [pair for pair in pairs if pair not in close]
+        told = scale.told_apart
+        apart = [(a, b) for a, b in pairs if told[_at(scale, a), _at(scale, b)]]
+        close = [pair for pair in pairs if pair not in apart]
         if pairs:
             text = (
                 f"How well the panel determines the scale: on {part.attribute}, it tells "
@@ -725,7 +735,9 @@ JUDGED = {
         "colours were graded unseen, each grade is also taken less that of the true colours by the "
         "same observer on the same photograph, plus the highest grade (DMOS, ITU-T P.910 ACR-HR). "
         "Mean grades of single images have Student’s t intervals over their answers, for new "
-        "observers and these images; no observer was rejected by ITU-R BT.500."
+        "observers and these images, cut off at the ends of the scale where those are known; where "
+        "all observers agree, or there is one, an image has none. No observer was rejected by "
+        "ITU-R BT.500."
     ),
     "real_or_fake": (
         "The fool rate is the share of answers that take the colouring for the true photograph, "
@@ -740,6 +752,16 @@ JUDGED = {
         "photographs count as many as they are worth (Kish). Several reasons may be given in one "
         "review."
     ),
+}
+_DRAWN = {
+    "balanced": "trials were drawn so that pairs, sides and photographs stay balanced over rated "
+    "trials",
+    "adaptive": "pairs were those expected to tell most as soon as votes connected all conditions, "
+    "with sides balanced",
+    "real_or_fake": "trials were drawn so that conditions, sides and photographs stay balanced "
+    "over rated trials",
+    "single": "trials were drawn so that conditions and photographs stay balanced over rated "
+    "trials",
 }
 REFERENCES = {
     "P.910": "ITU-T P.910 (2023), Subjective video quality assessment methods",
@@ -778,38 +800,61 @@ def methods(
     texts.append(_exclusions(people, [fact.method for fact in facts]))
     cited = []
     if agreement:
-        asked = dict.fromkeys(fact.method for fact in facts)
-        coded = [CODED[method] for method in CODED if method in asked]
+        of_study = {fact.study: fact.method for fact in facts}
+        asked = set(of_study.values())
+        means = ["shares of comparisons won"] if "pairwise" in asked else []
+        means += ["these codes of images"] if asked - {"pairwise"} else []
+        coded = [told for name, told in CODED.items() if name in asked]
         texts.append(
             f"Agreement between observers is Krippendorff’s alpha, {listing(coded)}. Its interval "
             f"for new units is a percentile bootstrap with {settings['n_boot']:,} resamples; the "
             "one for new observers is a jackknife, because a resampled observer would agree with "
-            "themselves. Reliability of the means (of shares of comparisons won, or of these codes "
-            "of images) is the correlation between random halves of the observers, stepped up to "
-            "the whole panel by Spearman and Brown, with a bootstrap over images. Consistency "
-            "within observers is the share of repeated trials (pairs with sides swapped) that got "
-            "the same answer; for artifacts, whether anything was marked."
+            f"themselves. Reliability of the means (of {listing(means)}) is the correlation "
+            "between random halves of the observers, stepped up to the whole panel by Spearman "
+            "and Brown, with a bootstrap over images."
         )
+        again = {of_study[entry.study] for entry in agreement if entry.repeated is not None}
+        if again:
+            swapped = " (pairs with sides swapped)" if again & {"pairwise", "real_or_fake"} else ""
+            marked = "; for artifacts, whether anything was marked" if "artifact" in again else ""
+            texts[-1] += (
+                f" Consistency within observers is the share of repeated trials{swapped} that got "
+                f"the same answer{marked}."
+            )
         cited.append("Krippendorff")
     scales = [entry.scale for entry in preference if entry.scale is not None]
     if scales:
         weighted = any(entry.weighted for entry in preference)
+        model, _, population = scales[0].method.partition("; ")
+        terms = (
+            "observers, photographs and their combinations are reweighted in turn, and combined to "
+            "the variance over both"
+            if "new observers and new photographs" in population
+            else "votes that hang together are reweighted together"
+        )
         texts.append(
-            f"Preference was scaled for each attribute by maximum likelihood ({scales[0].method}). "
-            "Ties are part of the model (Davidson). Scores are log-strengths with mean zero, "
-            "reported in just-objectionable differences (JOD; one JOD: 75 % of those who choose "
-            f"prefer the better). Intervals are {level}, with two-way clustered variance and "
-            "Student’s t on the scarcer of observers and photographs. Ranges of ranks come from "
-            "pairwise tests with Holm’s correction; two conditions are called told apart only if "
-            "that correction leaves their difference. Shares of direct comparisons use no model, "
-            "count a tie as half, and have clustered intervals inside [0, 1] (Clopper and Pearson "
-            "at the effective sample size)."
+            f"Preference was scaled for each attribute by maximum likelihood ({model}). Ties are "
+            "part of the model. Scores are log-strengths with mean zero, reported in "
+            "just-objectionable differences (JOD; one JOD: 75 % of those who choose prefer the "
+            f"better). They have {level} {population}: {terms}, with Student’s t at "
+            "Satterthwaite’s degrees of freedom. The range of a condition’s ranks comes from tests "
+            "of its differences from all others, with Holm’s correction; two conditions are told "
+            "apart where the tests of both find their difference, which is stricter. Shares of "
+            "choices are what the scale estimates, with its intervals. Shares of direct "
+            "comparisons use no model, count a tie as half, and have clustered intervals inside "
+            "[0, 1] (Clopper and Pearson at the effective sample size)."
             + (
                 " Votes are weighted by the photographs’ sampling weights."
                 if weighted
                 else " All photographs weigh the same."
             )
         )
+        if any(pair.score.estimable for entry in preference for pair in entry.arms):
+            texts[-1] += (
+                " Arms are compared by the mean scores of their training seeds; the variance of a "
+                "difference is that of the votes and what seeds of one arm vary beyond it, and p "
+                "values are Holm’s over all pairs of arms."
+            )
         cited += ["Bradley–Terry", "Davidson", "Holm", "rank", "two-way", "Clopper", "Korn"]
     for method in dict.fromkeys(entry.method for entry in judged if entry.results):
         texts.append(JUDGED[method].format(level=level))
@@ -830,9 +875,9 @@ def methods(
         )
     if comparison:
         texts.append(
-            "Against the baseline, a condition counts as worse only where the whole "
-            f"{level} interval of its change lies below zero; each is judged by its own interval, "
-            "without correction for their number. The change is of "
+            "Against the baseline, a condition counts as worse only where the whole interval of "
+            f"its change lies below zero, at a level at which the intervals of all changes in one "
+            f"question hold together with {level} confidence (Bonferroni). The change is of "
             f"{listing(dict.fromkeys(entry.measure for entry in comparison))}."
             + (
                 " Pairs of two studies are put on one scale by what is the same in both, the grey "
@@ -895,6 +940,11 @@ def _held_against(metrics: Sequence[Metrics], level: str, n_boot: int) -> str:
             ", and since a paired study compares versions of one photograph, they hold differences "
             "between photographs that nobody judged against the metric"
         )
+    shares = (
+        "of shares of votes with clustered variance, inside [0, 1] (Clopper and Pearson), "
+        if paired
+        else ""
+    )
     told: dict[str, list[str]] = {}
     for entry in metrics:
         told.setdefault(_anchors_told(entry), []).append(entry.study)
@@ -904,9 +954,9 @@ def _held_against(metrics: Sequence[Metrics], level: str, n_boot: int) -> str:
     )
     text += (
         f". The human score of an image is its {scores}. {' '.join(anchors)} "
-        f"Intervals are {level}, for new observers and new photographs ({n_boot:,} resamples for "
-        "each term). Each metric is judged by its own interval, without correction for their "
-        "number; sampling weights are not used here."
+        f"Intervals are {level}, for new observers and new photographs: {shares}of coefficients by "
+        f"a two-way bootstrap ({n_boot:,} resamples for each term). Each metric is judged by its "
+        "own interval, without correction for their number; sampling weights are not used here."
     )
     if any(entry.facets for entry in metrics):
         text += (
@@ -990,9 +1040,14 @@ def _task(protocol: Protocol, fact: StudyFacts, people: People) -> str:
     sitting = [f"{protocol.trials} trials" if protocol.trials != 1 else "one trial"]
     if protocol.practice:
         sitting.append(f"{protocol.practice} announced practice trials before them")
+    paired = "left" in METHOD_COLUMNS[protocol.method]
+    by_method = {"pairwise": protocol.selection, "real_or_fake": "real_or_fake"}
+    drawn = _DRAWN[by_method.get(protocol.method, "single")]
     if protocol.repeats:
-        swapped = " with sides swapped" if "left" in METHOD_COLUMNS[protocol.method] else ""
+        swapped = " with sides swapped" if paired else ""
         sitting.append(f"{protocol.repeats} of them repeated{swapped}")
+    if protocol.golds:
+        sitting.append(f"{count(protocol.golds, 'gold trial')}, whose answer is beyond taste")
     if protocol.identical:
         sitting.append(f"{protocol.identical} pairs of one image with itself")
     skip = "Trials could be skipped with a reason. " if protocol.skip else ""
@@ -1008,9 +1063,9 @@ def _task(protocol: Protocol, fact: StudyFacts, people: People) -> str:
         f"{asked}. {rule} Conditions: {names}; {count(fact.photographs, 'photograph')}. All images "
         f"were rendered once, to a largest side of {protocol.display.max_side}{GAP}px, as 8-bit "
         f"PNG with the same sRGB tag, and served unchanged. A session had {listing(sitting)}; "
-        "trials were drawn so that pairs, sides and photographs stay balanced over rated trials, "
-        f"in random order. Answers were taken from {protocol.min_view_ms}{GAP}ms after the images "
-        f"were on view, with {protocol.isi_ms}{GAP}ms of grey between trials. {skip}{context}{aids}"
+        f"{drawn}, in random order. Answers were taken from {protocol.min_view_ms}{GAP}ms "
+        f"after the {'images were' if paired else 'image was'} on view, with "
+        f"{protocol.isi_ms}{GAP}ms of grey between trials. {skip}{context}{aids}"
     ).strip()
 
 

@@ -177,18 +177,24 @@ class Scale:
     ties: Ties
 
     @cached_property
-    def _rank_range(self) -> tuple[IntArray, IntArray]:
-        return _ranks(self.score, self.covariance, self.degrees_of_freedom, self.confidence)
+    def _distinct(self) -> npt.NDArray[np.bool_]:
+        return _distinct(self.score, self.covariance, self.degrees_of_freedom, self.confidence)
 
     @property
     def rank_low(self) -> IntArray:
         """Best rank of each item that the data cannot exclude (k,)."""
-        return self._rank_range[0]
+        return 1 + (self._distinct & (self.score > self.score[:, None])).sum(axis=1)
 
     @property
     def rank_high(self) -> IntArray:
         """Worst rank of each item that the data cannot exclude (k,)."""
-        return self._rank_range[1]
+        worse = self._distinct & (self.score < self.score[:, None])
+        return len(self.items) - worse.sum(axis=1)
+
+    @property
+    def told_apart(self) -> npt.NDArray[np.bool_]:
+        """Whether two items differ by the tests behind the ranks of both (k, k)."""
+        return self._distinct & self._distinct.T
 
     def _index(self, item: Any) -> int:
         if item not in self.items:
@@ -1158,9 +1164,10 @@ def _difference_variances(covariance: FloatArray, k: int, width: int) -> FloatAr
     return result
 
 
-def _ranks(
+def _distinct(
     score: FloatArray, covariance: FloatArray, degrees: FloatArray, confidence: float
-) -> tuple[IntArray, IntArray]:
+) -> npt.NDArray[np.bool_]:
+    """Whether each item (row) differs from each other one, by Holm's procedure in each row."""
     k = len(score)
     difference = score - score[:, None]
     variance = np.diagonal(covariance)
@@ -1173,8 +1180,7 @@ def _ranks(
     passed = np.take_along_axis(p, order, axis=1) * (tests - np.arange(k)) <= 1 - confidence
     distinct = np.zeros((k, k), dtype=bool)
     np.put_along_axis(distinct, order, np.logical_and.accumulate(passed, axis=1), axis=1)
-    low = 1 + (distinct & (difference > 0)).sum(axis=1)
-    return low, k - (distinct & (difference < 0)).sum(axis=1)
+    return distinct
 
 
 def count_pairs(comparisons: pd.DataFrame) -> PairCounts:

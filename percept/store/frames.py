@@ -179,9 +179,10 @@ class Frames:
         return self._frame(query.order_by(content.c.id))
 
     def stimuli(self, of: Study) -> pd.DataFrame:
-        """List the images: ``id, content, content_id, condition, role, variant, sha256, retired``.
+        """List the images: ``id, content, content_id, condition, role, variant, sha256, …``.
 
-        ``content`` is the key inside the database, ``content_id`` the manifest's.
+        ``content`` is the key inside the database, ``content_id`` the manifest's; ``retired``,
+        and ``source_sha256`` of the run's image that it was made from, where that is known.
         """
         query = (
             sa.select(
@@ -193,6 +194,7 @@ class Frames:
                 stimulus.c.variant,
                 stimulus.c.sha256,
                 stimulus.c.retired_at.is_not(None).label("retired"),
+                stimulus.c.source_sha256,
             )
             .select_from(stimulus.join(content).outerjoin(condition))
             .where(content.c.study_id == of.id)

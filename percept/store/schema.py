@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 
 #: The revision of ``migrations/`` that this module describes.
-REVISION = "0002"
+REVISION = "0003"
 
 metadata = MetaData(
     naming_convention={
@@ -137,6 +137,7 @@ stimulus = Table(
     Column("sha256", String(64), nullable=False),  # of the PNG, and its file name
     Column("retired_at", UtcDateTime),  # a gold that sound observers miss
     Column("retired_reason", Text),
+    Column("source_sha256", String(64)),  # of the run's image; null before revision 0003
     UniqueConstraint("content_id", "condition_id", "role", "variant"),
     CheckConstraint("role IN ('test', 'original', 'gold')", name="role"),
 )

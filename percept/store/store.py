@@ -406,7 +406,7 @@ class Store(Frames):
             ``name, sha256, width, height`` and the manifest's facts.
         stimuli : sequence of mappings
             ``content`` and ``condition`` (names; condition None for the grey original),
-            ``role, variant, sha256``.
+            ``role, variant, sha256``, and ``source_sha256`` of the run's image.
         place : callable, optional
             Puts the images in place; called last in the transaction.
 
@@ -460,6 +460,7 @@ class Store(Frames):
                     role=row["role"],
                     variant=row["variant"],
                     sha256=row["sha256"],
+                    source_sha256=row["source_sha256"],
                 )
             if place is not None:
                 place()

@@ -56,12 +56,18 @@ def test_a_photograph_is_not_coloured_by_its_batch(name, arguments):
 @pytest.mark.parametrize(
     ("name", "arguments", "problem"),
     [
-        ("vnet", {}, "unknown network.*Known networks: class-unet, deep"),
-        ("unet", {"widht": 8}, "bad network arguments.*widht"),
-        ("unet", {"width": 12}, "multiple of 8"),
-        ("unet", {"depth": 0}, "depth"),
-        ("hypercolumn", {"temperature": 0}, "temperature"),
-        ("hypercolumn", {"radius": -1}, "radius"),
+        ("vnet", {}, "key 'network.name': unknown network.*Known networks: class-unet, deep"),
+        ("unet", {"widht": 8}, "arguments.widht': the network unet has no such.*: width, depth"),
+        ("unet", {"width": 12}, r"key 'network.arguments.width': .*multiple of 8 \(got 12\)"),
+        ("unet", {"width": "seven"}, r"arguments.width': must be a whole.*'seven'\).* default, 32"),
+        ("unet", {"width": 16.0}, "arguments.width': must be a whole number"),
+        ("unet", {"depth": True}, "arguments.depth': must be a whole number"),
+        ("unet", {"depth": 0}, "arguments.depth': depth must be from 1 to 6"),
+        ("class-unet", {"depth": 2}, "arguments.depth': depth must be from 3 to 6"),
+        ("deep", {"blocks": 0}, "arguments.blocks'"),
+        ("gated-unet", {"threshold": float("nan")}, "threshold': must be a finite.*default, 0.02"),
+        ("hypercolumn", {"temperature": 0}, "arguments.temperature'"),
+        ("hypercolumn", {"radius": -1}, "arguments.radius'"),
     ],
 )
 def test_bad_networks_are_named(name, arguments, problem):
@@ -158,6 +164,30 @@ def test_every_network_gives_chroma_and_comes_back(tmp_path, name):
     again, _ = load_checkpoint(tmp_path)
     with torch.inference_mode():
         assert torch.equal(again(light), chroma)
+
+
+@pytest.mark.parametrize("name", ["class-unet", "hypercolumn"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_colours_are_decoded_in_full_precision(name, dtype):
+    torch.manual_seed(0)
+    network = build_network(name, SMALL_ONES[name]).eval()
+    light, logits = torch.rand(1, 1, 32, 48), 3 * torch.randn(1, len(network.centers), 8, 12)
+    expected = network.decode(logits, light)
+    with torch.autocast("cpu", dtype):
+        assert torch.equal(network.decode(logits, light), expected)
+
+
+def test_a_decoder_can_be_exported_and_compiled():
+    network = build_network("hypercolumn", {"width": 8}).eval()
+    example, other = torch.rand(2, 1, 32, 48), torch.rand(1, 1, 64, 32)
+    n, h, w = (torch.export.Dim.AUTO for _ in range(3))
+    shapes = ({0: n, 2: h, 3: w},)
+    program = torch.export.export(network, (example,), dynamic_shapes=shapes).module()
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    with torch.inference_mode():
+        expected = network(other)
+        torch.testing.assert_close(program(other), expected)
+        torch.testing.assert_close(compiled(other), expected, atol=1e-3, rtol=0)
 
 
 def test_hypercolumns_see_what_torchvision_sees():

@@ -81,6 +81,7 @@ def test_every_image_and_metric_that_can_be_has_a_row(
         "lpips_alex_deep": f"{without}; smaller than 31×31 pixels: 3 outputs",
         "lpips_vgg_deep": "no vgg16 weights: run `percept weights fetch`",
         "semantic_distance": "no vgg16 weights: run `percept weights fetch`",
+        "lost_contrast": "no vgg16 weights: run `percept weights fetch`",
         "cvvdp": "no cvvdp package: run `pip install 'percept[cvvdp]'`",
         "colorfulness": failed,
         "colorfulness_abs": failed,
@@ -213,6 +214,40 @@ def test_what_is_there_is_kept_until_the_outputs_change(make_run: MakeRun) -> No
     assert changed.computed == ("psnr", "ssim", "colorfulness"), "nothing stale is left behind"
     after = values(run, "psnr")
     assert [key for key in before if before[key] != after[key]] == [("harbour", "vivid")]
+
+
+def test_values_that_are_gone_are_computed_again(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not those that no image can have, and with a damaged table on request alone."""
+    run = make_run()
+    names = ["--metric", "psnr", "artifact_chroma"]  # no photograph has a mask
+    mine = write_csv(tmp_path, [("mill", "gray", "hdrvdp", 9.5)])
+    assert main(["metrics", str(run.root), *names]) == 0
+    file = run.root / "metrics.parquet"
+    whole = file.read_bytes()
+    assert main(["metrics", str(run.root), "--import", str(mine)]) == 0
+    file.unlink()
+    again = evaluate_run(open_run(run.root), ["psnr"])
+    assert (again.computed, again.kept) == (("psnr",), ("artifact_chroma",))
+    assert again.skipped["hdrvdp"].startswith("no longer in metrics.parquet: import it")
+    assert file.read_bytes() == whole
+
+    file.write_bytes(whole[:-9])
+    capsys.readouterr()
+    assert main(["metrics", str(run.root), *names]) == 2
+    assert f"percept metrics {run.root} --fresh" in capsys.readouterr().err
+    assert main(["gallery", str(run.root)]) == 2
+    assert main(["metrics", str(run.root), *names, "--fresh"]) == 0
+    assert file.read_bytes() == whole
+
+    outputs = pd.read_parquet(run.root / "outputs.parquet").drop(columns="sha256")
+    write_parquet_atomic(run.root / "outputs.parquet", outputs)
+    capsys.readouterr()
+    assert main(["metrics", str(run.root)]) == 2
+    err = capsys.readouterr().err
+    assert "outputs.parquet, column 'sha256': damaged: column missing" in err
+    assert "infer command again" in err
 
 
 def test_a_failed_image_costs_its_rows_and_is_measured_again(make_run: MakeRun) -> None:

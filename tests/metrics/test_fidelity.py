@@ -220,6 +220,43 @@ def test_semantic_distance_discounts_the_light_alone(random_vgg: dict[str, torch
     assert compute(Images(away, reference=cast)) > 1e-4
 
 
+def test_lost_contrast_is_of_the_first_four_blocks_of_vgg16(
+    random_vgg: dict[str, torch.Tensor],
+) -> None:
+    """By torchvision's own network; a picture with more contrast than the true one lost none."""
+    from torchvision.models import vgg16
+
+    network = vgg16(weights=None).features.eval()
+    network.load_state_dict(
+        {k.removeprefix("features."): v for k, v in random_vgg.items()}, strict=False
+    )
+    mean, spread = (
+        torch.tensor(values)[:, None, None]
+        for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    )
+
+    def variances(image: np.ndarray) -> list[np.ndarray]:
+        x = ((torch.tensor(image).permute(2, 0, 1) / 255 - mean) / spread)[None]
+        found = []
+        with torch.inference_mode():
+            for i, layer in enumerate(network):
+                x = layer(x)
+                if i in (3, 8, 15, 22):  # relu1_2, relu2_2, relu3_3, relu4_3
+                    found.append(x[0].flatten(1).double().numpy().var(axis=1, ddof=1))
+        return found
+
+    dull = np.rint(TRUE * 0.6 + 0.4 * TRUE.mean((0, 1))).astype(np.uint8)
+    gains = [
+        np.log((v + w.mean() / 1000) / (w + w.mean() / 1000)).mean()
+        for v, w in zip(variances(dull), variances(TRUE), strict=True)
+    ]
+    assert np.mean(gains) < -0.3
+    compute = METRICS["lost_contrast"].compute
+    assert compute(Images(dull, reference=TRUE)) == pytest.approx(-np.mean(gains), rel=1e-3)
+    assert compute(Images(TRUE, reference=TRUE)) == 0.0
+    assert compute(Images(TRUE, reference=dull)) == 0.0
+
+
 def test_lpips_with_the_real_weights() -> None:
     """Weights that reproduce published correlations on HECD gave these values."""
     from percept.metrics.weights import weights_info

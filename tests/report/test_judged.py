@@ -14,13 +14,12 @@ from playwright.sync_api import Browser
 from percept import stats
 from percept.cli import main
 from percept.errors import InputError
-from percept.inference.run import Run
 from percept.protocol import parse_protocol
 from percept.report import words
 from percept.report.build import analyse
 from percept.report.data import StudyData, read_study
 from percept.report.figures import draw
-from percept.report.judged import MEASURES, compare, difference, rating_frame, scored
+from percept.report.judged import MEASURES, compare, compare_all, difference, rating_frame, scored
 from percept.report.render import PaperTable, latex, paper_tables, render_html, tables
 from percept.store import open_store
 from percept.votes import import_votes
@@ -105,6 +104,49 @@ def test_one_answer_per_viewing_of_artifacts(world: World) -> None:
         assert free[rate.condition] == pytest.approx(1 - rate.rate.value)
 
 
+def test_intervals_of_single_images_stay_on_the_scale(singles: Singles) -> None:
+    data = singles.data["grades"]
+    ratings = data.ratings.query("kind == 'test'").sort_values(["content", "condition", "observer"])
+    place = ratings.groupby(["content", "condition"]).cumcount()
+    ratings = ratings.assign(score=np.where(place == 0, 1, 5))
+    first = (ratings["content"] == "photo0") & (ratings["condition"] == "warm")
+    report = analyse([replace(data, ratings=ratings.assign(score=ratings["score"].mask(first, 3)))],
+                     n_boot=N_BOOT)  # fmt: skip
+    images = {(one.content, one.condition): one for one in report.judged[0].images}
+    alike = images.pop(("photo0", "warm"))
+    assert (alike.mos, alike.n > 1, np.isnan([alike.low, alike.high]).all()) == (3, True, True)
+    assert max(one.high for one in images.values()) == 5
+    assert all(one.low < one.mos < one.high for one in images.values() if one.n > 1)
+
+
+def test_a_long_list_is_cut_and_says_what_is_left_out(singles: Singles) -> None:
+    part = next(part for part in singles.report.judged if part.study == "queue")
+    fact = next(fact for fact in singles.report.studies if fact.study == "queue")
+    given = replace(part.results[0], reasons={"unnatural": 3})
+    many = [replace(given, condition=f"model{i}") for i in range(60)]
+    details = words._reviewed(fact, part, many)
+    assert sum("Most often held against" in text for text in details) == words.MOST_TOLD
+    assert "52\u00a0others" in details[-1]
+    assert "tables/answers.csv" in details[-1]
+
+
+def test_methods_claim_only_what_the_method_does(singles: Singles, world: World) -> None:
+    grades, fooled, queue = singles.report.methods[:3]
+    pairs, marks = world.report.methods[:2]
+    for text in (grades, queue, marks):
+        assert "conditions and photographs stay balanced" in text
+        assert "sides" not in text
+        assert "after the image was on view" in text
+    assert "conditions, sides and photographs stay balanced" in fooled
+    assert "pairs, sides and photographs stay balanced" in pairs
+    told = " ".join(singles.report.methods)
+    assert "comparisons won" not in told
+    assert "whether anything was marked" not in told
+    told = next(text for text in world.report.methods if text.startswith("Preference was scaled"))
+    assert f"95\u00a0% intervals for new observers and new photographs (bootstrap, {N_BOOT}" in told
+    assert "two-way clustered variance" not in told
+
+
 @pytest.mark.parametrize("method", ["rating", "real_or_fake", "review"])
 def test_studies_without_answers(singles: Singles, method: str) -> None:
     data = next(data for data in singles.data.values() if data.protocol.method == method)
@@ -173,10 +215,69 @@ def test_pairs_of_two_studies_are_compared_through_the_grey_photograph(world: Wo
     assert [entry.verdict for entry in same.changes] == [
         "no change seen", "no change seen", "not estimable"
     ]  # fmt: skip
+    # All changes that can be judged share the level.
+    assert [entry.change.confidence for entry in same.changes[:2]] == pytest.approx([0.975] * 2)
     assert compare(replace(after, name="after"), "realism", before, 0.95).worse == ("warm",)
     bare = replace(before, conditions=before.conditions.query("condition != 'gray'"))
     with pytest.raises(InputError, match="the grey photograph"):
         compare(after, "realism", bare, 0.95)
+
+
+def test_what_vanished_is_named_and_never_passes_the_gate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "mapping.toml").write_text(
+        'method = "rating"\n[columns]\nobserver = "who"\ncontent = "photo"\ncondition = "model"\n'
+        'score = "grade"\n'
+    )
+    levels = {"before": {"warm": 4, "cold": 3}, "after": {"warm": 4}, "worse": {"warm": 3}}
+    url = f"sqlite:///{tmp_path / 'votes.db'}"
+    with open_store(url, create=True) as store:
+        for name, level in levels.items():
+            rows = [
+                {"who": who, "photo": photo, "model": model, "grade": mean - rng.integers(0, 2)}
+                for who in range(6) for photo in range(5) for model, mean in level.items()
+            ]  # fmt: skip
+            ends = [{"who": who, "photo": 0, "model": "reference", "grade": 1 + 4 * (who % 2)}
+                    for who in range(6)]  # fmt: skip  # one scale for all
+            pd.DataFrame(rows + ends).to_csv(tmp_path / "votes.csv", index=False)
+            import_votes(store, name, tmp_path / "votes.csv", tmp_path / "mapping.toml")
+
+    def report(study: str, *options: str) -> tuple[int, str, Path]:
+        out = tmp_path / f"{study}{len(options)}"
+        code = main(["report", "--db", url, "--study", study, "--baseline", "before", "--out",
+                     str(out), "--n-boot", "10", *options])  # fmt: skip
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err, out
+
+    code, told, out = report("after")
+    assert (code, "missing from after: cold" in told) == (0, True)
+    table = pd.read_csv(out / "tables" / "comparison.csv")
+    assert dict(zip(table["condition"], table["verdict"], strict=True))["cold"] == "missing"
+    assert "missing from after: <b>cold</b>" in (out / "report.html").read_text("utf-8")
+    code, told, out = report("after", "--fail-on-regression")
+    assert (code, ": missing)" in told, out.exists()) == (2, True, False)
+    assert report("worse", "--fail-on-regression")[0] == 4
+
+
+def test_a_question_that_vanished_is_missing(world: World) -> None:
+    period = '[[attributes]]\nname = "period"\nquestion = "Which fits its time?"\n'
+    both = parse_protocol(f"{world.pairs.protocol.text}\n{period}")
+    before = replace(world.pairs, name="before", protocol=both)
+    asked, gone = compare_all([(world.pairs, "realism")], before, 0.95)
+    assert {entry.verdict for entry in asked.changes} == {"no change seen"}
+    assert (gone.attribute, {entry.verdict for entry in gone.changes}) == ("period", {"missing"})
+    assert [entry.condition for entry in gone.changes] == ["warm", "cold", "pale"]
+
+
+def test_a_study_without_the_condition_to_compare_with_is_not_passed_over(
+    singles: Singles, world: World
+) -> None:
+    parts = [(world.pairs, "realism"), (singles.data["grades"], "realism")]
+    pairs, grades = compare_all(parts, "pale", 0.95)
+    assert [entry.condition for entry in pairs.changes] == ["warm", "cold"]
+    assert {entry.verdict for entry in grades.changes} == {"not estimable"}
 
 
 def test_studies_that_cannot_be_compared_are_refused(singles: Singles) -> None:
@@ -283,12 +384,7 @@ def test_metrics_against_single_images(singles: Singles) -> None:
     assert run is not None
     table = run.outputs[["content_id", "condition"]].assign(metric="psnr")
     table["value"] = np.random.default_rng(0).normal(size=len(table))
-
-    class Measured(Run):
-        metrics = table
-
-    measured = Measured(run.root, run.info, run.conditions)
-    studies = [replace(one, run=measured) for one in singles.data.values()]
+    studies = [replace(one, metrics=table) for one in singles.data.values()]
     report = analyse(studies, seed=SEED, n_boot=N_BOOT)
     assert [found.scores for found in report.metrics] == [
         "mean grade", "share taken for the true photograph", "share accepted"

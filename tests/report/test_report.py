@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,13 +17,16 @@ from playwright.sync_api import Browser
 
 from percept import stats
 from percept.cli import main
-from percept.inference.run import Run
+from percept.errors import InputError
+from percept.files import write_parquet_atomic
+from percept.inference.run import Run, open_run
 from percept.protocol import parse_protocol
 from percept.report import words
 from percept.report.build import analyse, jsonable
-from percept.report.data import StudyData, generator
-from percept.report.figures import draw
+from percept.report.data import StudyData, generator, read_study
+from percept.report.figures import _matrix, draw
 from percept.report.render import render_html, tables, write_report
+from percept.store import open_store
 from tests.report.conftest import N_BOOT, SEED, World, with_votes
 
 
@@ -215,15 +220,9 @@ def test_metrics_left_out_are_told_with_their_reason(world: World) -> None:
 
 
 def test_metrics_on_fewer_photographs_are_told_and_do_not_set_the_ceiling(world: World) -> None:
-    assert world.pairs.run is not None
-    table = world.run.metrics
+    table = world.run.metrics  # lpips_alex comes first in it
     few = (table["metric"] == "lpips_alex") & (table["content_id"] > "photo2")
-
-    class Partial(Run):
-        metrics = table[~few]  # lpips_alex comes first in the table, and lacks photographs
-
-    run = Partial(world.run.root, world.run.info, world.run.conditions)
-    report = analyse([replace(world.pairs, run=run)], n_boot=N_BOOT)
+    report = analyse([replace(world.pairs, metrics=table[~few])], n_boot=N_BOOT)
     found = {one.metric: one.choices for one in report.metrics[0].results}
     assert found["lpips_alex"].n < found["psnr"].n
     assert report.metrics[0].ceiling == found["psnr"].human_accuracy
@@ -311,12 +310,28 @@ def test_a_clear_winner_is_named_with_its_shares(world: World) -> None:
         )
     )
     assert re.fullmatch(
-        r"Observers preferred \*\*warm\*\* to \*\*cold\*\* in 80 % \[\d+, \d+\] of comparisons\.",
+        r"Observers preferred \*\*warm\*\* to \*\*cold\*\* in 88 % \[\d+, \d+\] of choices, as the "
+        r"scale of all votes estimates\.",
         lead,
     )
-    assert "Over leaving the photograph grey, observers preferred **warm** in 90 %" in details
-    assert "rather leave the photograph grey than see **cold**, preferred in 30 %" in details
+    assert "Over leaving the photograph grey, observers preferred **warm** in 82 %" in details
+    assert "rather leave the photograph grey than see **cold**, preferred in 38 %" in details
     assert "300 comparisons by 7 observers of 5 photographs" in details
+
+
+def test_told_apart_has_one_meaning(world: World) -> None:
+    # Where the tests of one item find a difference and those of the other do not, there is none.
+    wins = np.array([[0, 60, 65, 80], [40, 0, 52, 55], [35, 48, 0, 50], [20, 45, 50, 0]], float)
+    for votes in (20, 28, 36):
+        counts = stats.PairCounts(wins * votes / 100, items=("a", "b", "c", "d"))
+        scale = stats.bradley_terry(counts, cluster=None)
+        near = [words.unresolved(scale, item) for item in scale.items]
+        for i, j in itertools.permutations(range(4), 2):
+            assert (scale.items[j] in near[i]) == (scale.items[i] in near[j])
+        part = replace(world.report.preference[0], scale=scale)
+        (told,) = words.resolved([part])
+        close = sum(map(len, near)) // 2
+        assert f"tells {6 - close} of 6" in told.replace("\u00a0", " ")
 
 
 def test_no_winner_is_claimed_without_a_difference(world: World) -> None:
@@ -334,7 +349,7 @@ def test_a_shared_lead_is_told_as_such(world: World) -> None:
         ("warm", "pale"): (95, 0, 8),
     }
     lead, _ = answer(with_votes(world.pairs, votes))
-    assert "preferred it to **pale** in 92 %" in lead
+    assert "preferred it to **pale** in 92 % [" in lead
     assert "cannot be told apart from **cold**" in lead
 
 
@@ -359,7 +374,7 @@ def test_a_shared_lead_is_told_as_such(world: World) -> None:
         ),
         (
             {("warm", "gray"): (25, 1, 3)},
-            "Over leaving the photograph grey, observers preferred **warm** in 88 %",
+            "Over leaving the photograph grey, observers preferred **warm** in 89 %",
             "There are no votes on <b>cold</b> and <b>pale</b> yet.",
         ),
         ({("warm", "cold"): (1, 0, 0)}, "The votes do not place all", "single observer"),
@@ -442,6 +457,24 @@ def test_figures_are_well_formed_and_described(world: World) -> None:
         assert root.get("role") == "img"
         assert len(root.get("aria-label") or "") > 20, file
         assert "nan" not in file.read_text("utf-8").split('href="data:')[0].lower(), file
+
+
+@pytest.mark.parametrize(("columns", "shown"), [(2, 2), (8, 8), (16, 16), (60, 3)])
+def test_numbers_fit_their_cells(columns: int, shown: int) -> None:
+    heads = [f"paper_texture_{i} (12)" for i in range(columns)]
+    rows = ["luminance_fidelity", "semantic_distance", "psnr"]
+    text = [["−0.12"] * columns] * len(rows)
+    figure = _matrix("x", "X", rows, heads, np.full((3, columns), 0.5), text, diverging=True)
+    root = ElementTree.fromstring(figure.svg)
+    cells = [part for part in root if part.tag.endswith("rect")][1:]
+    numbers = [part for part in root if part.text == "−0.12"]
+    assert len(cells) == len(numbers) == 3 * columns
+    assert len({cell.get("x") for cell in cells}) == shown
+    right = float((root.get("viewBox") or "").split()[2])
+    for cell, number in zip(cells, numbers, strict=True):
+        width = float(cell.get("width") or 0)
+        assert 5 * 0.556 * float(number.get("font-size") or 0) <= width  # of Helvetica
+        assert float(cell.get("x") or 0) + width <= right
 
 
 def test_strata_in_any_script_have_figures_of_their_own(world: World, tmp_path: Path) -> None:
@@ -559,6 +592,7 @@ def test_command_writes_a_report(
     assert (out / "report.json").read_bytes() == (world.out / "report.json").read_bytes()
     printed = capsys.readouterr().out
     assert str(out / "report.html") in printed
+    assert printed.startswith(world.report.banner)  # a log of CI says it, too
     assert "**" not in printed
 
 
@@ -628,26 +662,31 @@ def test_metrics_by_facts_of_the_photographs(world: World) -> None:
 
 
 def test_pictures_on_which_metrics_and_people_part_ways(world: World) -> None:
-    data = with_votes(world.pairs, {("warm", "cold"): (30, 0, 5)})
+    votes = {
+        ("warm", "cold"): (30, 0, 5),
+        ("warm", "pale"): (60, 0, 5),
+        ("cold", "pale"): (60, 0, 5),
+    }
+    data = with_votes(world.pairs, votes)
     ratings = data.ratings.assign(content=data.ratings["content"].replace("photo0", "photo5"))
-    values = {"warm": -1.0, "cold": 1.0, "pale": 0.0, "gray": 0.0}  # lower is better: lpips
-    table = world.run.metrics.assign(value=world.run.metrics["condition"].map(values))
-
-    class Wrong(Run):
-        metrics = table
-
-    run = Wrong(world.run.root, world.run.info, world.run.conditions)
-    found = analyse([replace(data, ratings=ratings, run=run)], n_boot=N_BOOT).partings
-    assert found == ()  # one of two metrics is no majority
-    only = table[table["metric"] == "psnr"]
-    run = type("Psnr", (Run,), {"metrics": only})(world.run.root, world.run.info, ())
-    found = analyse([replace(data, ratings=ratings, run=run)], n_boot=N_BOOT).partings
-    assert found
-    for parting in found:
-        assert (parting.first, parting.second) == ("warm", "cold")
-        assert (parting.metrics, parting.of) == (("psnr",), 1)
-        assert parting.people == "6 of 7 votes"
-        assert all(file.is_file() for file in parting.images.values())
+    table = world.run.metrics.copy()
+    psnr = table["metric"] == "psnr"
+    table.loc[psnr, "value"] = table["condition"].map({"warm": 2.0, "cold": 1.0}).fillna(0.0)
+    wrong = (table["content_id"] == "photo5") & (table["condition"] == "warm")
+    table.loc[psnr & wrong, "value"] = 0.5
+    # The other one is the same but for rounding, and on most photographs for cold.
+    rounding = {"warm": 1e-9, "cold": 0.0, "pale": 2e-9, "gray": 0.0}  # lpips: lower is better
+    flat = table["condition"].map(rounding).where(table["content_id"] > "photo1", 0.0)
+    table.loc[~psnr, "value"] = flat * np.where(table["condition"] == "pale", -1, 1)
+    data = replace(data, ratings=ratings, metrics=table)
+    report = analyse([data], n_boot=N_BOOT)
+    assert {one.metric: one.verdict for one in report.metrics[0].results}["psnr"] == "better"
+    (parting,) = report.partings
+    assert (parting.content, parting.first, parting.second) == ("photo5", "warm", "cold")
+    assert (parting.metrics, parting.of) == (("psnr",), 1)
+    assert parting.people == "6 of 7 votes"
+    assert all(file.is_file() for file in parting.images.values())
+    assert analyse([replace(data, metrics=table[~psnr])], n_boot=N_BOOT).partings == ()
 
 
 def test_pairs_with_an_anchor_alone_are_scored_against_it(world: World) -> None:
@@ -680,6 +719,55 @@ def test_pairs_with_an_anchor_alone_are_scored_against_it(world: World) -> None:
         assert own.low < own.value < own.high
     assert "On which photographs" in html
     assert "has the intervals" in html
+
+
+def test_a_model_is_not_judged_on_what_it_was_fitted_on(world: World, tmp_path: Path) -> None:
+    run = _copy_of(world.run, tmp_path)
+    hashes = run.manifest.set_index("content_id")["sha256"]
+    fitted = {"kind": "calibrated", "higher_is_better": True}
+    for name, contents in (("calibrated-a", list(hashes.index)), ("calibrated-b", ["photo1"])):
+        source = {"contents": {f"other name of {one}": hashes[one] for one in contents}}
+        frame = run.metrics[run.metrics["metric"] == "psnr"].assign(metric=name)
+        run.write_metrics(frame, {}, {name: fitted | {"fitted_on": source}})
+    with open_store(world.url) as store:
+        study = read_study(store, "pairs", open_run(run.root))
+    (found,) = analyse([study], n_boot=N_BOOT).metrics
+    votes = {result.metric: result.choices.n for result in found.results if result.choices}
+    assert "calibrated-a" not in votes
+    own = study.ratings[study.ratings["kind"] == "test"]
+    left_out = own[own["content"].eq("photo1") & own["choice"].isin(["left", "right"])]
+    anchored = (left_out[["left", "right"]] == "gray").any(axis=1)
+    assert 0 < votes["psnr"] - votes["calibrated-b"] == (~anchored).sum()
+    assert found.skipped["calibrated-a"].startswith("not judged on the 6 photographs that it was")
+
+
+def test_metrics_of_other_images_than_those_judged_are_left_out(
+    world: World, tmp_path: Path
+) -> None:
+    """As after ``percept infer --fresh`` with another checkpoint of the same name."""
+    run = _copy_of(world.run, tmp_path)
+    outputs, all_of_them = run.outputs, run.outputs["sha256"].str[::-1]
+    again = outputs["condition"] == "warm"
+    changed = outputs.assign(sha256=all_of_them.where(again, outputs["sha256"]))
+    write_parquet_atomic(run.root / "outputs.parquet", changed)
+    with open_store(world.url) as store:
+        study = read_study(store, "pairs", open_run(run.root))
+        (found,) = analyse([study], n_boot=N_BOOT).metrics
+        assert "no longer holds 6 of the 24 images that were judged (of warm)" in found.problem
+        before = next(part for part in world.report.metrics if part.study == "pairs").results[0]
+        (now,) = [one for one in found.results if one.metric == before.metric]
+        assert now.choices is not None
+        assert before.choices is not None
+        assert now.choices.n_missing > 0 == before.choices.n_missing
+        write_parquet_atomic(run.root / "outputs.parquet", outputs.assign(sha256=all_of_them))
+        with pytest.raises(InputError, match="other images than those that study 'pairs' shows"):
+            read_study(store, "pairs", open_run(run.root))
+
+
+def _copy_of(run: Run, folder: Path) -> Run:
+    shutil.copytree(run.root, folder / "run")
+    shutil.copytree(run.root.parent / "photos", folder / "photos")
+    return open_run(folder / "run")
 
 
 def test_artifacts_by_stratum(world: World) -> None:

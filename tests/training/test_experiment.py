@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,8 @@ CLAIMS = {
     "conditional",
     "losses",
     "crops",
+    "order",
+    "threads",
 }
 
 
@@ -47,7 +50,8 @@ def test_every_claim_has_its_experiment() -> None:
     assert set(BUNDLED) == CLAIMS
     readme = (bundle.root() / "training" / "README.md").read_text(encoding="utf-8")
     for name in BUNDLED:
-        assert f"| `{name}` |" in readme, name
+        table = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
+        assert f"| `{name}` | {', '.join(table['arms'])} | {table['claim']} |" in readme, name
 
 
 @pytest.mark.parametrize("name", BUNDLED)

@@ -40,6 +40,7 @@ GATED = [
     "network.arguments={width=8, depth=1, threshold=0.03}",
     "communication.find_unused_parameters=true",
 ]
+ADAMW = ["optimizer.name=adamw"]
 LOCAL = ["communication.average_every=4", "communication.average_start=4"]
 ONE: Runs = {
     "1x8": ([], None),
@@ -50,6 +51,8 @@ ONE: Runs = {
     "elastic": ([], 15),
     "elastic-zero": (["sharding.strategy=zero"], 15),
     "elastic-fsdp": (["sharding.strategy=fsdp"], 15),
+    "adamw": (ADAMW, None),
+    "adamw-fsdp": ([*ADAMW, "sharding.strategy=fsdp"], 15),
 }
 TWO: Runs = {
     "2x4": ([], None),
@@ -80,6 +83,8 @@ TWO: Runs = {
     "elastic": ([], None),
     "elastic-zero": (["sharding.strategy=zero"], None),
     "elastic-fsdp": (["sharding.strategy=fsdp"], None),
+    "adamw-zero": ([*ADAMW, "sharding.strategy=zero"], None),
+    "adamw-fsdp": ([*ADAMW, "sharding.strategy=fsdp"], None),
 }
 AGAIN: Runs = {
     "local-2": (LOCAL, None),
@@ -202,6 +207,16 @@ def _config(name: str) -> Config:
     )
 
 
+@pytest.mark.parametrize("name", ["adamw-zero", "adamw-fsdp"])
+def test_adamw_is_the_same_in_parts(trained: Path, name: str) -> None:
+    losses = [[line["loss"] for line in lines(trained / n)] for n in (name, "adamw")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert distance(trained / name, trained / "adamw") < 1e-4
+    assert distance(trained / "1x8", trained / "adamw") > 1e-2
+    state = torch.load(trained / name / "state/step-20/common.pt", weights_only=True)
+    assert all(group["fused"] for group in state["optimizer"]["param_groups"])
+
+
 @pytest.mark.parametrize("name", ["elastic", "elastic-zero", "elastic-fsdp"])
 def test_another_number_of_processes_goes_on(trained: Path, name: str) -> None:
     run = json.loads((trained / name / "run.json").read_text())
@@ -287,6 +302,53 @@ def test_processes_with_their_own_photographs_see_unlike_colours(trained: Path) 
 
     assert unlike("contiguous") > 1.5 * unlike("2x4") > 0
     assert unlike("1x8") == 0
+
+
+MEAN = """
+import torch
+from percept.distributed import process_group, rank
+from training.clock import Clock
+from training.config import CommunicationConfig, Config, LossConfig, TrainConfig
+from training.losses import Objective
+from training.parallel import make_parallel
+from percept.inference.networks import build_network
+
+config = Config(
+    arm="x",
+    communication=CommunicationConfig(average_every=4),
+    loss=LossConfig(smooth_l1=0.0, classification=1.0),
+    train=TrainConfig(steps=1, global_batch=3),
+)
+device = torch.device("cpu")
+with process_group(device):
+    network = build_network("class-unet", {"width": 8, "depth": 3})
+    network.stem.requires_grad_(False)
+    network.centers /= 7
+    objective = Objective(config, network, device, None)
+    parallel = make_parallel(config, network, device, objective, Clock(device))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.requires_grad:
+                parameter += rank()
+    mean = dict(parallel.weights())
+    assert mean.keys() == before.keys()
+    for name, value in before.items():
+        if name == "centers" or name.startswith("stem."):
+            assert torch.equal(mean[name], value), name
+        else:
+            torch.testing.assert_close(mean[name], value + 1)
+    last = network.head.bias.detach() - before["head.bias"]
+    torch.testing.assert_close(last, torch.full_like(last, rank()))
+"""
+
+
+def test_processes_that_step_alone_average_what_they_learn_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "mean.py"
+    script.write_text(MEAN)
+    assert launch([str(script)], 3) == 0
 
 
 def test_a_conditional_network_needs_its_flag() -> None:

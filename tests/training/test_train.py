@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import platform
 import re
 import shutil
 import signal
@@ -29,6 +30,7 @@ from percept import bundle
 from percept import files as percept_files
 from percept.cli import main as percept
 from percept.distributed import process_group
+from percept.errors import InputError
 from percept.files import lock_folder, sha256_file
 from percept.inference.networks import load_checkpoint
 from training import checkpoint
@@ -400,9 +402,11 @@ def test_a_checkpoint_from_elsewhere_is_not_overwritten(
     ("override", "says"),
     [
         ("network.name=vit", "key 'network.name': unknown network"),
-        ("network.arguments.size=3", "bad network arguments"),
+        ("network.arguments.size=3", "the network unet has no such argument"),
+        ("network.arguments.width=seven", "toml, key 'network.arguments.width': must be a whole"),
         ("train.crop=15", "tiny.toml, key 'train.crop': the network takes views whose sides are "),
-        ("train.crop=15", "multiples of 2 (got 15). For example 16"),
+        ("train.crop=15", "multiples of 2 (got 15). For example 14 instead of 15"),
+        ("data.buckets=[[16, 16], [13, 32]]", "(got [13, 32]). For example 12 instead of 13"),
         ("train.stepz=3", "unknown key"),
         ("data.split=val", "no photograph of this split"),
     ],
@@ -420,6 +424,44 @@ def test_bad_settings_leave_nothing_behind(
     assert says in message
     assert len(message.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+FAULTS = """
+import resource, sys, torch
+from training.train import main
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(1 << 22)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+assert main(sys.argv[1:]) == 0
+faults()
+print("faults:", faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory")
+def test_memory_of_one_step_is_that_of_the_next(config_file: Path, tmp_path: Path) -> None:
+    words = [str(config_file), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    run = subprocess.run(
+        [sys.executable, "-c", FAULTS, *words, "--set", "train.steps=2"],
+        env=bundle.child_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(run.stdout.split("faults:")[1]) < 100  # of 4096 pages
+
+
+def test_compute_threads_are_a_setting(config_file: Path, tmp_path: Path, train: Train) -> None:
+    for threads in (2, 1):
+        out = tmp_path / str(threads)
+        short = ("--set", "train.steps=2", "--set", f"train.threads={threads}")
+        assert train(config_file, out, *short) == 0
+        run = run_json(out)
+        assert run["settings"]["train"]["threads"] == threads  # type: ignore[index]
+        assert run["sessions"][0]["threads"] == threads  # type: ignore[index]
 
 
 def test_learning_rate_rises_and_falls(config_file: Path) -> None:
@@ -559,6 +601,48 @@ def test_two_at_once_on_one_folder_are_refused(
     first.kill()  # and its workers end by themselves
     assert train(config_file, out, "--fresh") == 0
     assert run_json(out)["step"] == 6
+
+
+def test_a_killed_training_lets_go_of_its_folder_before_its_loaders_end(
+    config_file: Path,
+    tmp_path: Path,
+    kill_group: list[subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    words = ["-m", "training.train", str(config_file), "--out", str(out), "--device", "cpu"]
+    words += ["--set", "data.workers=1", "--set", "train.steps=100000"]
+    training = subprocess.Popen([sys.executable, *words], env=bundle.child_environment())
+    kill_group.append(training)
+    while not (out / "log.jsonl").exists():
+        assert training.poll() is None
+        time.sleep(0.01)
+    loaders = psutil.Process(training.pid).children(recursive=True)
+    assert loaders
+    try:
+        for loader in loaders:
+            loader.suspend()  # so that it does not notice
+        training.kill()
+        training.wait()
+        monkeypatch.setattr(percept_files, "LOCK_SECONDS", 0.0)
+        lock_folder(out, "percept train").close()
+        assert all(loader.is_running() for loader in loaders)
+    finally:
+        for loader in loaders:
+            loader.kill()
+
+
+def test_programs_that_it_starts_do_not_hold_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(percept_files, "LOCK_SECONDS", 0.0)
+    with lock_folder(tmp_path, "percept train"):
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        with pytest.raises(InputError, match="another percept train"):
+            lock_folder(tmp_path, "percept train")
+    assert child.poll() is None
+    lock_folder(tmp_path, "percept train").close()
+    child.communicate(b"\n")
 
 
 def test_what_appears_while_it_waits_for_the_folder_is_looked_at(
