@@ -406,7 +406,7 @@ def _skipped(plan: _Plan, measured: Array) -> dict[str, str]:
 
 _UNDEFINED = {
     "grain_retention": "no grain in the photograph",
-    "artifact_chroma": "no damage with sound surroundings",
+    "artifact_chroma": "grey, or no damage with sound surroundings",
     **dict.fromkeys(("chroma_bleeding", "chroma_lag", "patchiness"), "grey"),
 }
 """Why a metric answered NaN."""
