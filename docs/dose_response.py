@@ -91,7 +91,7 @@ def _tint(lab: Array, dose: float, mask: Array, rng: np.random.Generator) -> Arr
     return _with_chroma(lab, lab[..., 1:] + dose * mask[..., None] * np.array([0.6, 0.8]))
 
 
-def _pale_and_tinted(lab: Array, dose: float, mask: Array, rng: np.random.Generator) -> Array:
+def _tint_then_pale(lab: Array, dose: float, mask: Array, rng: np.random.Generator) -> Array:
     return _pale(_tint(lab, 20.0, mask, rng), dose, mask, rng)
 
 
@@ -104,7 +104,11 @@ EDITS: dict[str, tuple[str, Sequence[float], Edit]] = {
     "tone": ("tones bent, exponent less 1", (0.0, 0.1, 0.2, 0.4), _tone),
     "smoothed": ("lightness blurred, σ in pixels", (0.0, 0.5, 1.0, 2.0), _smooth),
     "tinted damage": ("damage tinted, a* and b*", (0.0, 5.0, 10.0, 20.0), _tint),
-    "tinted, paler": ("damage tinted by 20, then all paler", (0.0, 0.2, 0.4, 0.6), _pale_and_tinted),
+    "tinted, paler": (
+        "damage tinted by 20, then all paler",
+        (0.0, 0.2, 0.4, 0.6),
+        _tint_then_pale,
+    ),
 }
 
 #: Metric: the edit that it claims to measure, and those that it answers to as well, rightly.
@@ -142,10 +146,12 @@ def measure() -> pd.DataFrame:
             images = Images(output, source=source, mask=mask, palette=palette)  # noqa: B023
             return {name: METRICS[name].compute(images) for name in CLAIMS}
 
+        untouched = values(lab)
         for edit, (_, doses, change) in EDITS.items():
             for dose in doses:
                 rng = np.random.default_rng(2)
-                found = values(change(lab, dose, mask, rng))
+                edited = change(lab, dose, mask, rng)
+                found = untouched if np.array_equal(edited, lab) else values(edited)
                 rows.append({"photograph": path, "edit": edit, "dose": dose, **found})
     return pd.DataFrame(rows)
 

@@ -224,6 +224,8 @@ def _tell(opened: Run, done: Evaluation, *, by: str | None, as_json: bool) -> No
         print(f"left out: {', '.join(left_out)}: {reason}")
     kept = f" ({', '.join(done.kept)} were there already)" if done.kept else ""
     print(f"{file}{kept}")
+    if done.resumed:
+        print(f"{done.resumed} photographs were measured by an earlier start", file=sys.stderr)
     for problem in done.failed:
         print(f"failed: {problem}", file=sys.stderr)
 

@@ -168,6 +168,48 @@ def test_any_number_of_processes_writes_the_same_bytes(
     assert counts["colorfulness"] == 10
 
 
+@pytest.mark.parametrize("nproc", ["1", "2"])
+def test_a_command_that_was_stopped_goes_on(
+    make_run: MakeRun, nproc: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And what it writes then is what it would have written."""
+    whole, run = make_run("whole"), make_run("cut")
+    words = ["--metric", "psnr", "chroma_bleeding"]  # infinite for references, NaN for grey ones
+
+    def stop(drawn: int, total: int) -> None:
+        assert total == 4
+        if drawn == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_run(run, words[1:], progress=stop)
+    assert not (run.root / "metrics.parquet").exists()
+    (part,) = (run.root / "journal").iterdir()
+    lines = part.read_text().splitlines()
+    assert len(lines) == 3
+    part.write_text("\n".join([*lines[:2], lines[2][:-9]]))  # torn
+    assert main(["metrics", str(whole.root), *words]) == 0
+    assert "earlier start" not in capfd.readouterr().err
+    assert main(["metrics", str(run.root), *words, "--nproc", nproc]) == 0
+    assert "2 photographs were measured by an earlier start" in capfd.readouterr().err
+    for name in ("metrics.parquet", "run.json"):
+        first, second = (one.root.joinpath(name).read_bytes() for one in (whole, run))
+        assert first.replace(b"/whole", b"/cut") == second, name
+    assert not list((run.root / "journal").iterdir())
+
+
+def test_what_was_measured_before_the_outputs_changed_is_no_use(make_run: MakeRun) -> None:
+    run = make_run()
+
+    def stop(drawn: int, total: int) -> None:
+        if drawn == total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_run(run, ["psnr"], progress=stop)
+    assert evaluate_run(touch_outputs(run), ["psnr"]).resumed == 0
+
+
 def test_arms_are_told_over_their_seeds(
     make_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
