@@ -654,7 +654,8 @@ def import_metrics(run: Run, file: str | Path, *, higher_is_better: bool = True)
     ------
     InputErrors
         Unreadable file, missing column, unknown photograph or condition, a repeated row, a value
-        that is no number, or the name of a metric that percept computes; all rows at once.
+        that is no number, or the name of a metric that percept computes, models of ``percept
+        calibrate`` included; all rows at once.
     """
     file = Path(file)
     frame = _read_csv(file)
@@ -678,6 +679,9 @@ def import_metrics(run: Run, file: str | Path, *, higher_is_better: bool = True)
             complain(row, "condition", "no such condition in the run", f"It has {there}")
         if metric in METRICS:
             complain(row, "metric", "percept computes a metric of this name", "Rename it")
+        elif metric.startswith("calibrated"):  # which calibrate takes for no metric to learn from
+            message = "so begin the names of models of percept calibrate"
+            complain(row, "metric", message, "Rename it")
         elif not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", metric):
             remedy = "Use letters, digits, _, - and ."
             complain(row, "metric", "not a name for a metric", remedy)

@@ -503,6 +503,7 @@ def test_every_wrong_row_is_named(make_run: MakeRun, tmp_path: Path) -> None:
             ("mill", "vivid", "hdrvdp", ""),
             ("mill", "vivid", "a b", "good"),
             ("mill", "gray", "hdrvdp", 9.6),
+            ("mill", "gray", "calibrated-mine", 1.0),
         ],
     )
     with pytest.raises(InputErrors) as caught:
@@ -516,7 +517,9 @@ def test_every_wrong_row_is_named(make_run: MakeRun, tmp_path: Path) -> None:
         (6, "metric", "a b"),
         (6, "value", "good"),
         (7, "metric", "hdrvdp"),
+        (8, "metric", "calibrated-mine"),
     ]
+    assert "begin the names of models of percept calibrate" in str(caught.value)
     assert "It has gray, reference, vivid" in str(caught.value)
     assert run.metrics.empty
 
