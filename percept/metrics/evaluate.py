@@ -523,7 +523,6 @@ def _write(run: Run, plan: _Plan, measured: Array) -> None:
         return
     if gone:
         write_parquet_atomic(run.root / "metrics.parquet", old[~old["metric"].isin(gone)])
-        run.info["metrics"] = {k: v for k, v in known.items() if k not in gone}
     info = {
         metric.name: _describe(metric)
         | {
@@ -534,7 +533,8 @@ def _write(run: Run, plan: _Plan, measured: Array) -> None:
         for column, metric in enumerate(plan.todo)
     }
     order = {name: place for place, name in enumerate(METRICS)}  # others follow
-    described = sorted((known | info).items(), key=lambda entry: order.get(entry[0], len(order)))
+    stay = {name: entry for name, entry in known.items() if name not in gone}
+    described = sorted((stay | info).items(), key=lambda entry: order.get(entry[0], len(order)))
     run.info["metrics"] = dict(described)
     run.write_metrics(frame, skipped, info)
 

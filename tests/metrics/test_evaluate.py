@@ -410,6 +410,26 @@ def test_masks_and_palettes_let_two_more_be_measured(
     assert "no.json: not a file of palettes" in capsys.readouterr().err
 
 
+def test_grey_photographs_make_no_palette(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["content_id,path,sha256,width,height"]
+    for name, pixel in {"grey": (90, 90, 90), "red": (150, 90, 90)}.items():
+        Image.fromarray(np.full((8, 9, 3), pixel, np.uint8)).save(tmp_path / f"{name}.png")
+        lines.append(f"{name},{name}.png,{sha256_file(tmp_path / f'{name}.png')},9,8")
+    manifest, out = tmp_path / "m.csv", tmp_path / "p.json"
+    manifest.write_text("\n".join(lines[:2]))
+    assert main(["palette", str(manifest), "--out", str(out)]) == 2
+    assert "none of 1 photographs has colour" in capsys.readouterr().err
+    assert not out.exists()
+    manifest.write_text("\n".join(lines))
+    assert main(["palette", str(manifest), "--out", str(out)]) == 0
+    assert "warning: 1 of 2 photographs are grey" in capsys.readouterr().err
+    manifest.write_text("\n".join([lines[0], lines[2]]))
+    assert main(["palette", str(manifest), "--out", str(out)]) == 0
+    assert "grey" not in capsys.readouterr().err
+
+
 def test_an_unknown_metric_is_named(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run()
     assert main(["metrics", str(run.root), "--metric", "psnr", "pnsr"]) == 2
@@ -418,7 +438,7 @@ def test_an_unknown_metric_is_named(make_run: MakeRun, capsys: pytest.CaptureFix
 
 
 def test_the_command_prints_a_table_and_the_reasons(
-    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make_run()
     assert main(["metrics", str(run.root), "--metric", "psnr", "--metric", "ciede2000"]) == 0
@@ -426,6 +446,10 @@ def test_the_command_prints_a_table_and_the_reasons(
     assert "psnr ↑" in out
     assert "ciede2000 ↓" in out
     assert [line.split()[0] for line in out.splitlines()[2:5]] == list(CONDITIONS)
+    # mill, which vivid lacks, is left out for the others, too.
+    assert out.startswith("Medians over 2 photographs that all conditions with a value have (↑")
+    found = [values(run, "psnr")[content, "gray"] for content in ("harbour", "sliver")]
+    assert out.splitlines()[2].split()[1] == f"{np.median(found):.3f}"
     reason = "failed in inference: 1 output; no reference: 1 photograph"
     assert f"left out: psnr, ciede2000: {reason}\n" in out
     assert main(["metrics", str(run.root), "--metric", "psnr"]) == 0
@@ -434,6 +458,12 @@ def test_the_command_prints_a_table_and_the_reasons(
     told = json.loads(capsys.readouterr().out)
     assert told["computed"] == []
     assert told["kept"] == ["psnr", "ciede2000"]
+
+    write_csv(tmp_path, [("mill", "gray", "mine", 1), ("sliver", "vivid", "mine", 2)])
+    assert main(["metrics", str(run.root), "--import", str(tmp_path / "mine.csv")]) == 0
+    capsys.readouterr()
+    assert main(["metrics", str(run.root), "--metric", "psnr"]) == 0
+    assert "no photograph of which all conditions with a value have mine" in capsys.readouterr().out
 
 
 def test_registry_tells_all_about_each_metric() -> None:
