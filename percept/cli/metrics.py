@@ -23,8 +23,9 @@ _CALIBRATED = "calibrated:"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Compute metrics of every image of a run into its metrics.parquet. What is there already "
-        "and still valid is kept. A metric that an image cannot have (no reference, say) is left "
-        "out, and the reason is told and kept in run.json. Also under torchrun or srun."
+        "and still valid is kept; stopped midway, the same command goes on. A metric that an image "
+        "cannot have (no reference, say) is left out, and the reason is told and kept in run.json. "
+        "Also under torchrun or srun."
     )
     parser.add_argument("run_dir", metavar="RUN", help="run directory of percept infer")
     what = parser.add_mutually_exclusive_group()
@@ -224,7 +225,7 @@ def _tell(opened: Run, done: Evaluation, *, by: str | None, as_json: bool) -> No
     kept = f" ({', '.join(done.kept)} were there already)" if done.kept else ""
     print(f"{file}{kept}")
     if done.resumed:
-        print(f"{done.resumed} photographs were measured by an earlier start", file=sys.stderr)
+        print(f"photographs measured by an earlier start: {done.resumed}", file=sys.stderr)
     for problem in done.failed:
         print(f"failed: {problem}", file=sys.stderr)
 

@@ -160,7 +160,7 @@ def evaluate_run(
             if is_main():
                 _write(run, plan, measured)
                 for file in _parts(journal):
-                    file.unlink()
+                    file.unlink(missing_ok=True)
         return Evaluation(
             computed=tuple(metric.name for metric in plan.todo),
             kept=plan.kept,

@@ -191,7 +191,7 @@ def test_a_command_that_was_stopped_goes_on(
     assert main(["metrics", str(whole.root), *words]) == 0
     assert "earlier start" not in capfd.readouterr().err
     assert main(["metrics", str(run.root), *words, "--nproc", nproc]) == 0
-    assert "2 photographs were measured by an earlier start" in capfd.readouterr().err
+    assert "photographs measured by an earlier start: 2" in capfd.readouterr().err
     for name in ("metrics.parquet", "run.json"):
         first, second = (one.root.joinpath(name).read_bytes() for one in (whole, run))
         assert first.replace(b"/whole", b"/cut") == second, name
