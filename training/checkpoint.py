@@ -11,10 +11,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +27,33 @@ from percept.errors import InputError
 from percept.files import read_json
 
 RUN_FORMAT = 1
-_OURS = (
-    "model.safetensors",
-    "config.json",
-    "run.json",
-    "log.jsonl",
-    "state",
-    "best",
-    "samples",
-    "validation.jsonl",
-    "tensorboard",
+# All that a training writes, by path within its folder; nothing else is ever removed.
+_OURS = re.compile(
+    r"(best/)?(model\.safetensors|config\.json)|run\.json|(log|validation)\.jsonl"
+    r"|samples/step-\d{6,}\.png|state/(step|part)-\d+|tensorboard/events\.out\.tfevents\..+"
 )
+_MOST_CHANGES = 8  # that a message names
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
-    """``run.json`` of a training begun earlier; None where there is none."""
+    """``run.json`` of a training begun earlier; None where there is none.
+
+    Raises
+    ------
+    InputError
+        If it is not a training's.
+    """
     file = folder / "run.json"
-    return read_json(file) if file.is_file() else None
+    if not file.is_file():
+        return None
+    run = read_json(file)
+    if not _is_run(run):
+        raise InputError(
+            "is damaged: not the run.json of a training",
+            file=file,
+            remedy="Add --fresh to start over",
+        )
+    return dict(run)
 
 
 def check_folder(folder: Path, settings: Mapping[str, Any], *, fresh: bool) -> None:
@@ -50,15 +62,25 @@ def check_folder(folder: Path, settings: Mapping[str, Any], *, fresh: bool) -> N
     Raises
     ------
     InputError
-        Naming every setting that has changed.
+        Naming every setting that has changed; also with ``fresh`` where there are files that
+        no training has written under these names.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError("is not a folder", file=folder, key="--out")
+    found = _written(folder)
+    if found and not _is_ours(folder):
+        raise InputError(
+            "holds files that no percept train has written here",
+            file=folder,
+            key="--out",
+            value=found[0].relative_to(folder).as_posix(),
+            remedy="Name another folder",
+        )
     if fresh:
         return
     run = read_run(folder)
     if run is None:
-        if (folder / "model.safetensors").exists() or (folder / "config.json").exists():
+        if found:
             raise InputError(
                 "holds a checkpoint that was not trained here",
                 file=folder,
@@ -73,6 +95,8 @@ def check_folder(folder: Path, settings: Mapping[str, Any], *, fresh: bool) -> N
         if before.get(key) != now.get(key)
     ]
     if changed:
+        if (more := len(changed) - _MOST_CHANGES) > 0:
+            changed[_MOST_CHANGES:] = [f"and {more} more"]
         raise InputError(
             f"was begun with other settings: {'; '.join(changed)}",
             file=folder,
@@ -83,17 +107,53 @@ def check_folder(folder: Path, settings: Mapping[str, Any], *, fresh: bool) -> N
 
 def clear(folder: Path) -> None:
     """Remove what a training wrote, and nothing else."""
-    for name in _OURS:
-        path = folder / name
+    # What says that the rest is a training's goes last.
+    for path in sorted(_written(folder), key=lambda path: path in _proofs(folder)):
         if path.is_dir():
             shutil.rmtree(path)
         else:
-            path.unlink(missing_ok=True)
+            path.unlink()
+    for name in ("best", "samples", "state", "tensorboard"):
+        with suppress(OSError):  # it holds something else, too, or is not there
+            (folder / name).rmdir()
+
+
+def _written(folder: Path) -> list[Path]:
+    """Paths in a folder that a training would have written, in order."""
+    paths = [*folder.glob("*"), *folder.glob("*/*")]
+    return sorted(path for path in paths if _OURS.fullmatch(path.relative_to(folder).as_posix()))
+
+
+def _proofs(folder: Path) -> tuple[Path, Path]:
+    return folder / "config.json", folder / "run.json"
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a training, or whoever copied its checkpoint, has written what is in a folder."""
+    card, run = map(_read, _proofs(folder))
+    is_card = isinstance(card, Mapping) and {"format", "network", "input"} <= card.keys()
+    return is_card or _is_run(run)
+
+
+def _is_run(run: Any) -> bool:
+    return isinstance(run, Mapping) and {"settings", "samples_seen", "state"} <= run.keys()
+
+
+def _read(file: Path) -> Any:
+    try:
+        return read_json(file)
+    except InputError:
+        return None
 
 
 def saved_step(folder: Path) -> int:
     """Return the number of steps done in the newest whole state; 0 without one."""
-    return max((int(path.name[5:]) for path in (folder / "state").glob("step-*")), default=0)
+    return max((int(path.name[5:]) for path in _states(folder, "step-")), default=0)
+
+
+def _states(folder: Path, prefix: str) -> list[Path]:
+    paths = (folder / "state").glob(f"{prefix}*")
+    return [path for path in paths if _OURS.fullmatch(f"state/{path.name}")]
 
 
 class Saver:
@@ -106,11 +166,11 @@ class Saver:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._states = folder / "state"
+        self._folder = folder
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         if is_main():
-            for left in self._states.glob("part-*"):
+            for left in _states(folder, "part-"):
                 shutil.rmtree(left)
 
     def start(
@@ -152,8 +212,9 @@ class Saver:
         local: Mapping[str, Any],
         before: Callable[[], None],
     ) -> None:
-        parts, whole = self._states / f"part-{step}", self._states / f"step-{step}"
-        parts.mkdir(parents=True, exist_ok=True)
+        parts, whole = (self._folder / "state" / f"{kind}-{step}" for kind in ("part", "step"))
+        if local or is_main():
+            parts.mkdir(parents=True, exist_ok=True)
         if local:
             temporary = parts / f"own-{rank()}.tmp"
             _save(temporary, local)
@@ -170,7 +231,7 @@ class Saver:
         shutil.rmtree(whole, ignore_errors=True)
         parts.rename(whole)
         _sync(whole.parent)
-        for old in whole.parent.glob("step-*"):
+        for old in _states(self._folder, "step-"):
             if old != whole:
                 shutil.rmtree(old)
 

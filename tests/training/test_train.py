@@ -384,11 +384,59 @@ def test_other_photographs_are_a_change(
 def test_a_checkpoint_from_elsewhere_is_not_overwritten(
     config_file: Path, tmp_path: Path, train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "model.safetensors").write_bytes(b"precious")
-    assert train(config_file, tmp_path / "out") == 2
+    out = tmp_path / "out"
+    assert train(config_file, out) == 0
+    before = (out / "model.safetensors").read_bytes()
+    (out / "run.json").unlink()  # somebody copied the checkpoint alone
+    assert train(config_file, out) == 2
     assert "not trained here" in capsys.readouterr().err
-    assert (tmp_path / "out" / "model.safetensors").read_bytes() == b"precious"
+    assert (out / "model.safetensors").read_bytes() == before
+    assert train(config_file, out, "--fresh") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors", "of another program"),
+        ("run.json", '{"format": 1, "conditions": {}, "manifest": {}}'),  # percept infer's
+        ("config.json", '{"model_type": "bert"}'),
+        ("state/step-12", "not a state"),
+    ],
+)
+def test_files_that_no_training_wrote_stay_also_with_fresh(
+    config_file: Path,
+    tmp_path: Path,
+    train: Train,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    content: str,
+) -> None:
+    file = tmp_path / "out" / name
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    for options in ([], ["--fresh"]):
+        assert train(config_file, tmp_path / "out", *options) == 2
+        message = capsys.readouterr().err
+        assert f"no percept train has written here (got {name!r})" in message
+        assert file.read_text() == content
+
+
+def test_fresh_removes_what_a_training_wrote_and_nothing_else(
+    config_file: Path, tmp_path: Path, train: Train
+) -> None:
+    out = tmp_path / "out"
+    mine = [out / "samples/thesis.txt", out / "state/step-abc/notes", out / "best/of.txt"]
+    for file in mine:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("mine")
+    assert train(config_file, out) == 0
+    options = ["--set", "train.steps=4", "--set", "train.samples=0", "--fresh"]
+    assert train(config_file, out, *options) == 0
+    assert {path.name for path in out.rglob("*") if path.is_file()} == {
+        *(file.name for file in mine),
+        *("model.safetensors", "config.json", "run.json", "log.jsonl", "common.pt", ".lock"),
+    }
+    assert [path.name for path in (out / "state").glob("step-?")] == ["step-4"]
 
 
 @pytest.mark.parametrize(
