@@ -11,10 +11,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import re
 import shutil
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,8 +24,8 @@ from typing import Any
 
 import torch
 
-from percept.distributed import is_main, rank, world_size
-from percept.errors import InputError
+from percept.distributed import all_gather_texts, barrier, is_main, rank, world_size
+from percept.errors import InputError, Interrupted
 from percept.files import read_json
 
 RUN_FORMAT = 1
@@ -33,6 +35,8 @@ _OURS = re.compile(
     r"|samples/step-\d{6,}\.png|state/(step|part)-\d+|tensorboard/events\.out\.tfevents\..+"
 )
 _MOST_CHANGES = 8  # that a message names
+_VISIBLE_SECONDS = 10.0  # in which a network's disk shows a new file to all
+_PART_SECONDS = 600.0  # in which all processes have written their parts of a state
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
@@ -102,6 +106,34 @@ def check_folder(folder: Path, settings: Mapping[str, Any], *, fresh: bool) -> N
             file=folder,
             key="--out",
             remedy="Put the settings back, name another folder, or add --fresh to start over",
+        )
+
+
+def check_shared(folder: Path) -> None:
+    """Refuse a folder that is not the same one for all processes; all of them call this.
+
+    Raises
+    ------
+    InputError
+        In a process that does not see what the main one writes.
+    """
+    if world_size() == 1:
+        return
+    mark = folder / f".percept-{uuid.uuid4().hex}.tmp"
+    if is_main():
+        mark.touch()
+    (name,) = all_gather_texts([mark.name] if is_main() else [])
+    deadline = time.monotonic() + _VISIBLE_SECONDS
+    while not (seen := (folder / name).exists()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    barrier()
+    mark.unlink(missing_ok=True)
+    if not seen:
+        raise InputError(
+            f"process {rank()} sees another folder of this name than process 0",
+            file=folder,
+            key="--out",
+            remedy="Put it on a disk that all nodes share",
         )
 
 
@@ -225,7 +257,14 @@ class Saver:
         _save(parts / "common.pt", common)
         # The others' parts are seen to be whole by their names: a collective here would run
         # beside those of the training.
-        while local and len(list(parts.glob("rank-*.pt"))) < world_size():
+        wanted = {f"rank-{number}.pt" for number in range(world_size())} if local else set()
+        deadline = time.monotonic() + _PART_SECONDS
+        while missing := wanted - {path.name for path in parts.iterdir()}:
+            if time.monotonic() > deadline:
+                raise Interrupted(
+                    f"{parts}: the other processes have not written {', '.join(sorted(missing))}; "
+                    "the same command resumes"
+                )
             time.sleep(0.005)
         _sync(parts)
         shutil.rmtree(whole, ignore_errors=True)
@@ -248,18 +287,45 @@ def _copied(value: Any) -> Any:
 
 
 def load_state(
-    folder: Path, step: int, device: torch.device
+    folder: Path, step: int, device: torch.device, *, own: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read what a :class:`Saver` wrote: the common part, and this process's own on its device.
 
     Networks and optimizers take the common part where they are; what compression remembers is
     added to gradients as it is.
+
+    Raises
+    ------
+    InputError
+        If a file is damaged, or ``own`` parts are needed and were written by another number of
+        processes.
     """
     whole = folder / "state" / f"step-{step}"
-    own = whole / f"rank-{rank()}.pt"
-    common = torch.load(whole / "common.pt", map_location="cpu", weights_only=True)
-    local = torch.load(own, map_location=device, weights_only=True) if own.exists() else {}
-    return common, local
+    common = _load(whole / "common.pt", torch.device("cpu"))
+    if not own:
+        return common, {}
+    if common["world"] != world_size():
+        raise InputError(
+            f"was begun with {common['world']} processes, each of which holds a part of the "
+            f"state; {world_size()} cannot go on from there",
+            file=folder,
+            key="--nproc",
+            value=world_size(),
+            remedy=f"Use --nproc {common['world']}, or add --fresh to start over",
+        )
+    return common, _load(whole / f"rank-{rank()}.pt", device)
+
+
+def _load(file: Path, device: torch.device) -> dict[str, Any]:
+    try:
+        return dict(torch.load(file, map_location=device, weights_only=True))
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"is damaged: {reason or type(error).__name__}",
+            file=file,
+            remedy="Put it back, or add --fresh to start over",
+        ) from None
 
 
 def trim_logs(folder: Path, step: int) -> None:

@@ -82,7 +82,7 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
     """Train in the process group that is there."""
     import torch
 
-    from percept.distributed import is_main, together, world_size
+    from percept.distributed import all_gather_texts, is_main, together, world_size
     from training import checkpoint
     from training.data import check_loader, training_photographs, validation_photographs
     from training.trainer import Trainer, make_network, settings_of
@@ -110,13 +110,17 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
                 checkpoint.check_folder(args.out, settings, fresh=args.fresh)
                 if args.fresh:
                     checkpoint.clear(args.out)
-        run = checkpoint.read_run(args.out)
-        if run is not None and run["state"] == "complete":
+        with together():
+            checkpoint.check_shared(args.out)
+        with together():
+            run = checkpoint.read_run(args.out) or {}
+        # Where they stand is for one process to say: a network's disk may show others the past.
+        (state,) = all_gather_texts([run.get("state", "")] if is_main() else [])
+        if state == "complete":
             if is_main():
                 print(f"{config.arm}: already trained, {run['step']} steps, in {args.out}")
             return
-        with together():
-            trainer = Trainer(config, photographs, validation, args.out, device=device)
+        trainer = Trainer(config, photographs, validation, args.out, device=device)
         if is_main():
             steps, batch = config.train.steps, config.train.global_batch
             print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import platform
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 import percept
 from percept.distributed import (
     all_gather_rows,
+    all_gather_texts,
     barrier,
     is_main,
     rank,
@@ -153,24 +155,26 @@ class Trainer:
         device: torch.device,
     ) -> None:
         self.config, self.folder, self.device = config, folder, device
-        network = make_network(config, world=world_size())
-        self.parameters = sum(value.numel() for value in network.parameters())
-        self.views = Views(photographs, config, rank=rank(), world=world_size())
-        #: Evaluates and exports, in the main process.
-        self.exported = make_network(config, world=world_size()).to(device).eval()
-        self.fixed, self.validates = self._fixed_views(validation)
-        prior = None
-        if config.loss.classification:
-            every = range(len(photographs))
-            prior = chroma_prior(self.views.photograph(index) for index in every)
+        with together():  # what one process cannot read stops all, before they need each other
+            network = make_network(config, world=world_size())
+            self.parameters = sum(value.numel() for value in network.parameters())
+            self.views = Views(photographs, config, rank=rank(), world=world_size())
+            #: Evaluates and exports, in the main process.
+            self.exported = make_network(config, world=world_size()).to(device).eval()
+            self.fixed, self.validates = self._fixed_views(validation)
+            prior = None
+            if config.loss.classification:
+                every = range(len(photographs))
+                prior = chroma_prior(self.views.photograph(index) for index in every)
+            self.objective = Objective(config, network, device, prior)
         self.clock = Clock(device)
-        self.objective = Objective(config, network, device, prior)
         self.parallel = make_parallel(config, network, device, self.objective, self.clock)
         self.settings = settings_of(config, photographs)
         seen = [*photographs, *validation]
         self.hashes = sorted({sha for photograph in seen for sha in photograph.hashes})
         self.saver = checkpoint.Saver(folder)
-        self.step = checkpoint.saved_step(folder)
+        saved = [str(checkpoint.saved_step(folder))] if is_main() else []
+        self.step = int(all_gather_texts(saved)[0])
         self.seconds = 0.0
         #: Colours that this process has trained on since the last line of the log.
         self.colours = torch.zeros(256, dtype=torch.float64)
@@ -353,18 +357,24 @@ class Trainer:
         return (light, colour), bool(validation)
 
     def _restore(self) -> None:
-        common, local = checkpoint.load_state(self.folder, self.step, self.device)
-        if self.parallel.is_local and common["world"] != world_size():
-            raise InputError(
-                f"was begun with {common['world']} processes, each of which holds a part of the "
-                f"state; {world_size()} cannot go on from there",
-                file=self.folder,
-                key="--nproc",
-                value=world_size(),
-                remedy=f"Use --nproc {common['world']}, or add --fresh to start over",
+        with together():
+            common, local = checkpoint.load_state(
+                self.folder, self.step, self.device, own=self.parallel.is_local
             )
         self.parallel.load(common, local)
         self.sums, self.seconds = common["trainer"], common["seconds"]
+        if self.config.sharding.strategy in {"none", "zero"} and not self.config.local_sgd:
+            digest = hashlib.sha256()
+            for value in self.parallel.network.state_dict().values():
+                digest.update(value.cpu().contiguous().view(torch.uint8).numpy())
+            with together():
+                if len(set(all_gather_texts([digest.hexdigest()]))) > 1:
+                    raise InputError(
+                        f"the processes have read different weights of step {self.step}",
+                        file=self.folder,
+                        key="--out",
+                        remedy="Put it on a disk that all nodes share, or add --fresh",
+                    )
 
     def _stop_diverged(self, what: str) -> None:
         self.saver.wait()

@@ -28,7 +28,8 @@ import training.trainer
 from percept import bundle
 from percept import files as percept_files
 from percept.cli import main as percept
-from percept.distributed import process_group
+from percept.distributed import launch, process_group
+from percept.errors import Interrupted
 from percept.files import lock_folder, sha256_file
 from percept.inference.networks import load_checkpoint
 from training import checkpoint
@@ -238,9 +239,44 @@ def test_what_compression_remembers_comes_back_on_the_device_of_the_gradients(
         saver = checkpoint.Saver(tmp_path)
         saver.start(3, {"world": 1}, residual)
         saver.wait()
-        _, local = checkpoint.load_state(tmp_path, 3, torch.device("meta"))
+        _, local = checkpoint.load_state(tmp_path, 3, torch.device("meta"), own=True)
     assert local["iter"] == 3
     assert local["error_dict"][0].device.type == "meta"  # stands for a CUDA device here
+
+
+def test_a_part_that_another_process_never_writes_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "world_size", lambda: 2)
+    monkeypatch.setattr(checkpoint, "_PART_SECONDS", 0.1)
+    saver = checkpoint.Saver(tmp_path)
+    saver.start(3, {"world": 2}, {"residual": torch.ones(2)})
+    with pytest.raises(Interrupted, match=r"have not written rank-1\.pt"):
+        saver.wait()
+    assert checkpoint.saved_step(tmp_path) == 0
+
+
+@pytest.mark.parametrize("name", ["run.json", "state/step-6/common.pt"])
+def test_a_damaged_file_is_named_and_fresh_starts_over(
+    config_file: Path,
+    tmp_path: Path,
+    train: Train,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    out = tmp_path / "out"
+    assert train(config_file, out) == 0
+    run = (out / "run.json").read_text()
+    (out / "run.json").write_text(run.replace('"complete"', '"running"'))
+    file = out / name
+    file.write_bytes(b"{}" if name == "run.json" else file.read_bytes()[:5000])
+    capsys.readouterr()
+    assert train(config_file, out) == 2
+    message = capsys.readouterr().err
+    assert f"percept train: {file}: is damaged" in message
+    assert "--fresh" in message
+    assert len(message.splitlines()) == 1
+    assert train(config_file, out, "--fresh") == 0
 
 
 def test_divergence_stops_and_keeps_the_last_good_checkpoint(
@@ -508,6 +544,33 @@ def test_two_processes_under_torchrun_equal_one(
     assert train(config_file, tmp_path / "other", *options, "--set", "seed=4") == 0
     with pytest.raises(AssertionError):
         assert_close(tmp_path / "one", tmp_path / "other", 1e-2)
+
+
+APART = """
+import os, sys
+import training.checkpoint
+from percept.distributed import leave
+from training.train import main
+training.checkpoint._VISIBLE_SECONDS = 0.2
+out = sys.argv[2] + os.environ["RANK"]
+os.makedirs(out, exist_ok=True)
+leave(main([sys.argv[1], "--out", out, "--device", "cpu"]))
+"""
+
+
+def test_nodes_that_do_not_share_the_folder_are_refused(
+    config_file: Path, tmp_path: Path, train: Train, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train(config_file, tmp_path / "out0") == 0  # and process 1 has begun nothing
+    capfd.readouterr()
+    assert launch(["-c", APART, str(config_file), str(tmp_path / "out")], 2) == 2
+    captured = capfd.readouterr()
+    assert captured.err == (
+        f"percept train: {tmp_path}/out1, key '--out': process 1 sees another folder of this name "
+        "than process 0. Put it on a disk that all nodes share\n"
+    )
+    assert not captured.out
+    assert not list((tmp_path / "out1").glob("[!.]*"))
 
 
 @pytest.fixture
