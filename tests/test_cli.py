@@ -37,3 +37,11 @@ def test_exit_codes_of_the_unforeseen(
     monkeypatch.setattr(command, "run", fail)
     assert cli.main(["manifest", "check", str(tmp_path / "x.csv")]) == code
     assert said in capsys.readouterr().err
+
+
+def test_a_worker_whose_main_process_says_what_is_wrong_returns_its_exit_code(monkeypatch) -> None:
+    def left(args) -> int:  # what distributed.together does there
+        raise SystemExit(2)
+
+    monkeypatch.setattr("percept.cli.metrics.run", left)
+    assert cli.main(["metrics", "RUN"]) == 2

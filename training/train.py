@@ -145,6 +145,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PerceptError as error:
         print(f"percept train: {error}", file=sys.stderr)
         return error.exit_code
+    except SystemExit as left:  # the main process says why; see distributed.leave for the rest
+        return int(left.code or 0)
     except OSError as error:  # a full disk, or a folder that may not be written
         where = error.filename or args.out
         print(

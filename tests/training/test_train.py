@@ -573,6 +573,16 @@ def test_nodes_that_do_not_share_the_folder_are_refused(
     assert not list((tmp_path / "out1").glob("[!.]*"))
 
 
+def test_a_worker_whose_main_process_says_what_is_wrong_returns_its_exit_code(
+    config_file: Path, tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def left(*_: object) -> None:  # what distributed.together does there
+        raise SystemExit(2)
+
+    monkeypatch.setattr(training.train, "work", left)
+    assert train(config_file, tmp_path / "out") == 2
+
+
 @pytest.fixture
 def kill_group() -> Iterator[list[subprocess.Popen[bytes]]]:
     started: list[subprocess.Popen[bytes]] = []
