@@ -7,6 +7,7 @@ decides the photographs, the position in the stream each view.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import resource
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from percept.color import srgb_to_lab
 from percept.degrade import PROCESSES, age, content_rng
-from percept.errors import InputError, InputErrors
+from percept.errors import InputError, InputErrors, PerceptError
 from percept.files import PACKAGE, sha256_file
 from percept.manifest import load_rgb, read_manifest
 from training.config import Config, DataConfig
@@ -31,6 +32,10 @@ from training.order import Order
 _FILES = ("path", "reference_path", "reference_clean_path")
 _VIEW = 1  # a random stream of its own among those of one seed
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where loader processes hand tensors over)
+
+
+#: Luminance, chroma, and what is wrong with them, if anything.
+Batch = tuple[torch.Tensor, torch.Tensor, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +261,12 @@ class Views(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         views = torch.stack([self._view(first + i, int(chosen[i]), shape) for i in self.share])
         return views[:, :1], views[:, 1:]
 
+    def unknown(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """NaN in place of a process's share of a step."""
+        shape = len(self.share), 3, *self._shapes[self._order.bucket(step)]
+        views = torch.full(shape, math.nan)
+        return views[:, :1], views[:, 1:]
+
     def center(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Cut the largest view from the middle of a photograph: (1, H, W) and (2, H, W)."""
         photograph = self.photograph(index)
@@ -305,13 +316,11 @@ def _resize(window: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     )[0]
 
 
-def load_batches(
-    views: Views, config: DataConfig, steps: range
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def load_batches(views: Views, config: DataConfig, steps: range) -> Iterator[Batch]:
     """Yield the items of ``views`` for ``steps``, made ahead by loader processes if any."""
     return iter(
         DataLoader(
-            views,
+            _Batches(views),
             batch_size=None,
             sampler=steps,
             num_workers=config.workers,
@@ -321,6 +330,23 @@ def load_batches(
             generator=torch.Generator(),
         )
     )
+
+
+class _Batches(Dataset[Batch]):
+    """The items of views, each with what is wrong with it.
+
+    A process that met a bad photograph alone would leave the others waiting for its gradient: it
+    hands them NaN instead, and then all know.
+    """
+
+    def __init__(self, views: Views) -> None:
+        self._views = views
+
+    def __getitem__(self, step: int) -> Batch:
+        try:
+            return *self._views[step], ""
+        except PerceptError as error:
+            return *self._views.unknown(step), str(error)
 
 
 def check_loader(config: Config, world: int) -> None:

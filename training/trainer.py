@@ -24,6 +24,7 @@ from percept.distributed import (
     all_gather_texts,
     barrier,
     is_main,
+    meeting,
     rank,
     together,
     world_size,
@@ -206,7 +207,8 @@ class Trainer:
                 self.folder, tensorboard=self.config.train.tensorboard, step=self.step
             )
         try:
-            self._train(tracker)
+            with meeting():
+                self._train(tracker)
         except BaseException:
             with suppress(Exception):
                 self.saver.wait()  # what is being written becomes whole
@@ -227,12 +229,15 @@ class Trainer:
         self.clock.lap("")
         with Progress(self.config.arm, done=self.step, total=train.steps) as progress:
             while self.step < train.steps:
-                luminance, chroma = (
-                    part.to(self.device, non_blocking=True) for part in next(batches)
-                )
+                *views, problem = next(batches)
+                luminance, chroma = (part.to(self.device, non_blocking=True) for part in views)
                 self.clock.lap("data")
                 rate = learning_rate(self.step, self.config)
                 outcome = self.parallel.step(luminance, chroma, number=self.step, rate=rate)
+                if not all(map(math.isfinite, outcome.terms)):
+                    with together():  # because a process had no photograph?
+                        if problem:
+                            raise InputError(problem)
                 self.colours += chroma_histogram(chroma)
                 self._judge(outcome)
                 self.step += 1

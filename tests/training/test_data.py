@@ -171,7 +171,8 @@ def test_loader_processes_and_cache_change_nothing(
     loaded = views(tmp_path, **settings)
     config = DataConfig(**settings)  # type: ignore[arg-type]
     batches = list(load_batches(loaded, config, range(2, 5)))
-    for step, (luminance, chroma) in zip(range(2, 5), batches, strict=True):
+    for step, (luminance, chroma, problem) in zip(range(2, 5), batches, strict=True):
+        assert not problem
         expected = views(tmp_path)[step]
         assert torch.equal(luminance, expected[0])
         assert torch.equal(chroma, expected[1])

@@ -573,6 +573,23 @@ def test_nodes_that_do_not_share_the_folder_are_refused(
     assert not list((tmp_path / "out1").glob("[!.]*"))
 
 
+def test_a_photograph_that_one_process_cannot_read_stops_all_of_them_in_one_line(
+    config_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bad, manifest = tmp_path / "c.png", tmp_path / "manifest.csv"
+    whole, text = sha256_file(bad), manifest.read_text()
+    bad.write_bytes(bad.read_bytes()[:-40])
+    manifest.write_text(text.replace(whole, sha256_file(bad)))
+    command = ["train", str(config_file), "--out", str(tmp_path / "out"), "--nproc", "2"]
+    command += ["--device", "cpu", "--set", "data.cache=false", "--set", "data.workers=1"]
+    # Only process 1 meets it, and only in a step.
+    command += ["--set", "data.sampler=contiguous", "--set", "train.samples=0"]
+    assert percept(command) == 2
+    message = capfd.readouterr().err
+    assert message.startswith(f"percept train: {bad}: ")
+    assert len(message.splitlines()) == 1
+
+
 def test_a_worker_whose_main_process_says_what_is_wrong_returns_its_exit_code(
     config_file: Path, tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
