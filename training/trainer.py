@@ -50,7 +50,9 @@ from training.progress import Progress
 from training.tracking import Tracker, grid
 
 _VALIDATION_PHOTOS = 64  # that the main process evaluates while the others wait
-_SMOOTHING = 0.9  # of the loss that divergence is judged by
+# The loss that divergence is judged by is smoothed over as many views, whatever the batch, and
+# means something from as many on.
+_SMOOTHED_VIEWS, _FIRST_VIEWS = 160, 8
 _SMALLEST_SCALE = 2.0**-8  # of fp16's loss: overflow even there is divergence
 
 
@@ -177,13 +179,16 @@ class Trainer:
         saved = [str(checkpoint.saved_step(folder))] if is_main() else []
         self.step = int(all_gather_texts(saved)[0])
         self.seconds = 0.0
+        #: Whether the last step may be the first of a divergence, so that no state is saved.
+        self.doubtful = False
         #: Colours that this process has trained on since the last line of the log.
         self.colours = torch.zeros(256, dtype=torch.float64)
         # ``terms`` since the last line of the log, too; the others since the beginning.
         self.sums: dict[str, Any] = {
             "terms": [0.0] * len(self.objective.names),
-            "smooth": None,
+            "smooth": 0.0,
             "lowest": None,
+            "start": None,
             "best": None,
         }
         if self.step:
@@ -195,8 +200,9 @@ class Trainer:
         Raises
         ------
         InputError
-            If the loss or its gradient is no longer finite, or the loss is far above what it
-            was; the last saved step is kept.
+            If the loss or its gradient is no longer finite, or the smoothed loss rises above both
+            ``train.divergence`` times its lowest value and half of what it was at the start; the
+            last saved step is kept.
         """
         tracker = None
         if is_main():
@@ -227,6 +233,7 @@ class Trainer:
         began, since = time.monotonic() - self.seconds, self.step
         marked = time.monotonic()
         self.clock.lap("")
+        due = False
         with Progress(self.config.arm, done=self.step, total=train.steps) as progress:
             while self.step < train.steps:
                 *views, problem = next(batches)
@@ -251,7 +258,9 @@ class Trainer:
                         tracker.line(line)
                         progress.report(line)
                 progress.advance(self.step)
-                if self.step % train.checkpoint_every == 0 or last:
+                due |= self.step % train.checkpoint_every == 0
+                if (due and not self.doubtful) or last:
+                    due = False
                     self.seconds = time.monotonic() - began
                     self._save(tracker)
                     self.clock.lap("")
@@ -265,12 +274,22 @@ class Trainer:
             self._stop_diverged(f"loss {loss}, gradient norm {outcome.norm}")
         sums = self.sums
         sums["terms"] = [a + b for a, b in zip(sums["terms"], outcome.terms, strict=True)]
-        before = sums["smooth"]
-        sums["smooth"] = loss if before is None else before + (1 - _SMOOTHING) * (loss - before)
+        batch, number = self.config.train.global_batch, self.step + 1
+        share = max(min(0.1, batch / _SMOOTHED_VIEWS), 1 / number)  # at first, a plain mean
+        sums["smooth"] += share * (loss - sums["smooth"])
+        if number * batch < _FIRST_VIEWS:
+            return
+        sums["start"] = sums["start"] or sums["smooth"]
         sums["lowest"] = min(sums["smooth"], sums["lowest"] or math.inf)
-        limit = self.config.train.divergence
-        if limit and sums["smooth"] > limit * sums["lowest"]:
-            self._stop_diverged(f"loss {sums['smooth']:.4g}, having been {sums['lowest']:.4g}")
+        factor = self.config.train.divergence
+        # What has come far down may rise again; only at half of the start is that a failure.
+        limit = max(factor * sums["lowest"], sums["start"] / 2) if factor else math.inf
+        self.doubtful = loss > limit
+        if sums["smooth"] > limit:
+            self._stop_diverged(
+                f"loss {sums['smooth']:.4g}, having been {sums['lowest']:.4g} "
+                f"({sums['start']:.4g} at the start)"
+            )
 
     def _line(self, rate: float, outcome: Step, steps: int, seconds: float) -> dict[str, Any]:
         """One line of the log, and a new beginning for the next."""

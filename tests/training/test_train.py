@@ -309,12 +309,47 @@ def test_a_loss_far_above_what_it_was_stops_too(
     config_file: Path, tmp_path: Path, train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--set", "optimizer.name=sgd", "--set", "optimizer.learning_rate=10"]
-    options += ["--set", "optimizer.clip_norm=0", "--set", "train.divergence=1.01"]
-    options += ["--set", "schedule.warmup_steps=0", "--set", "train.checkpoint_every=1"]
-    assert train(config_file, tmp_path / "out", *options) == 2
-    assert re.search(r"diverged at step \d: loss \S+, having been", capsys.readouterr().err)
+    options += ["--set", "optimizer.clip_norm=0", "--set", "schedule.warmup_steps=0"]
+    options += ["--set", "train.steps=40", "--set", "train.checkpoint_every=1"]
+    assert train(config_file, tmp_path / "out", *options) == 2  # by the default limit
+    assert re.search(r"diverged at step \d+: loss \S+, having been", capsys.readouterr().err)
     assert run_json(tmp_path / "out")["state"] == "diverged"
-    assert load_checkpoint(tmp_path / "out")[1]["step"] >= 1
+
+
+def test_no_state_is_saved_while_the_loss_is_far_above_what_it_was(
+    config_file: Path,
+    tmp_path: Path,
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    original, calls = training.losses.chroma_loss, iter(range(1000))
+
+    def rises(*args: object, **options: object) -> torch.Tensor:
+        loss = original(*args, **options)  # type: ignore[arg-type]
+        return loss * (3 if next(calls) > 4 else 1)  # the first is no step
+
+    monkeypatch.setattr(training.losses, "chroma_loss", rises)
+    options = ["--set", "train.steps=40", "--set", "train.checkpoint_every=1"]
+    assert train(config_file, tmp_path / "out", *options) == 2
+    stopped = re.search(r"diverged at step (\d+): .* step 4 is kept", capsys.readouterr().err)
+    assert stopped is not None
+    assert int(stopped[1]) > 7  # the smoothed loss took some steps to get there
+    assert load_checkpoint(tmp_path / "out")[1]["step"] == 4
+
+
+def test_a_few_views_say_nothing_about_divergence(
+    config_file: Path, tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = training.losses.chroma_loss, iter(range(1000))
+
+    def unequal(*args: object, **options: object) -> torch.Tensor:
+        loss = original(*args, **options)  # type: ignore[arg-type]
+        return loss * (0.1 if next(calls) == 1 else 1)  # the first photograph is nearly grey
+
+    monkeypatch.setattr(training.losses, "chroma_loss", unequal)
+    options = ["--set", "train.global_batch=1", "--set", "train.steps=12"]
+    assert train(config_file, tmp_path / "out", *options) == 0
 
 
 def test_the_best_is_kept_beside_the_last(
