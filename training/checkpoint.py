@@ -94,7 +94,7 @@ def check_folder(folder: Path, settings: Mapping[str, Any], *, fresh: bool) -> N
         return
     before, now = _flat(run["settings"]), _flat(settings)
     changed = [
-        f"{key} {before.get(key)!r} → {now.get(key)!r}"
+        f"{key} differs" if "sha256" in key else f"{key} {before.get(key)!r} → {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     ]

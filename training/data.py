@@ -7,6 +7,7 @@ decides the photographs, the position in the stream each view.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import resource
@@ -135,12 +136,30 @@ def _photographs(config: DataConfig, split: str, *, required: bool = True) -> li
     return photographs
 
 
-def data_sha256(photographs: Sequence[Photograph]) -> str:
-    """Hash of what is trained on, in order: content ids and the hashes of all their files."""
-    digest = hashlib.sha256()
-    for photograph in photographs:
-        digest.update("\t".join([photograph.content_id, *photograph.hashes, "\n"]).encode())
-    return digest.hexdigest()
+def data_sha256(
+    photographs: Sequence[Photograph], validation: Sequence[Photograph], config: Config
+) -> dict[str, str]:
+    """Hash what a manifest decides of a training, each under a name that says what it is.
+
+    Returns
+    -------
+    dict of str to str
+        ``data_sha256``: content ids and the hashes of all files, in order; ``validation_sha256``:
+        the same of the validation. ``strata_sha256`` and ``buckets_sha256``, where the order of
+        the photographs depends on them.
+    """
+    parts = {
+        "data_sha256": [[p.content_id, *p.hashes] for p in photographs],
+        "validation_sha256": [[p.content_id, *p.hashes] for p in validation],
+    }
+    if config.data.sampler == "stratified":
+        parts["strata_sha256"] = [list(p.stratum) for p in photographs]
+    if len(config.views) > 1:
+        nearest = [nearest_shape(p.shape, config.views) for p in photographs]
+        parts["buckets_sha256"] = [[str(index)] for index in nearest]
+    return {
+        name: hashlib.sha256(json.dumps(rows).encode()).hexdigest() for name, rows in parts.items()
+    }
 
 
 def load_lab(photograph: Photograph, config: DataConfig, *, seed: int = 0) -> torch.Tensor:

@@ -47,9 +47,9 @@ def check(args: argparse.Namespace, world: int) -> None:
         make_network(config, world=world)
     pick_device(args.device)
     photographs = training_photographs(config.data)
-    validation_photographs(config.data)
+    validation = validation_photographs(config.data)
     check_loader(config, world)
-    check_folder(args.out, settings_of(config, photographs), fresh=args.fresh)
+    check_folder(args.out, settings_of(config, photographs, validation), fresh=args.fresh)
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
         with _of_file(args.config):
             make_network(config, world=world_size())
         check_loader(config, world_size())
-        settings = settings_of(config, photographs)
+        settings = settings_of(config, photographs, validation)
         checkpoint.check_folder(args.out, settings, fresh=args.fresh)
     with ExitStack() as held:
         with together():

@@ -120,11 +120,13 @@ def learning_rate(step: int, config: Config) -> float:
     return peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def settings_of(config: Config, photographs: Sequence[Photograph]) -> dict[str, Any]:
+def settings_of(
+    config: Config, photographs: Sequence[Photograph], validation: Sequence[Photograph]
+) -> dict[str, Any]:
     """All that decides the result: two trainings with equal settings are the same training."""
     settings = config.as_dict()
     del settings["data"]["manifest"]  # where it lies does not matter, what it names does
-    return {**settings, "data_sha256": data_sha256(photographs)}
+    return {**settings, **data_sha256(photographs, validation, config)}
 
 
 class Trainer:
@@ -172,7 +174,7 @@ class Trainer:
             self.objective = Objective(config, network, device, prior)
         self.clock = Clock(device)
         self.parallel = make_parallel(config, network, device, self.objective, self.clock)
-        self.settings = settings_of(config, photographs)
+        self.settings = settings_of(config, photographs, validation)
         seen = [*photographs, *validation]
         self.hashes = sorted({sha for photograph in seen for sha in photograph.hashes})
         self.saver = checkpoint.Saver(folder)

@@ -263,11 +263,20 @@ def test_unknown_strata_are_named(manifest: Path) -> None:
 
 
 def test_data_hash_follows_the_files(manifest: Path) -> None:
-    config = DataConfig(manifest=str(manifest))
-    before = data_sha256(training_photographs(config))
-    assert data_sha256(training_photographs(config)) == before
+    config = Config(
+        arm="x",
+        data=DataConfig(manifest=str(manifest)),
+        train=TrainConfig(steps=1, global_batch=1),
+    )
+
+    def found() -> dict[str, str]:
+        return data_sha256(training_photographs(config.data), [], config)
+
+    before = found()
+    assert found() == before
     Image.new("RGB", (36, 30), "red").save(manifest.parent / "b-reference.png")
-    assert data_sha256(training_photographs(config)) != before
+    assert found()["data_sha256"] != before["data_sha256"]
+    assert found()["validation_sha256"] == before["validation_sha256"]
 
 
 def test_an_unknown_split_names_those_there_are(manifest: Path) -> None:

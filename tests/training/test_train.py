@@ -449,7 +449,41 @@ def test_other_photographs_are_a_change(
     assert train(config_file, tmp_path / "out") == 0
     (tmp_path / "a-reference.png").write_bytes((tmp_path / "b-reference.png").read_bytes())
     assert train(config_file, tmp_path / "out") == 2
-    assert "data_sha256" in capsys.readouterr().err
+    assert "other settings: data_sha256 differs. Put" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "old", "new", "names"),
+    [
+        (["data.validation_split=study"], "study", "other", "validation_sha256"),
+        (["data.sampler=stratified", "data.strata=['license']"], "CC0", "PD", "strata_sha256"),
+        (["data.buckets=[[16, 24], [24, 16]]"], "36,30", "30,36", "buckets_sha256"),
+        ([], "36,30", "30,36", None),  # which no square view depends on
+    ],
+)
+def test_what_else_a_manifest_decides_is_a_change(
+    config_file: Path,
+    tmp_path: Path,
+    train: Train,
+    capsys: pytest.CaptureFixture[str],
+    settings: list[str],
+    old: str,
+    new: str,
+    names: str | None,
+) -> None:
+    manifest = tmp_path / "manifest.csv"
+    head, *rows = manifest.read_text().splitlines()
+    text = "\n".join([f"{head},license", *(f"{row},CC0" for row in rows)])
+    manifest.write_text(text)
+    options = ["--set", "train.steps=2"]
+    for setting in settings:
+        options += ["--set", setting]
+    assert train(config_file, tmp_path / "out", *options) == 0
+    manifest.write_text(text.replace(old, new, 1))
+    capsys.readouterr()
+    assert train(config_file, tmp_path / "out", *options) == (2 if names else 0)
+    if names:
+        assert f"other settings: {names} differs. Put" in capsys.readouterr().err
 
 
 def test_a_checkpoint_from_elsewhere_is_not_overwritten(
