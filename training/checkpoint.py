@@ -17,8 +17,8 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -287,43 +287,30 @@ def _copied(value: Any) -> Any:
 
 
 def load_state(
-    folder: Path, step: int, device: torch.device, *, own: bool
+    folder: Path, step: int, device: torch.device
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read what a :class:`Saver` wrote: the common part, and this process's own on its device.
 
     Networks and optimizers take the common part where they are; what compression remembers is
     added to gradients as it is.
-
-    Raises
-    ------
-    InputError
-        If a file is damaged, or ``own`` parts are needed and were written by another number of
-        processes.
     """
     whole = folder / "state" / f"step-{step}"
-    common = _load(whole / "common.pt", torch.device("cpu"))
-    if not own:
-        return common, {}
-    if common["world"] != world_size():
-        raise InputError(
-            f"was begun with {common['world']} processes, each of which holds a part of the "
-            f"state; {world_size()} cannot go on from there",
-            file=folder,
-            key="--nproc",
-            value=world_size(),
-            remedy=f"Use --nproc {common['world']}, or add --fresh to start over",
-        )
-    return common, _load(whole / f"rank-{rank()}.pt", device)
+    own = whole / f"rank-{rank()}.pt"
+    common = torch.load(whole / "common.pt", map_location="cpu", weights_only=True)
+    local = torch.load(own, map_location=device, weights_only=True) if own.exists() else {}
+    return common, local
 
 
-def _load(file: Path, device: torch.device) -> dict[str, Any]:
+@contextmanager
+def readable(folder: Path, step: int) -> Iterator[None]:
+    """Name a state that is damaged, where it is read."""
     try:
-        return dict(torch.load(file, map_location=device, weights_only=True))
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        yield
+    except (OSError, EOFError, LookupError, RuntimeError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(
             f"is damaged: {reason or type(error).__name__}",
-            file=file,
+            file=folder / "state" / f"step-{step}",
             remedy="Put it back, or add --fresh to start over",
         ) from None
 

@@ -45,7 +45,7 @@ from training.data import (
     load_batches,
 )
 from training.losses import Objective, check_objective, chroma_prior
-from training.parallel import Step, make_parallel
+from training.parallel import State, Step, make_parallel
 from training.progress import Progress
 from training.tracking import Tracker, grid
 
@@ -382,11 +382,24 @@ class Trainer:
         light, colour = (torch.stack(part) for part in zip(*pairs, strict=True))
         return (light, colour), bool(validation)
 
-    def _restore(self) -> None:
-        with together():
-            common, local = checkpoint.load_state(
-                self.folder, self.step, self.device, own=self.parallel.is_local
+    def _read_state(self) -> tuple[State, State]:
+        common, local = checkpoint.load_state(self.folder, self.step, self.device)
+        if self.parallel.is_local and common["world"] != world_size():
+            raise InputError(
+                f"was begun with {common['world']} processes, each of which holds a part of the "
+                f"state; {world_size()} cannot go on from there",
+                file=self.folder,
+                key="--nproc",
+                value=world_size(),
+                remedy=f"Use --nproc {common['world']}, or add --fresh to start over",
             )
+        if self.parallel.is_local and not local:
+            raise LookupError(f"the part of process {rank()} is missing")
+        return common, local
+
+    def _restore(self) -> None:
+        with together(), checkpoint.readable(self.folder, self.step):
+            common, local = self._read_state()
         self.parallel.load(common, local)
         self.sums, self.seconds = common["trainer"], common["seconds"]
         if self.config.sharding.strategy in {"none", "zero"} and not self.config.local_sgd:

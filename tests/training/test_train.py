@@ -239,7 +239,7 @@ def test_what_compression_remembers_comes_back_on_the_device_of_the_gradients(
         saver = checkpoint.Saver(tmp_path)
         saver.start(3, {"world": 1}, residual)
         saver.wait()
-        _, local = checkpoint.load_state(tmp_path, 3, torch.device("meta"), own=True)
+        _, local = checkpoint.load_state(tmp_path, 3, torch.device("meta"))
     assert local["iter"] == 3
     assert local["error_dict"][0].device.type == "meta"  # stands for a CUDA device here
 
@@ -270,10 +270,11 @@ def test_a_damaged_file_is_named_and_fresh_starts_over(
     (out / "run.json").write_text(run.replace('"complete"', '"running"'))
     file = out / name
     file.write_bytes(b"{}" if name == "run.json" else file.read_bytes()[:5000])
+    named = file if name == "run.json" else file.parent
     capsys.readouterr()
     assert train(config_file, out) == 2
     message = capsys.readouterr().err
-    assert f"percept train: {file}: is damaged" in message
+    assert f"percept train: {named}: is damaged" in message
     assert "--fresh" in message
     assert len(message.splitlines()) == 1
     assert train(config_file, out, "--fresh") == 0
