@@ -361,6 +361,15 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", steps))
 
 
+def local_size() -> int:
+    """Return the number of workers on this machine; where Slurm's differ, on the fullest one."""
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        return int(os.environ["LOCAL_WORLD_SIZE"])
+    nodes = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "") if _in_slurm_step() else ""
+    counts = re.findall(r"(\d+)(?:\(x\d+\))?", nodes)  # 4(x2),1
+    return max(map(int, counts), default=world_size())
+
+
 def is_main() -> bool:
     """Whether this worker prints and writes for all."""
     return rank() == 0

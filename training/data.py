@@ -368,8 +368,14 @@ class _Batches(Dataset[Batch]):
             return *self._views.unknown(step), str(error)
 
 
-def check_loader(config: Config, world: int) -> None:
+def check_loader(config: Config, world: int, local: int) -> None:
     """Refuse loader processes that would die for want of shared memory or open files.
+
+    Parameters
+    ----------
+    config : Config
+    world, local : int
+        Number of training processes, and of those on this machine.
 
     Raises
     ------
@@ -382,13 +388,16 @@ def check_loader(config: Config, world: int) -> None:
     ready = data.workers * (data.prefetch + 1)
     # All processes of this machine share its memory; a step's views are three planes of float32.
     pixels = max(height * width for height, width in config.views)
-    needed = ready * config.train.global_batch * pixels * 3 * 4
+    share = config.train.global_batch
+    if config.sharding.strategy != "pipeline":  # there every process loads all views
+        share //= world
+    needed = local * ready * share * pixels * 3 * 4
     if _SHARED_MEMORY.is_dir():
         state = os.statvfs(_SHARED_MEMORY)
         free = state.f_bavail * state.f_frsize
         if needed > free:
             raise InputError(
-                f"{data.workers} loader processes in each of {world} that keep {data.prefetch} "
+                f"{data.workers} loader processes in each of {local} that keep {data.prefetch} "
                 f"steps ready need {needed / 2**20:.0f} MiB of shared memory, and {_SHARED_MEMORY} "
                 f"has {free / 2**20:.0f}",
                 key="data.workers",

@@ -48,7 +48,7 @@ def check(args: argparse.Namespace, world: int) -> None:
     pick_device(args.device)
     photographs = training_photographs(config.data)
     validation = validation_photographs(config.data)
-    check_loader(config, world)
+    check_loader(config, world, world)  # percept train starts them all on this machine
     check_folder(args.out, settings_of(config, photographs, validation), fresh=args.fresh)
 
 
@@ -82,7 +82,7 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
     """Train in the process group that is there."""
     import torch
 
-    from percept.distributed import all_gather_texts, is_main, together, world_size
+    from percept.distributed import all_gather_texts, is_main, local_size, together, world_size
     from training import checkpoint
     from training.data import check_loader, training_photographs, validation_photographs
     from training.trainer import Trainer, make_network, settings_of
@@ -98,7 +98,7 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
         validation = validation_photographs(config.data)
         with _of_file(args.config):
             make_network(config, world=world_size())
-        check_loader(config, world_size())
+        check_loader(config, world_size(), local_size())
         settings = settings_of(config, photographs, validation)
         checkpoint.check_folder(args.out, settings, fresh=args.fresh)
     with ExitStack() as held:

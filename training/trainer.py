@@ -65,9 +65,16 @@ def make_network(config: Config, *, world: int = 1) -> nn.Module:
         If the network cannot be built, cannot take views of this size, does not go with the
         loss or the way it is to be trained, or starts from weights that are not there.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # of the CPU, where it is made
         torch.manual_seed(config.seed)
-        network = build_network(config.network.name, config.network.arguments)
+        try:
+            network = build_network(config.network.name, config.network.arguments)
+        except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
+            raise InputError(
+                f"the network is too large: {str(error).partition(chr(10))[0]}",
+                key="network.arguments",
+                value=config.network.arguments,
+            ) from None
     if isinstance(network, Hypercolumn):
         features = load_backbone("vgg16").items()
         network.features.load_state_dict({k.removeprefix("features."): v for k, v in features})

@@ -550,6 +550,7 @@ def test_fresh_removes_what_a_training_wrote_and_nothing_else(
     [
         ("network.name=vit", "key 'network.name': unknown network"),
         ("network.arguments.size=3", "bad network arguments"),
+        ("network.arguments.width=1000000000", "tiny.toml, key 'network.arguments': the network "),
         ("train.crop=15", "tiny.toml, key 'train.crop': the network takes views whose sides are "),
         ("train.crop=15", "multiples of 2 (got 15). For example 16"),
         ("train.stepz=3", "unknown key"),
