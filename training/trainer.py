@@ -50,9 +50,10 @@ from training.progress import Progress
 from training.tracking import Tracker, grid
 
 _VALIDATION_PHOTOS = 64  # that the main process evaluates while the others wait
-# The loss that divergence is judged by is smoothed over as many views, whatever the batch, and
-# means something from as many on.
-_SMOOTHED_VIEWS, _FIRST_VIEWS = 160, 8
+# The loss that divergence is judged by is smoothed over so many steps, and so many views: a
+# training may begin with a few bad steps, and a photograph may be all colour or none.
+_SMOOTHED_STEPS, _SMOOTHED_VIEWS = 10, 160
+_FIRST_VIEWS = 8  # before which its lowest value says nothing
 _SMALLEST_SCALE = 2.0**-8  # of fp16's loss: overflow even there is divergence
 
 
@@ -284,7 +285,8 @@ class Trainer:
         sums = self.sums
         sums["terms"] = [a + b for a, b in zip(sums["terms"], outcome.terms, strict=True)]
         batch, number = self.config.train.global_batch, self.step + 1
-        share = max(min(0.1, batch / _SMOOTHED_VIEWS), 1 / number)  # at first, a plain mean
+        share = min(1 / _SMOOTHED_STEPS, batch / _SMOOTHED_VIEWS)
+        share = max(share, 1 / number)  # at first, a plain mean
         sums["smooth"] += share * (loss - sums["smooth"])
         if number * batch < _FIRST_VIEWS:
             return
@@ -294,7 +296,7 @@ class Trainer:
         # What has come far down may rise again; only at half of the start is that a failure.
         limit = max(factor * sums["lowest"], sums["start"] / 2) if factor else math.inf
         self.doubtful = loss > limit
-        if sums["smooth"] > limit:
+        if number >= _SMOOTHED_STEPS and sums["smooth"] > limit:
             self._stop_diverged(
                 f"loss {sums['smooth']:.4g}, having been {sums['lowest']:.4g} "
                 f"({sums['start']:.4g} at the start)"

@@ -335,7 +335,7 @@ def test_no_state_is_saved_while_the_loss_is_far_above_what_it_was(
     assert train(config_file, tmp_path / "out", *options) == 2
     stopped = re.search(r"diverged at step (\d+): .* step 4 is kept", capsys.readouterr().err)
     assert stopped is not None
-    assert int(stopped[1]) > 7  # the smoothed loss took some steps to get there
+    assert int(stopped[1]) > 9  # the smoothed loss took some steps to get there
     assert load_checkpoint(tmp_path / "out")[1]["step"] == 4
 
 
