@@ -91,6 +91,10 @@ def _tint(lab: Array, dose: float, mask: Array, rng: np.random.Generator) -> Arr
     return _with_chroma(lab, lab[..., 1:] + dose * mask[..., None] * np.array([0.6, 0.8]))
 
 
+def _tint_then_pale(lab: Array, dose: float, mask: Array, rng: np.random.Generator) -> Array:
+    return _pale(_tint(lab, 20.0, mask, rng), dose, mask, rng)
+
+
 EDITS: dict[str, tuple[str, Sequence[float], Edit]] = {
     "paler": ("chroma less by this share", (0.0, 0.2, 0.4, 0.6), _pale),
     "hue": ("hue turned by degrees", (0.0, 20.0, 40.0, 60.0), _hue),
@@ -100,12 +104,17 @@ EDITS: dict[str, tuple[str, Sequence[float], Edit]] = {
     "tone": ("tones bent, exponent less 1", (0.0, 0.1, 0.2, 0.4), _tone),
     "smoothed": ("lightness blurred, σ in pixels", (0.0, 0.5, 1.0, 2.0), _smooth),
     "tinted damage": ("damage tinted, a* and b*", (0.0, 5.0, 10.0, 20.0), _tint),
+    "tinted, paler": (
+        "damage tinted by 20, then all paler",
+        (0.0, 0.2, 0.4, 0.6),
+        _tint_then_pale,
+    ),
 }
 
 #: Metric: the edit that it claims to measure, and those that it answers to as well, rightly.
 CLAIMS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "colorfulness": ("paler", ("blotches",)),
-    "colorfulness_abs": ("paler", ("blotches",)),
+    "colorfulness": ("paler", ("blotches", "tinted, paler")),
+    "colorfulness_abs": ("paler", ("blotches", "tinted, paler")),
     "luminance_fidelity": ("tone", ("smoothed",)),
     "luminance_ssim": ("smoothed", ()),
     "grain_retention": ("smoothed", ()),
@@ -113,7 +122,7 @@ CLAIMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "chroma_lag": ("shifted", ()),
     "patchiness": ("blotches", ()),
     "artifact_chroma": ("tinted damage", ()),
-    "palette_distance": ("hue", ("paler", "blotches")),
+    "palette_distance": ("hue", ("paler", "blotches", "tinted, paler")),
 }
 
 
@@ -141,7 +150,8 @@ def measure() -> pd.DataFrame:
         for edit, (_, doses, change) in EDITS.items():
             for dose in doses:
                 rng = np.random.default_rng(2)
-                found = values(change(lab, dose, mask, rng)) if dose else untouched
+                edited = change(lab, dose, mask, rng)
+                found = untouched if np.array_equal(edited, lab) else values(edited)
                 rows.append({"photograph": path, "edit": edit, "dose": dose, **found})
     return pd.DataFrame(rows)
 
@@ -273,7 +283,10 @@ one way from dose to dose of its own edit. Both changes of lightness
 are `luminance_fidelity`'s business, and blotches are colour. What is left above 20 is a fault: at
 equal chroma the published axes of colorfulness count some hues for more than others, so that it
 takes turned hues for less colour. `chroma_lag` looks no further than 5 % of the
-diagonal each way: a larger shift is read as some smaller one.
+diagonal each way: a larger shift is read as some smaller one. The last column begins with tinted
+damage and makes all of the picture paler: `artifact_chroma` weighs the colour of damage against
+that of the picture, so that a pale colorizer, or a grey one, does not pass for one that saw through
+damage.
 
 ![Every metric against every edit; one curve a photograph](images/dose_response.svg)
 

@@ -362,6 +362,15 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", steps))
 
 
+def local_size() -> int:
+    """Return the number of workers on this machine; where Slurm's differ, on the fullest one."""
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        return int(os.environ["LOCAL_WORLD_SIZE"])
+    nodes = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "") if _in_slurm_step() else ""
+    counts = re.findall(r"(\d+)(?:\(x\d+\))?", nodes)  # 4(x2),1
+    return max(map(int, counts), default=world_size())
+
+
 def is_main() -> bool:
     """Whether this worker prints and writes for all."""
     return rank() == 0
@@ -399,7 +408,7 @@ def all_gather_rows(rows: torch.Tensor) -> torch.Tensor:
     if block.numel() == 0:
         return block
     blocks = [torch.empty_like(block) for _ in counts]
-    with _meeting():
+    with meeting():
         dist.all_gather(blocks, block)
     return torch.cat([part[:n] for part, n in zip(blocks, counts, strict=True)])
 
@@ -418,7 +427,7 @@ def gather_rows(rows: torch.Tensor, to: int) -> torch.Tensor:
     if block.numel() == 0:
         return block
     blocks = [torch.empty_like(block) for _ in counts] if here else None
-    with _meeting():
+    with meeting():
         dist.gather(block, blocks, dst=to)
     if blocks is None:
         return rows[:0]
@@ -429,7 +438,7 @@ def broadcast(block: torch.Tensor, source: int) -> torch.Tensor:
     """Fill ``block``, whose shape and dtype every worker knows, with worker ``source``'s."""
     import torch.distributed as dist
 
-    with _meeting():
+    with meeting():
         dist.broadcast(block, source)
     return block
 
@@ -440,7 +449,7 @@ def _counts(rows: torch.Tensor) -> list[int]:
 
     size = torch.tensor([rows.shape[0]], dtype=torch.int64, device=rows.device)
     sizes = [torch.empty_like(size) for _ in range(world_size())]
-    with _meeting():
+    with meeting():
         dist.all_gather(sizes, size)
     return [int(n.item()) for n in sizes]
 
@@ -454,12 +463,14 @@ def _padded(rows: torch.Tensor, count: int) -> torch.Tensor:
 
 
 @contextmanager
-def _meeting() -> Iterator[None]:
+def meeting() -> Iterator[None]:
     """Say that another worker is gone where a collective fails because of it."""
+    from torch.distributed import DistError
+
     try:
         yield
     except RuntimeError as error:
-        if world_size() == 1:
+        if world_size() == 1 or not (isinstance(error, DistError) or "gloo" in str(error)):
             raise
         raise Interrupted(
             f"worker {rank()} lost another worker; the same command resumes"

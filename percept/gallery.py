@@ -20,6 +20,7 @@ from percept.files import write_bytes_atomic
 from percept.inference.run import Run
 from percept.manifest import load_rgb
 
+_INFINITE = {True: "Infinity", False: "-Infinity"}  # as JavaScript reads them; JSON has none
 TEMPLATE = Path(__file__).with_name("gallery.html")
 
 
@@ -65,7 +66,11 @@ def write_gallery(
     if limit is not None and limit < total:
         rows = [rows[i * total // limit] for i in range(limit)]
     outputs = run.outputs.set_index(["content_id", "condition"])
-    metrics = run.metrics
+    metrics, known = run.metrics, run.info.get("metrics", {})
+    there = metrics["metric"].unique()
+    order = [name for name in known if name in there]
+    order += [name for name in there if name not in known]
+    metrics = metrics.sort_values("metric", key=lambda own: own.map(order.index), kind="stable")
     values = {
         key: dict(zip(own["metric"], own["value"], strict=True))
         for key, own in metrics.groupby(["content_id", "condition"], sort=False)
@@ -75,11 +80,7 @@ def write_gallery(
         photographs.append(_photograph(run, row, outputs, values, side))
         if progress:
             progress(i + 1, len(rows))
-    known = run.info.get("metrics", {})
-    names = [
-        {"name": name, "up": known.get(name, {}).get("higher_is_better")}
-        for name in dict.fromkeys(metrics["metric"])
-    ]
+    names = [{"name": n, "up": known.get(n, {}).get("higher_is_better")} for n in order]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         run=run.root.resolve().name,
@@ -113,7 +114,8 @@ def _photograph(
                 "image": _embed(run.image(output["path"]), side) if made else None,
                 "error": output["error"],
                 "values": {
-                    name: value if math.isfinite(value) else None for name, value in told.items()
+                    name: value if math.isfinite(value) else _INFINITE[value > 0]
+                    for name, value in told.items()
                 },
                 "told": {name: _number(value) for name, value in told.items()},
             }
@@ -128,7 +130,7 @@ def _photograph(
 
 
 def _number(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) else "∞"
+    return f"{value:.4g}" if math.isfinite(value) else "∞" if value > 0 else "−∞"
 
 
 def _embed(file: Path, side: int) -> str:

@@ -77,3 +77,11 @@ def test_folders_above_a_file_are_made(tmp_path: Path) -> None:
         files.check_place(tmp_path)
     with pytest.raises(InputError, match="is a device"):  # which a rename would replace
         files.check_place("/dev/null")
+
+
+def test_a_worker_whose_main_process_says_what_is_wrong_returns_its_exit_code(monkeypatch) -> None:
+    def left(args) -> int:  # what distributed.together does there
+        raise SystemExit(2)
+
+    monkeypatch.setattr("percept.cli.metrics.run", left)
+    assert cli.main(["metrics", "RUN"]) == 2

@@ -228,6 +228,10 @@ def test_slurm_variables_are_understood(monkeypatch):
     assert distributed.in_world()
     assert (distributed.rank(), distributed.world_size()) == (5, 8)
     assert not distributed.is_main()
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert distributed.local_size() == 8
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "2(x3),1,1")
+    assert distributed.local_size() == 2
     assert distributed._slurm_environment()["MASTER_ADDR"] == "localhost"  # there is but one node
     monkeypatch.setenv("SLURM_STEP_NUM_NODES", "2")
     with pytest.raises(InputError, match="Set MASTER_ADDR"):

@@ -33,6 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     ]
     frame = pd.DataFrame(rows, columns=["content_id", "condition", "metric", "value"])
     frame.loc[0, "value"] = math.inf
+    frame.loc[frame["metric"].eq("error") & frame["value"].eq(0), "value"] = -math.inf
     info = {"sharp": {"higher_is_better": True}, "error": {"higher_is_better": False}}
     made.write_metrics(frame, {}, info)
     return open_run(made.root)
@@ -72,9 +73,41 @@ def test_it_sorts_marks_the_best_and_says_that_it_is_not_blind(
     assert "1 of 4 photographs have no error" in page.locator("#note").inner_text()
     page.locator("article").first.locator("img").first.click()
     assert page.locator("dialog").is_visible()
+    page.locator("dialog img").click()
+    assert not page.locator("dialog").is_visible()
     wide = "document.documentElement.scrollWidth <= window.innerWidth"
     assert page.evaluate(wide), "nothing sticks out on a phone"
     assert not errors
+    page.close()
+
+
+def test_metrics_are_in_the_run_s_order_and_pictures_open_by_keyboard(
+    run: Run, tmp_path: Path, browser: Browser
+) -> None:
+    file = tmp_path / "sheet.html"
+    write_gallery(run, file, side=64)
+    page = browser.new_page()
+    page.goto(file.as_uri())
+    options = page.locator("#metric option")
+    assert options.all_inner_texts() == ["sharp ↑", "error ↓"], "as in run.json, not by name"
+    assert page.input_value("#metric") == "sharp"
+    page.select_option("#metric", "error")
+    third = page.locator("article", has_text="photo2")
+    assert third.locator("[data-condition=gray] .value").inner_text().startswith("−∞")
+    cells = third.locator("[data-condition=gray] td").all_text_contents()
+    assert cells == ["sharp", "0", "error", "−∞"]
+
+    page.locator("#order").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    opener = page.evaluate("document.activeElement.querySelector('img').alt")
+    for key in ("Enter", "Space"):
+        page.keyboard.press(key)
+        assert page.get_by_role("dialog", name=opener).is_visible()
+        assert page.evaluate("document.activeElement.textContent") == "Close"
+        page.keyboard.press("Escape")
+        assert not page.locator("dialog").is_visible()
+        assert page.evaluate("document.activeElement.querySelector('img').alt") == opener
     page.close()
 
 

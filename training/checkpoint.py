@@ -10,37 +10,53 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from percept.distributed import is_main, rank, world_size
-from percept.errors import InputError
+from percept.distributed import all_gather_texts, barrier, is_main, rank, world_size
+from percept.errors import InputError, Interrupted
 from percept.files import check_place, read_json
 
 RUN_FORMAT = 1
-_OURS = (
-    "model.safetensors",
-    "config.json",
-    "run.json",
-    "log.jsonl",
-    "state",
-    "best",
-    "samples",
-    "validation.jsonl",
-    "tensorboard",
+# All that a training writes, by path within its folder; nothing else is ever removed.
+_OURS = re.compile(
+    r"(best/)?(model\.safetensors|config\.json)|run\.json|(log|validation)\.jsonl"
+    r"|samples/step-\d{6,}\.png|state/(step|part)-\d+|tensorboard/events\.out\.tfevents\..+"
 )
+_MOST_CHANGES = 8  # that a message names
+_VISIBLE_SECONDS = 10.0  # in which a network's disk shows a new file to all
+_PART_SECONDS = 600.0  # in which all processes have written their parts of a state
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
-    """``run.json`` of a training begun earlier; None where there is none."""
+    """``run.json`` of a training begun earlier; None where there is none.
+
+    Raises
+    ------
+    InputError
+        If it is not a training's.
+    """
     file = folder / "run.json"
-    return read_json(file) if file.is_file() else None
+    if not file.is_file():
+        return None
+    run = read_json(file)
+    if not _is_run(run):
+        raise InputError(
+            "is damaged: not the run.json of a training",
+            file=file,
+            remedy="Add --fresh to start over",
+        )
+    return dict(run)
 
 
 def check_folder(folder: Path, settings: Mapping[str, Any], *, fresh: bool) -> None:
@@ -49,14 +65,24 @@ def check_folder(folder: Path, settings: Mapping[str, Any], *, fresh: bool) -> N
     Raises
     ------
     InputError
-        Naming every setting that has changed.
+        Naming every setting that has changed; also with ``fresh`` where there are files that
+        no training has written under these names.
     """
     check_place(folder, folder=True)
+    found = _written(folder)
+    if found and not _is_ours(folder):
+        raise InputError(
+            "holds files that no percept train has written here",
+            file=folder,
+            key="--out",
+            value=found[0].relative_to(folder).as_posix(),
+            remedy="Name another folder",
+        )
     if fresh:
         return
     run = read_run(folder)
     if run is None:
-        if (folder / "model.safetensors").exists() or (folder / "config.json").exists():
+        if found:
             raise InputError(
                 "holds a checkpoint that was not trained here",
                 file=folder,
@@ -66,11 +92,13 @@ def check_folder(folder: Path, settings: Mapping[str, Any], *, fresh: bool) -> N
         return
     before, now = _flat(run["settings"]), _flat(settings)
     changed = [
-        f"{key} {before.get(key)!r} → {now.get(key)!r}"
+        f"{key} differs" if "sha256" in key else f"{key} {before.get(key)!r} → {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     ]
     if changed:
+        if (more := len(changed) - _MOST_CHANGES) > 0:
+            changed[_MOST_CHANGES:] = [f"and {more} more"]
         raise InputError(
             f"was begun with other settings: {'; '.join(changed)}",
             file=folder,
@@ -79,19 +107,83 @@ def check_folder(folder: Path, settings: Mapping[str, Any], *, fresh: bool) -> N
         )
 
 
+def check_shared(folder: Path) -> None:
+    """Refuse a folder that is not the same one for all processes; all of them call this.
+
+    Raises
+    ------
+    InputError
+        In a process that does not see what the main one writes.
+    """
+    if world_size() == 1:
+        return
+    mark = folder / f".percept-{uuid.uuid4().hex}.tmp"
+    if is_main():
+        mark.touch()
+    (name,) = all_gather_texts([mark.name] if is_main() else [])
+    deadline = time.monotonic() + _VISIBLE_SECONDS
+    while not (seen := (folder / name).exists()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    barrier()
+    mark.unlink(missing_ok=True)
+    if not seen:
+        raise InputError(
+            f"process {rank()} sees another folder of this name than process 0",
+            file=folder,
+            key="--out",
+            remedy="Put it on a disk that all nodes share",
+        )
+
+
 def clear(folder: Path) -> None:
     """Remove what a training wrote, and nothing else."""
-    for name in _OURS:
-        path = folder / name
+    # What says that the rest is a training's goes last.
+    for path in sorted(_written(folder), key=lambda path: path in _proofs(folder)):
         if path.is_dir():
             shutil.rmtree(path)
         else:
-            path.unlink(missing_ok=True)
+            path.unlink()
+    for name in ("best", "samples", "state", "tensorboard"):
+        with suppress(OSError):  # it holds something else, too, or is not there
+            (folder / name).rmdir()
+
+
+def _written(folder: Path) -> list[Path]:
+    """Paths in a folder that a training would have written, in order."""
+    paths = [*folder.glob("*"), *folder.glob("*/*")]
+    return sorted(path for path in paths if _OURS.fullmatch(path.relative_to(folder).as_posix()))
+
+
+def _proofs(folder: Path) -> tuple[Path, Path]:
+    return folder / "config.json", folder / "run.json"
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a training, or whoever copied its checkpoint, has written what is in a folder."""
+    card, run = map(_read, _proofs(folder))
+    is_card = isinstance(card, Mapping) and {"format", "network", "input"} <= card.keys()
+    return is_card or _is_run(run)
+
+
+def _is_run(run: Any) -> bool:
+    return isinstance(run, Mapping) and {"settings", "samples_seen", "state"} <= run.keys()
+
+
+def _read(file: Path) -> Any:
+    try:
+        return read_json(file)
+    except InputError:
+        return None
 
 
 def saved_step(folder: Path) -> int:
     """Return the number of steps done in the newest whole state; 0 without one."""
-    return max((int(path.name[5:]) for path in (folder / "state").glob("step-*")), default=0)
+    return max((int(path.name[5:]) for path in _states(folder, "step-")), default=0)
+
+
+def _states(folder: Path, prefix: str) -> list[Path]:
+    paths = (folder / "state").glob(f"{prefix}*")
+    return [path for path in paths if _OURS.fullmatch(f"state/{path.name}")]
 
 
 class Saver:
@@ -104,11 +196,11 @@ class Saver:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._states = folder / "state"
+        self._folder = folder
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         if is_main():
-            for left in self._states.glob("part-*"):
+            for left in _states(folder, "part-"):
                 shutil.rmtree(left)
 
     def start(
@@ -153,8 +245,9 @@ class Saver:
         local: Mapping[str, Any],
         before: Callable[[], None],
     ) -> None:
-        parts, whole = self._states / f"part-{step}", self._states / f"step-{step}"
-        parts.mkdir(parents=True, exist_ok=True)
+        parts, whole = (self._folder / "state" / f"{kind}-{step}" for kind in ("part", "step"))
+        if local or is_main():
+            parts.mkdir(parents=True, exist_ok=True)
         if local:
             temporary = parts / f"own-{rank()}.tmp"
             _save(temporary, local)
@@ -165,13 +258,20 @@ class Saver:
         _save(parts / "common.pt", common)
         # The others' parts are seen to be whole by their names: a collective here would run
         # beside those of the training.
-        while local and len(list(parts.glob("rank-*.pt"))) < world_size():
+        wanted = {f"rank-{number}.pt" for number in range(world_size())} if local else set()
+        deadline = time.monotonic() + _PART_SECONDS
+        while missing := wanted - {path.name for path in parts.iterdir()}:
+            if time.monotonic() > deadline:
+                raise Interrupted(
+                    f"{parts}: the other processes have not written {', '.join(sorted(missing))}; "
+                    "the same command resumes"
+                )
             time.sleep(0.005)
         _sync(parts)
         shutil.rmtree(whole, ignore_errors=True)
         parts.rename(whole)
         _sync(whole.parent)
-        for old in whole.parent.glob("step-*"):
+        for old in _states(self._folder, "step-"):
             if old != whole:
                 shutil.rmtree(old)
 
@@ -200,6 +300,20 @@ def load_state(
     common = torch.load(whole / "common.pt", map_location="cpu", weights_only=True, mmap=True)
     local = torch.load(own, map_location=device, weights_only=True) if own.exists() else {}
     return common, local
+
+
+@contextmanager
+def readable(folder: Path, step: int) -> Iterator[None]:
+    """Name a state that is damaged, where it is read."""
+    try:
+        yield
+    except (OSError, EOFError, LookupError, RuntimeError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"is damaged: {reason or type(error).__name__}",
+            file=folder / "state" / f"step-{step}",
+            remedy="Put it back, or add --fresh to start over",
+        ) from None
 
 
 def trim_logs(folder: Path, step: int) -> None:

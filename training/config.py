@@ -223,8 +223,9 @@ class TrainConfig(Section):
     """Side of a view, in pixels."""
     ema: float = _between(0.0, 0.99999, default=0.0)
     """Decay of the running average of the weights that inference gets; 0 is off."""
-    divergence: float = _between(0.0, default=20.0)
-    """Stop once the smoothed loss is this many times its lowest value; 0 stops only at NaN."""
+    divergence: float = _between(0.0, default=2.0)
+    """Stop once the smoothed loss is this many times its lowest value, and at least half of what
+    it was at the start; 0 stops only at NaN."""
     threads: int = _between(1, 1024, default=1)
     """Compute threads of each process. Recorded, because it changes low-order bits."""
     checkpoint_every: int = _between(1, default=100)
@@ -409,6 +410,12 @@ def _impossible(config: Config, world: int) -> Iterator[tuple[str, str, str | No
             "schedule.warmup_steps",
             f"warmup is longer than the training of {config.train.steps} steps",
             None,
+        )
+    if 0 < config.train.divergence <= 1:
+        yield (
+            "train.divergence",
+            "would stop every training",
+            "Use more than 1, or 0 to stop only at NaN",
         )
     if config.train.tensorboard and importlib.util.find_spec("tensorboard") is None:
         yield (

@@ -7,6 +7,8 @@ decides the photographs, the position in the stream each view.
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import resource
 from collections.abc import Iterator, Sequence
@@ -22,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from percept.color import srgb_to_lab
 from percept.degrade import PROCESSES, age, content_rng
-from percept.errors import InputError, InputErrors
+from percept.errors import InputError, InputErrors, PerceptError
 from percept.files import PACKAGE, sha256_file
 from percept.manifest import load_rgb, read_manifest
 from training.config import Config, DataConfig
@@ -31,6 +33,10 @@ from training.order import Order
 _FILES = ("path", "reference_path", "reference_clean_path")
 _VIEW = 1  # a random stream of its own among those of one seed
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where loader processes hand tensors over)
+
+
+#: Luminance, chroma, and what is wrong with them, if anything.
+Batch = tuple[torch.Tensor, torch.Tensor, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,12 +136,30 @@ def _photographs(config: DataConfig, split: str, *, required: bool = True) -> li
     return photographs
 
 
-def data_sha256(photographs: Sequence[Photograph]) -> str:
-    """Hash of what is trained on, in order: content ids and the hashes of all their files."""
-    digest = hashlib.sha256()
-    for photograph in photographs:
-        digest.update("\t".join([photograph.content_id, *photograph.hashes, "\n"]).encode())
-    return digest.hexdigest()
+def data_sha256(
+    photographs: Sequence[Photograph], validation: Sequence[Photograph], config: Config
+) -> dict[str, str]:
+    """Hash what a manifest decides of a training, each under a name that says what it is.
+
+    Returns
+    -------
+    dict of str to str
+        ``data_sha256``: content ids and the hashes of all files, in order; ``validation_sha256``:
+        the same of the validation. ``strata_sha256`` and ``buckets_sha256``, where the order of
+        the photographs depends on them.
+    """
+    parts = {
+        "data_sha256": [[p.content_id, *p.hashes] for p in photographs],
+        "validation_sha256": [[p.content_id, *p.hashes] for p in validation],
+    }
+    if config.data.sampler == "stratified":
+        parts["strata_sha256"] = [list(p.stratum) for p in photographs]
+    if len(config.views) > 1:
+        nearest = [nearest_shape(p.shape, config.views) for p in photographs]
+        parts["buckets_sha256"] = [[str(index)] for index in nearest]
+    return {
+        name: hashlib.sha256(json.dumps(rows).encode()).hexdigest() for name, rows in parts.items()
+    }
 
 
 def load_lab(photograph: Photograph, config: DataConfig, *, seed: int = 0) -> torch.Tensor:
@@ -256,6 +280,12 @@ class Views(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         views = torch.stack([self._view(first + i, int(chosen[i]), shape) for i in self.share])
         return views[:, :1], views[:, 1:]
 
+    def unknown(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """NaN in place of a process's share of a step."""
+        shape = len(self.share), 3, *self._shapes[self._order.bucket(step)]
+        views = torch.full(shape, math.nan)
+        return views[:, :1], views[:, 1:]
+
     def center(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Cut the largest view from the middle of a photograph: (1, H, W) and (2, H, W)."""
         photograph = self.photograph(index)
@@ -305,13 +335,11 @@ def _resize(window: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     )[0]
 
 
-def load_batches(
-    views: Views, config: DataConfig, steps: range
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def load_batches(views: Views, config: DataConfig, steps: range) -> Iterator[Batch]:
     """Yield the items of ``views`` for ``steps``, made ahead by loader processes if any."""
     return iter(
         DataLoader(
-            views,
+            _Batches(views),
             batch_size=None,
             sampler=steps,
             num_workers=config.workers,
@@ -323,8 +351,31 @@ def load_batches(
     )
 
 
-def check_loader(config: Config, world: int) -> None:
+class _Batches(Dataset[Batch]):
+    """The items of views, each with what is wrong with it.
+
+    A process that met a bad photograph alone would leave the others waiting for its gradient: it
+    hands them NaN instead, and then all know.
+    """
+
+    def __init__(self, views: Views) -> None:
+        self._views = views
+
+    def __getitem__(self, step: int) -> Batch:
+        try:
+            return *self._views[step], ""
+        except PerceptError as error:
+            return *self._views.unknown(step), str(error)
+
+
+def check_loader(config: Config, world: int, local: int) -> None:
     """Refuse loader processes that would die for want of shared memory or open files.
+
+    Parameters
+    ----------
+    config : Config
+    world, local : int
+        Number of training processes, and of those on this machine.
 
     Raises
     ------
@@ -337,13 +388,16 @@ def check_loader(config: Config, world: int) -> None:
     ready = data.workers * (data.prefetch + 1)
     # All processes of this machine share its memory; a step's views are three planes of float32.
     pixels = max(height * width for height, width in config.views)
-    needed = ready * config.train.global_batch * pixels * 3 * 4
+    share = config.train.global_batch
+    if config.sharding.strategy != "pipeline":  # there every process loads all views
+        share //= world
+    needed = local * ready * share * pixels * 3 * 4
     if _SHARED_MEMORY.is_dir():
         state = os.statvfs(_SHARED_MEMORY)
         free = state.f_bavail * state.f_frsize
         if needed > free:
             raise InputError(
-                f"{data.workers} loader processes in each of {world} that keep {data.prefetch} "
+                f"{data.workers} loader processes in each of {local} that keep {data.prefetch} "
                 f"steps ready need {needed / 2**20:.0f} MiB of shared memory, and {_SHARED_MEMORY} "
                 f"has {free / 2**20:.0f}",
                 key="data.workers",

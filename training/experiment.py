@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import json
 import math
+import re
 import shlex
 import statistics
 import sys
@@ -31,6 +32,8 @@ from training.config import Config, Section, build_section, find_config, make_co
 LearningRate = Literal["same", "linear", "sqrt", "own"]
 _MIN_SEEDS = 3
 _TRIED = 8  # steps of each arm that a cost is estimated from
+# With -s and a seed it names a folder, and a condition of percept infer.
+_ARM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,7 @@ class _Head(Section):
     learning_rate: LearningRate
     seeds: list[int]
     base: str
-    nproc: int = 2
+    nproc: int = field(default=2, metadata={"low": 1})
     arms: dict[str, Any] = field(default_factory=dict)
 
 
@@ -124,6 +127,22 @@ def load_experiment(
         )
     if len(head.arms) < 2:
         raise InputError("an experiment compares two arms at least", file=file, key="arms")
+    for arm in head.arms:
+        if not _ARM.fullmatch(arm):
+            raise InputError(
+                "an arm's name is 1 to 48 letters, digits, '.', '_' or '-', beginning with a "
+                "letter or digit",
+                file=file,
+                key="arms",
+                value=arm,
+            )
+    if len({arm.casefold() for arm in head.arms}) < len(head.arms):
+        raise InputError(
+            "names of arms differ in more than capitals",
+            file=file,
+            key="arms",
+            value=list(head.arms),
+        )
     base_file = file.parent / f"{head.base}.toml"
     base_file = base_file if base_file.is_file() else find_config(head.base)
     world = nproc or head.nproc
@@ -182,6 +201,8 @@ def _training(
     scale = {"linear": ratio, "sqrt": math.sqrt(ratio)}.get(head.learning_rate, 1.0)
     if scale != 1.0:
         settings["optimizer.learning_rate"] = base.optimizer.learning_rate * scale
+    if manifest is None and "data.manifest" not in settings:
+        manifest = base.data.manifest  # it is relative to the base, wherever that lies
     settings |= {"arm": arm, "seed": seed}
     words = [*general, *(f"{key}={_toml(value)}" for key, value in settings.items())]
     config = _config(read_table(base_file), file, words, manifest, world, f"arm {arm!r}")
@@ -287,6 +308,14 @@ def measure_cost(experiment: Experiment, training: Training, args: argparse.Name
     return Cost(start, step, sent, run["parameters"] if run is not None else 0)
 
 
+def check_all(experiment: Experiment, args: argparse.Namespace) -> None:
+    """Raise the first error that a training would meet at its start, before one costs anything."""
+    from training.train import check, parse
+
+    for training in experiment.trainings:
+        check(parse(_words(experiment, training, args)), experiment.nproc)
+
+
 def train(experiment: Experiment, args: argparse.Namespace) -> None:
     """Train what is not trained yet, then say how the arms came out, and what comes next.
 
@@ -295,11 +324,7 @@ def train(experiment: Experiment, args: argparse.Namespace) -> None:
     ItemsFailed
         If a training diverged, or its settings turned out to be bad; the others are done.
     """
-    from training.train import check, parse
-
     out: Path = args.out
-    for training in experiment.trainings:  # before the first of them costs anything
-        check(parse(_words(experiment, training, args)), experiment.nproc)
     out.mkdir(parents=True, exist_ok=True)
     with lock_folder(out, "percept train"):
         failed = _train_all(experiment, args)
@@ -442,6 +467,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             nproc=args.nproc,
             overrides=args.overrides,
         )
+        check_all(experiment, args)
         print(f"{experiment.claim}\n{experiment.source}\n")
         with ended_with_launcher():
             (print_cost if args.dry_run else train)(experiment, args)

@@ -259,7 +259,7 @@ class Adversary:
     def __init__(self, config: Config, device: torch.device) -> None:
         widths = (3, 32, 64, 128)
         layers: list[nn.Module] = []
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             for inputs, outputs in pairwise(widths):
                 layers += [nn.Conv2d(inputs, outputs, 4, 2, 1), nn.LeakyReLU(0.2)]

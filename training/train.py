@@ -47,9 +47,9 @@ def check(args: argparse.Namespace, world: int) -> None:
         make_network(config, world=world)
     pick_device(args.device)
     photographs = training_photographs(config.data)
-    validation_photographs(config.data)
-    check_loader(config, world)
-    check_folder(args.out, settings_of(config, photographs), fresh=args.fresh)
+    validation = validation_photographs(config.data)
+    check_loader(config, world, world)  # percept train starts them all on this machine
+    check_folder(args.out, settings_of(config, photographs, validation), fresh=args.fresh)
 
 
 @contextmanager
@@ -82,18 +82,19 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
     """Train in the process group that is there."""
     import torch
 
-    from percept.distributed import is_main, together, world_size
+    from percept.distributed import all_gather_texts, is_main, local_size, together, world_size
     from percept.inference.heap import keep_memory
     from training import checkpoint
     from training.data import check_loader, training_photographs, validation_photographs
     from training.trainer import Trainer, make_network, settings_of
 
-    if device.type == "cpu":
-        keep_memory()
     with together():
         config = load_config(
             args.config, overrides=args.overrides, manifest=args.manifest, world=world_size()
         )
+        # What FSDP gathers for a moment is to be gone after it.
+        if device.type == "cpu" and config.sharding.strategy not in {"fsdp", "hybrid"}:
+            keep_memory()
         torch.set_num_threads(config.train.threads)
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
@@ -101,8 +102,8 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
         validation = validation_photographs(config.data)
         with _of_file(args.config):
             make_network(config, world=world_size())
-        check_loader(config, world_size())
-        settings = settings_of(config, photographs)
+        check_loader(config, world_size(), local_size())
+        settings = settings_of(config, photographs, validation)
         checkpoint.check_folder(args.out, settings, fresh=args.fresh)
     with ExitStack() as held:
         with together():
@@ -113,13 +114,17 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
                 checkpoint.check_folder(args.out, settings, fresh=args.fresh)
                 if args.fresh:
                     checkpoint.clear(args.out)
-        run = checkpoint.read_run(args.out)
-        if run is not None and run["state"] == "complete":
+        with together():
+            checkpoint.check_shared(args.out)
+        with together():
+            run = checkpoint.read_run(args.out) or {}
+        # Where they stand is for one process to say: a network's disk may show others the past.
+        (state,) = all_gather_texts([run.get("state", "")] if is_main() else [])
+        if state == "complete":
             if is_main():
                 print(f"{config.arm}: already trained, {run['step']} steps, in {args.out}")
             return
-        with together():
-            trainer = Trainer(config, photographs, validation, args.out, device=device)
+        trainer = Trainer(config, photographs, validation, args.out, device=device)
         if is_main():
             steps, batch = config.train.steps, config.train.global_batch
             print(
@@ -144,6 +149,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PerceptError as error:
         print(f"percept train: {error}", file=sys.stderr)
         return error.exit_code
+    except SystemExit as left:  # the main process says why; see distributed.leave for the rest
+        return int(left.code or 0)
     except OSError as error:  # a full disk, or a folder that may not be written
         where = error.filename or args.out
         print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import platform
@@ -20,8 +21,10 @@ from torch import Tensor, nn
 import percept
 from percept.distributed import (
     all_gather_rows,
+    all_gather_texts,
     barrier,
     is_main,
+    meeting,
     rank,
     together,
     world_size,
@@ -42,12 +45,15 @@ from training.data import (
     load_batches,
 )
 from training.losses import Objective, check_objective, chroma_prior
-from training.parallel import Step, make_parallel
+from training.parallel import State, Step, make_parallel
 from training.progress import Progress
 from training.tracking import Tracker, grid
 
 _VALIDATION_PHOTOS = 64  # that the main process evaluates while the others wait
-_SMOOTHING = 0.9  # of the loss that divergence is judged by
+# The loss that divergence is judged by is smoothed over so many steps, and so many views: a
+# training may begin with a few bad steps, and a photograph may be all colour or none.
+_SMOOTHED_STEPS, _SMOOTHED_VIEWS = 10, 160
+_FIRST_VIEWS = 8  # before which its lowest value says nothing
 _SMALLEST_SCALE = 2.0**-8  # of fp16's loss: overflow even there is divergence
 
 
@@ -60,9 +66,16 @@ def make_network(config: Config, *, world: int = 1) -> nn.Module:
         If the network cannot be built, cannot take views of this size, does not go with the
         loss or the way it is to be trained, or starts from weights that are not there.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # of the CPU, where it is made
         torch.manual_seed(config.seed)
-        network = build_network(config.network.name, config.network.arguments)
+        try:
+            network = build_network(config.network.name, config.network.arguments)
+        except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
+            raise InputError(
+                f"the network is too large: {str(error).partition(chr(10))[0]}",
+                key="network.arguments",
+                value=config.network.arguments,
+            ) from None
     if isinstance(network, Hypercolumn):
         features = load_backbone("vgg16").items()
         network.features.load_state_dict({k.removeprefix("features."): v for k, v in features})
@@ -115,11 +128,13 @@ def learning_rate(step: int, config: Config) -> float:
     return peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def settings_of(config: Config, photographs: Sequence[Photograph]) -> dict[str, Any]:
+def settings_of(
+    config: Config, photographs: Sequence[Photograph], validation: Sequence[Photograph]
+) -> dict[str, Any]:
     """All that decides the result: two trainings with equal settings are the same training."""
     settings = config.as_dict()
     del settings["data"]["manifest"]  # where it lies does not matter, what it names does
-    return {**settings, "data_sha256": data_sha256(photographs)}
+    return {**settings, **data_sha256(photographs, validation, config)}
 
 
 class Trainer:
@@ -153,35 +168,39 @@ class Trainer:
         device: torch.device,
     ) -> None:
         self.config, self.folder, self.device = config, folder, device
-        network = make_network(config, world=world_size())
-        self.parameters = sum(value.numel() for value in network.parameters())
-        self.views = Views(photographs, config, rank=rank(), world=world_size())
-        self.fixed, self.validates = self._fixed_views(validation)
-        prior = None
-        if config.loss.classification:
-            every = range(len(photographs))
-            prior = chroma_prior(self.views.photograph(index) for index in every)
+        with together():  # what one process cannot read stops all, before they need each other
+            network = make_network(config, world=world_size())
+            self.parameters = sum(value.numel() for value in network.parameters())
+            self.views = Views(photographs, config, rank=rank(), world=world_size())
+            #: Evaluates and exports, in the main process.
+            self.exported = make_network(config, world=world_size()).eval() if is_main() else None
+            self.fixed, self.validates = self._fixed_views(validation)
+            prior = None
+            if config.loss.classification:
+                every = range(len(photographs))
+                prior = chroma_prior(self.views.photograph(index) for index in every)
+            self.objective = Objective(config, network, device, prior)
         self.clock = Clock(device)
-        self.objective = Objective(config, network, device, prior)
         self.parallel = make_parallel(config, network, device, self.objective, self.clock)
-        #: Evaluates and exports, in the main process; on its device where the network fits there.
-        self.exported: nn.Module | None = None
-        if is_main():
-            self.exported = make_network(config, world=world_size()).eval()
-            self.exported.to("cpu" if self.parallel.is_divided else device)
-        self.settings = settings_of(config, photographs)
+        if self.exported is not None and not self.parallel.is_divided:
+            self.exported.to(device)
+        self.settings = settings_of(config, photographs, validation)
         seen = [*photographs, *validation]
         self.hashes = sorted({sha for photograph in seen for sha in photograph.hashes})
         self.saver = checkpoint.Saver(folder)
-        self.step = checkpoint.saved_step(folder)
+        saved = [str(checkpoint.saved_step(folder))] if is_main() else []
+        self.step = int(all_gather_texts(saved)[0])
         self.seconds = 0.0
+        #: Whether the last step may be the first of a divergence, so that no state is saved.
+        self.doubtful = False
         #: Colours that this process has trained on since the last line of the log.
         self.colours = torch.zeros(256, dtype=torch.float64)
         # ``terms`` since the last line of the log, too; the others since the beginning.
         self.sums: dict[str, Any] = {
             "terms": [0.0] * len(self.objective.names),
-            "smooth": None,
+            "smooth": 0.0,
             "lowest": None,
+            "start": None,
             "best": None,
         }
         if self.step:
@@ -193,8 +212,9 @@ class Trainer:
         Raises
         ------
         InputError
-            If the loss or its gradient is no longer finite, or the loss is far above what it
-            was; the last saved step is kept.
+            If the loss or its gradient is no longer finite, or the smoothed loss rises above both
+            ``train.divergence`` times its lowest value and half of what it was at the start; the
+            last saved step is kept.
         """
         tracker = None
         if is_main():
@@ -205,7 +225,8 @@ class Trainer:
                 self.folder, tensorboard=self.config.train.tensorboard, step=self.step
             )
         try:
-            self._train(tracker)
+            with meeting():
+                self._train(tracker)
         except BaseException:
             with suppress(Exception):
                 self.saver.wait()  # what is being written becomes whole
@@ -224,14 +245,18 @@ class Trainer:
         began, since = time.monotonic() - self.seconds, self.step
         marked = time.monotonic()
         self.clock.lap("")
+        due = False
         with Progress(self.config.arm, done=self.step, total=train.steps) as progress:
             while self.step < train.steps:
-                luminance, chroma = (
-                    part.to(self.device, non_blocking=True) for part in next(batches)
-                )
+                *views, problem = next(batches)
+                luminance, chroma = (part.to(self.device, non_blocking=True) for part in views)
                 self.clock.lap("data")
                 rate = learning_rate(self.step, self.config)
                 outcome = self.parallel.step(luminance, chroma, number=self.step, rate=rate)
+                if not all(map(math.isfinite, outcome.terms)):
+                    with together():  # because a process had no photograph?
+                        if problem:
+                            raise InputError(problem)
                 self.colours += chroma_histogram(chroma)
                 self._judge(outcome)
                 self.step += 1
@@ -245,7 +270,9 @@ class Trainer:
                         tracker.line(line)
                         progress.report(line)
                 progress.advance(self.step)
-                if self.step % train.checkpoint_every == 0 or last:
+                due |= self.step % train.checkpoint_every == 0
+                if (due and not self.doubtful) or last:
+                    due = False
                     self.seconds = time.monotonic() - began
                     self._save(tracker)
                     self.clock.lap("")
@@ -259,12 +286,23 @@ class Trainer:
             self._stop_diverged(f"loss {loss}, gradient norm {outcome.norm}")
         sums = self.sums
         sums["terms"] = [a + b for a, b in zip(sums["terms"], outcome.terms, strict=True)]
-        before = sums["smooth"]
-        sums["smooth"] = loss if before is None else before + (1 - _SMOOTHING) * (loss - before)
+        batch, number = self.config.train.global_batch, self.step + 1
+        share = min(1 / _SMOOTHED_STEPS, batch / _SMOOTHED_VIEWS)
+        share = max(share, 1 / number)  # at first, a plain mean
+        sums["smooth"] += share * (loss - sums["smooth"])
+        if number * batch < _FIRST_VIEWS:
+            return
+        sums["start"] = sums["start"] or sums["smooth"]
         sums["lowest"] = min(sums["smooth"], sums["lowest"] or math.inf)
-        limit = self.config.train.divergence
-        if limit and sums["smooth"] > limit * sums["lowest"]:
-            self._stop_diverged(f"loss {sums['smooth']:.4g}, having been {sums['lowest']:.4g}")
+        factor = self.config.train.divergence
+        # What has come far down may rise again; only at half of the start is that a failure.
+        limit = max(factor * sums["lowest"], sums["start"] / 2) if factor else math.inf
+        self.doubtful = loss > limit
+        if number >= _SMOOTHED_STEPS and sums["smooth"] > limit:
+            self._stop_diverged(
+                f"loss {sums['smooth']:.4g}, having been {sums['lowest']:.4g} "
+                f"({sums['start']:.4g} at the start)"
+            )
 
     def _line(self, rate: float, outcome: Step, steps: int, seconds: float) -> dict[str, Any]:
         """One line of the log, and a new beginning for the next."""
@@ -366,7 +404,7 @@ class Trainer:
         light, colour = (torch.stack(part) for part in zip(*pairs, strict=True))
         return (light, colour), bool(validation)
 
-    def _restore(self) -> None:
+    def _read_state(self) -> tuple[State, State]:
         common, local = checkpoint.load_state(self.folder, self.step, self.device)
         holds = None
         if self.parallel.is_local:
@@ -382,8 +420,27 @@ class Trainer:
                 value=world_size(),
                 remedy=f"Use --nproc {common['world']}, or add --fresh to start over",
             )
+        if self.parallel.is_local and not local:
+            raise LookupError(f"the part of process {rank()} is missing")
+        return common, local
+
+    def _restore(self) -> None:
+        with together(), checkpoint.readable(self.folder, self.step):
+            common, local = self._read_state()
         self.parallel.load(common, local)
         self.sums, self.seconds = common["trainer"], common["seconds"]
+        if self.config.sharding.strategy in {"none", "zero"} and not self.config.local_sgd:
+            digest = hashlib.sha256()
+            for value in self.parallel.network.state_dict().values():
+                digest.update(value.cpu().contiguous().view(torch.uint8).numpy())
+            with together():
+                if len(set(all_gather_texts([digest.hexdigest()]))) > 1:
+                    raise InputError(
+                        f"the processes have read different weights of step {self.step}",
+                        file=self.folder,
+                        key="--out",
+                        remedy="Put it on a disk that all nodes share, or add --fresh",
+                    )
 
     def _stop_diverged(self, what: str) -> None:
         self.saver.wait()

@@ -86,6 +86,8 @@ def _run(argv: list[str]) -> int:
     except PerceptError as error:
         print(f"percept {args.command}: {error}", file=sys.stderr)
         return error.exit_code
+    except SystemExit as left:  # of a worker whose main process says why: it still has to leave
+        return int(left.code or 0)
     except KeyboardInterrupt:
         print(f"percept {args.command}: interrupted; the same command resumes", file=sys.stderr)
         return 3

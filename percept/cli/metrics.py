@@ -23,8 +23,9 @@ _CALIBRATED = "calibrated:"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Compute metrics of every image of a run into its metrics.parquet. What is there already "
-        "and still valid is kept. A metric that an image cannot have (no reference, say) is left "
-        "out, and the reason is told and kept in run.json. Also under torchrun or srun."
+        "and still valid is kept; stopped midway, the same command goes on. A metric that an image "
+        "cannot have (no reference, say) is left out, and the reason is told and kept in run.json. "
+        "Also under torchrun or srun."
     )
     parser.add_argument("run_dir", metavar="RUN", help="run directory of percept infer")
     what = parser.add_mutually_exclusive_group()
@@ -215,7 +216,6 @@ def _tell(opened: Run, done: Evaluation, *, by: str | None, as_json: bool) -> No
     if len(frame) and by:
         print(_arms_table(opened, _by_arm(opened, [*done.computed, *done.kept])))
     elif len(frame):
-        print("Medians over photographs (↑ higher is better, ↓ lower is better):")
         print(_table(opened, frame, [*done.computed, *done.kept]))
     names: dict[str, list[str]] = {}
     for name, reason in done.skipped.items():
@@ -224,20 +224,45 @@ def _tell(opened: Run, done: Evaluation, *, by: str | None, as_json: bool) -> No
         print(f"left out: {', '.join(left_out)}: {reason}")
     kept = f" ({', '.join(done.kept)} were there already)" if done.kept else ""
     print(f"{file}{kept}")
+    if done.resumed:
+        print(f"photographs measured by an earlier start: {done.resumed}", file=sys.stderr)
     for problem in done.failed:
         print(f"failed: {problem}", file=sys.stderr)
 
 
 def _table(opened: Run, frame: pd.DataFrame, names: list[str]) -> str:
+    """Tell medians; conditions are compared over the same photographs, if there are any."""
+    import pandas as pd
+
     from percept.metrics.registry import METRICS
 
-    table = frame.pivot_table(index="condition", columns="metric", values="value", aggfunc="median")
-    order = [*METRICS, *sorted(set(names) - METRICS.keys())]
-    order = [name for name in order if name in names and name in table]
-    table = table.reindex(index=[c.name for c in opened.conditions], columns=order)
-    table.columns = [_with_arrow(opened, name) for name in order]
-    table.index.name = None
-    return str(table.to_string(float_format="{:.3f}".format, na_rep="–"))
+    columns, counts, apart, unequal = {}, [], [], False
+    for name in [*METRICS, *sorted(set(names) - METRICS.keys())]:
+        own = frame[frame["metric"] == name]
+        if name not in names or own.empty:
+            continue
+        table = own.pivot_table(index="content_id", columns="condition", values="value")
+        common = table.dropna()
+        unequal |= len(common) < len(table)
+        if common.empty:
+            apart.append(name)
+            continue
+        columns[_with_arrow(opened, name)] = common.median()
+        counts.append(len(common))
+    which = " that all conditions with a value have" if unequal else ""
+    lines = []
+    if columns:
+        told = pd.DataFrame(columns).reindex([c.name for c in opened.conditions])
+        told.index.name = None
+        noun = "photograph" if max(counts) == 1 else "photographs"
+        lines = [
+            f"Medians over {_span(sorted(counts))} {noun}{which} "
+            "(↑ higher is better, ↓ lower is better):",
+            told.to_string(float_format="{:.3f}".format, na_rep="–"),
+        ]
+    if apart:
+        lines.append(f"no photograph of which all conditions with a value have {', '.join(apart)}")
+    return "\n".join(lines)
 
 
 def _with_arrow(opened: Run, metric: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,11 +27,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    import sys
+
+    import numpy as np
+
     from percept.color import srgb_to_lab
     from percept.errors import InputError
     from percept.files import check_place
     from percept.manifest import load_rgb, read_manifest
     from percept.metrics.palette import make_palette, write_palettes
+    from percept.metrics.vintage import GREY
 
     check_place(args.out)
     manifest = read_manifest(args.manifest)
@@ -49,13 +56,33 @@ def run(args: argparse.Namespace) -> int:
             groups.setdefault(key, []).append(manifest.resolve(row["path"]))  # type: ignore[arg-type]
     if not groups:
         raise InputError("no photograph has a value in these columns", key="--by", value=args.by)
+    grey: list[Path] = []
+
+    def colours(files: list[Path]) -> Iterator[Any]:
+        for file in files:
+            ab = srgb_to_lab(load_rgb(file))[..., 1:]
+            if np.hypot(ab[..., 0], ab[..., 1]).mean() < GREY:
+                grey.append(file)
+            yield ab
+
     palettes = [
-        make_palette(
-            (srgb_to_lab(load_rgb(file))[..., 1:] for file in files),
-            dict(zip(by, key, strict=True)),
-        )
+        make_palette(colours(files), dict(zip(by, key, strict=True)))
         for key, files in sorted(groups.items())
     ]
+    total = sum(palette.photographs for palette in palettes)
+    if len(grey) == total:
+        raise InputError(
+            f"none of {total} photographs has colour: palette_distance would praise grey results",
+            file=args.manifest,
+            remedy="Name a manifest whose column path has photographs in colour",
+        )
+    if grey:
+        print(
+            f"warning: {len(grey)} of {total} photographs are grey, and bring results that are "
+            f"grey nearer to the palette: {', '.join(file.name for file in grey[:5])}"
+            + (", …" if len(grey) > 5 else ""),
+            file=sys.stderr,
+        )
     write_palettes(args.out, palettes)
     for palette in palettes:
         what = ", ".join(palette.group.values()) or "all photographs"

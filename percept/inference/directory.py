@@ -16,7 +16,7 @@ from typing import IO, Any
 import pandas as pd
 
 from percept.errors import InputError, Interrupted
-from percept.files import lock_folder, write_json_atomic, write_parquet_atomic
+from percept.files import lock_folder, read_json, write_json_atomic, write_parquet_atomic
 from percept.inference.colorizer import Source
 from percept.inference.run import read_info, write_conditions
 from percept.manifest import Manifest
@@ -121,7 +121,14 @@ class RunDirectory:
     def _exists(self) -> bool:
         """Whether there is a run; raises InputError where there is something else."""
         if (self.root / "run.json").is_file():
-            return True
+            info = read_json(self.root / "run.json")
+            if isinstance(info, dict) and {"conditions", "manifest"} <= info.keys():
+                return True
+            raise InputError(
+                "not the run.json of an inference run",
+                file=self.root / "run.json",
+                remedy="Choose another --out.",
+            )
         strange = [p.name for p in self.root.glob("[!.]*")]
         if strange:
             raise InputError(

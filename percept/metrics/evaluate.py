@@ -3,16 +3,19 @@
 The work is shared by photograph: whoever is free draws the next one, largest first, and measures
 all its conditions, so that source and reference are read and converted once. A value depends on
 its images alone (one compute thread, one image at a time), so ``metrics.parquet`` is the same,
-bytes included, at any world size.
+bytes included, at any world size, and also where a command that was stopped is given again: what
+it had measured lies in ``journal/`` until all is done.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
+import uuid
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -70,12 +73,15 @@ class Evaluation:
         Metrics that are missing for all or some images, each with the reason.
     failed : tuple of str
         Images that could not be measured, each with what is wrong.
+    resumed : int
+        Photographs that the same command, stopped midway, had measured before.
     """
 
     computed: tuple[str, ...]
     kept: tuple[str, ...]
     skipped: dict[str, str]
     failed: tuple[str, ...]
+    resumed: int = 0
 
 
 def select_metrics(names: Sequence[str] | None) -> list[Metric]:
@@ -141,17 +147,26 @@ def evaluate_run(
             plan = _plan(run, metrics, fresh)
             if plan.todo and is_main():
                 check_place(run.root, folder=True, key="RUN")
-        rows, problems = _measure_share(run, plan, progress)
+        journal = run.root / "journal" / f"metrics-{_identity(plan, fresh)}"
+        earlier = all_gather_rows(_read_journal(journal))
+        done = set(earlier[:, 0].tolist())
+        groups = _photographs(run, plan)
+        left = [indices for indices in groups if indices[0] not in done]
+        resumed = len(groups) - len(left)
+        rows, problems = _measure_share(run, plan, left, journal, resumed, progress)
         rows, problems = all_gather_rows(rows), sorted(all_gather_texts(problems))
-        measured = np.asarray(rows)
+        measured = np.concatenate([earlier, rows])
         with together():
             if is_main():
                 _write(run, plan, measured)
+                for file in _parts(journal):
+                    file.unlink(missing_ok=True)
         return Evaluation(
             computed=tuple(metric.name for metric in plan.todo),
             kept=plan.kept,
             skipped=_stored_skips(run, plan) | _skipped(plan, measured),
             failed=tuple(problem.split(" ", 1)[1] for problem in problems),
+            resumed=resumed,
         )
 
 
@@ -290,8 +305,26 @@ def _weights(metric: Metric) -> str | None:
 # -- measuring -----------------------------------------------------------------------------------
 
 
-def _measure_share(run: Run, plan: _Plan, progress: Progress | None) -> tuple[Any, list[str]]:
+def _measure_share(
+    run: Run,
+    plan: _Plan,
+    groups: Sequence[Sequence[int]],
+    journal: Path,
+    resumed: int,
+    progress: Progress | None,
+) -> tuple[Any, list[str]]:
     """Measure the photographs that this worker draws.
+
+    Parameters
+    ----------
+    run, plan, progress
+        As in :func:`evaluate_run`.
+    groups : sequence of sequence of int
+        The outputs of each photograph that is to be measured.
+    journal : Path
+        Gets the values of each photograph as soon as it is done, in a file of this worker's own.
+    resumed : int
+        Photographs that were measured before.
 
     Returns
     -------
@@ -302,21 +335,62 @@ def _measure_share(run: Run, plan: _Plan, progress: Progress | None) -> tuple[An
     """
     import torch
 
-    groups = _photographs(run, plan)
-    counter = SharedCounter("metrics")
+    counter, total = SharedCounter("metrics"), resumed + len(groups)
     rows: list[tuple[float, float, float]] = []
     problems: list[str] = []
     while (drawn := counter.next()) < len(groups):
         if progress and is_main():
-            progress(drawn, len(groups))
+            progress(resumed + drawn, total)
+        own, wrong = [], []
         for output, metric, value in _measure_photograph(run, plan, groups[drawn]):
             if isinstance(value, float):
-                rows.append((output, metric, value))
+                own.append((output, metric, value))
             else:
-                problems.append(f"{output:09d} {value}")
+                wrong.append(f"{output:09d} {value}")
+        rows += own
+        problems += wrong
+        if not wrong:  # else it is tried again
+            _append(journal, own)
     if progress and is_main():
-        progress(len(groups), len(groups))
+        progress(total, total)
     return torch.tensor(rows, dtype=torch.float64).reshape(-1, 3), problems
+
+
+def _identity(plan: _Plan, fresh: bool) -> str:
+    """Name what is measured, on what and by what: values of another plan are no use to this."""
+    metrics = [
+        (metric.name, inputs, _weights(metric))
+        for metric, inputs in zip(plan.todo, plan.inputs, strict=True)
+    ]
+    return hashlib.sha256(json.dumps([__version__, fresh, metrics]).encode()).hexdigest()[:16]
+
+
+def _parts(journal: Path) -> list[Path]:
+    return sorted(journal.parent.glob(f"{journal.name}-*.rows"))
+
+
+def _append(journal: Path, rows: Sequence[tuple[float, float, float]]) -> None:
+    """Write a photograph's rows through to the system: a kill of this process loses none."""
+    journal.parent.mkdir(exist_ok=True)
+    with open(f"{journal}-{_SESSION}.rows", "a", encoding="utf-8") as stream:
+        stream.write(json.dumps(rows) + "\n")
+
+
+_SESSION: Final = uuid.uuid4().hex
+
+
+def _read_journal(journal: Path) -> Any:
+    """Rows (n, 3) of photographs that are done; the main worker's alone, for all must agree."""
+    import torch
+
+    rows: dict[float, list[list[float]]] = {}
+    for file in _parts(journal) if is_main() else ():
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):  # torn by a crash
+                own = json.loads(line)
+                rows[own[0][0]] = own
+    flat = [row for own in rows.values() for row in own]
+    return torch.tensor(flat, dtype=torch.float64).reshape(-1, 3)
 
 
 def _photographs(run: Run, plan: _Plan) -> list[list[int]]:
@@ -406,7 +480,7 @@ def _skipped(plan: _Plan, measured: Array) -> dict[str, str]:
 
 _UNDEFINED = {
     "grain_retention": "no grain in the photograph",
-    "artifact_chroma": "no damage with sound surroundings",
+    "artifact_chroma": "grey, or no damage with sound surroundings",
     **dict.fromkeys(("chroma_bleeding", "chroma_lag", "patchiness"), "grey"),
 }
 """Why a metric answered NaN."""
@@ -449,7 +523,6 @@ def _write(run: Run, plan: _Plan, measured: Array) -> None:
         return
     if gone:
         write_parquet_atomic(run.root / "metrics.parquet", old[~old["metric"].isin(gone)])
-        run.info["metrics"] = {k: v for k, v in known.items() if k not in gone}
     info = {
         metric.name: _describe(metric)
         | {
@@ -459,6 +532,10 @@ def _write(run: Run, plan: _Plan, measured: Array) -> None:
         }
         for column, metric in enumerate(plan.todo)
     }
+    order = {name: place for place, name in enumerate(METRICS)}  # others follow
+    stay = {name: entry for name, entry in known.items() if name not in gone}
+    described = sorted((stay | info).items(), key=lambda entry: order.get(entry[0], len(order)))
+    run.info["metrics"] = dict(described)
     run.write_metrics(frame, skipped, info)
 
 
@@ -577,7 +654,8 @@ def import_metrics(run: Run, file: str | Path, *, higher_is_better: bool = True)
     ------
     InputErrors
         Unreadable file, missing column, unknown photograph or condition, a repeated row, a value
-        that is no number, or the name of a metric that percept computes; all rows at once.
+        that is no number, or the name of a metric that percept computes, models of ``percept
+        calibrate`` included; all rows at once.
     """
     file = Path(file)
     frame = _read_csv(file)
@@ -601,6 +679,9 @@ def import_metrics(run: Run, file: str | Path, *, higher_is_better: bool = True)
             complain(row, "condition", "no such condition in the run", f"It has {there}")
         if metric in METRICS:
             complain(row, "metric", "percept computes a metric of this name", "Rename it")
+        elif metric.startswith("calibrated"):  # which calibrate takes for no metric to learn from
+            message = "so begin the names of models of percept calibrate"
+            complain(row, "metric", message, "Rename it")
         elif not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", metric):
             remedy = "Use letters, digits, _, - and ."
             complain(row, "metric", "not a name for a metric", remedy)

@@ -186,14 +186,16 @@ def artifact_chroma(images: Images) -> float:
 
     For each pixel the distance of (a*, b*) from the Gaussian mean (σ = 1/100 of the diagonal)
     of the undamaged pixels around it; the mean inside the mask less the mean in a rim of
-    2σ around it. In units of a* and b*, lower is better; about 0 where the colorizer saw through
-    scratches, dust and stains. The mask is the manifest's ``mask_path`` or, for scans without
-    one, what observers drew (``percept metrics --marks``). Not defined without undamaged
-    surroundings.
+    2σ around it, over the mean chroma of all undamaged pixels. Lower is better; about 0 where the
+    colorizer saw through scratches, dust and stains, 1 where these stand out by as much colour as
+    the picture has. The mask is the manifest's ``mask_path`` or, for scans without one, what
+    observers drew (``percept metrics --marks``). Not defined without undamaged surroundings, or
+    where these are grey.
 
-    Source: defined here.
+    Source: defined here. It does not depend on saturation or hue.
     Known failure: it takes a mask for damage as it is: a mask that follows an object measures
-    the object's colour.
+    the object's colour. As it is relative, damage of the same colour counts for more in a paler
+    picture.
     """
     from scipy.ndimage import binary_dilation, gaussian_filter
 
@@ -205,11 +207,14 @@ def artifact_chroma(images: Images) -> float:
     inside = mask & (near > 0.01)
     if not inside.any() or not rim.any():
         return math.nan
+    chroma = float(np.hypot(ab[..., 0], ab[..., 1])[~mask].mean())
+    if chroma < GREY:
+        return math.nan
     around = np.stack(
         [gaussian_filter(ab[..., i] * sound, sigma) / np.maximum(near, 1e-6) for i in (0, 1)], -1
     )
     distance = np.linalg.norm(ab - around, axis=-1)
-    return float(distance[inside].mean() - distance[rim].mean())
+    return float(distance[inside].mean() - distance[rim].mean()) / chroma
 
 
 def palette_distance(images: Images) -> float:

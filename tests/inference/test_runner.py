@@ -430,6 +430,13 @@ def test_a_directory_that_is_no_run_is_left_alone(manifest, tmp_path):
     with pytest.raises(InputError, match="cannot be written"):
         infer(manifest, ["g=gray"], tmp_path / "notes.txt" / "run")
     assert (tmp_path / "notes.txt").read_text() == "mine"
+    training = tmp_path / "training"
+    training.mkdir()
+    (training / "run.json").write_text('{"format": 1, "settings": {}}')
+    for fresh in (False, True):
+        with pytest.raises(InputError, match=r"not the run\.json of an inference run"):
+            infer(manifest, ["g=gray"], training, fresh=fresh)
+    assert [path.name for path in training.iterdir()] == ["run.json"]
 
 
 def test_what_changed_since_the_start_is_named(manifest, tmp_path):

@@ -169,6 +169,48 @@ def test_any_number_of_processes_writes_the_same_bytes(
     assert counts["colorfulness"] == 10
 
 
+@pytest.mark.parametrize("nproc", ["1", "2"])
+def test_a_command_that_was_stopped_goes_on(
+    make_run: MakeRun, nproc: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And what it writes then is what it would have written."""
+    whole, run = make_run("whole"), make_run("cut")
+    words = ["--metric", "psnr", "chroma_bleeding"]  # infinite for references, NaN for grey ones
+
+    def stop(drawn: int, total: int) -> None:
+        assert total == 4
+        if drawn == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_run(run, words[1:], progress=stop)
+    assert not (run.root / "metrics.parquet").exists()
+    (part,) = (run.root / "journal").iterdir()
+    lines = part.read_text().splitlines()
+    assert len(lines) == 3
+    part.write_text("\n".join([*lines[:2], lines[2][:-9]]))  # torn
+    assert main(["metrics", str(whole.root), *words]) == 0
+    assert "earlier start" not in capfd.readouterr().err
+    assert main(["metrics", str(run.root), *words, "--nproc", nproc]) == 0
+    assert "photographs measured by an earlier start: 2" in capfd.readouterr().err
+    for name in ("metrics.parquet", "run.json"):
+        first, second = (one.root.joinpath(name).read_bytes() for one in (whole, run))
+        assert first.replace(b"/whole", b"/cut") == second, name
+    assert not list((run.root / "journal").iterdir())
+
+
+def test_what_was_measured_before_the_outputs_changed_is_no_use(make_run: MakeRun) -> None:
+    run = make_run()
+
+    def stop(drawn: int, total: int) -> None:
+        if drawn == total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_run(run, ["psnr"], progress=stop)
+    assert evaluate_run(touch_outputs(run), ["psnr"]).resumed == 0
+
+
 def test_arms_are_told_over_their_seeds(
     make_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -352,10 +394,12 @@ def test_masks_and_palettes_let_two_more_be_measured(
     assert main(["metrics", str(run.root), "--palette", str(palettes), *both]) == 0
     run = open_run(run.root)
     assert run.info["metrics_skipped"]["palette_distance"].endswith("no palette: 1 photograph")
-    assert run.info["metrics_skipped"]["artifact_chroma"].endswith("no mask: 3 photographs")
     assert {content for content, _ in values(run, "palette_distance")} == SIZES.keys() - {"mill"}
-    assert values(run, "artifact_chroma").keys() == {("harbour", name) for name in CONDITIONS}
-    assert values(run, "artifact_chroma")["harbour", "gray"] == pytest.approx(0, abs=1e-9)
+    assert run.info["metrics_skipped"]["artifact_chroma"].endswith(
+        "no mask: 3 photographs; grey, or no damage with sound surroundings: 1 output"
+    )
+    coloured = {("harbour", name) for name in CONDITIONS if name != "gray"}
+    assert values(run, "artifact_chroma").keys() == coloured
     assert evaluate_run(run, ["artifact_chroma"]).computed == ()
 
     assert main(make) == 0
@@ -367,6 +411,26 @@ def test_masks_and_palettes_let_two_more_be_measured(
     assert "no.json: not a file of palettes" in capsys.readouterr().err
 
 
+def test_grey_photographs_make_no_palette(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["content_id,path,sha256,width,height"]
+    for name, pixel in {"grey": (90, 90, 90), "red": (150, 90, 90)}.items():
+        Image.fromarray(np.full((8, 9, 3), pixel, np.uint8)).save(tmp_path / f"{name}.png")
+        lines.append(f"{name},{name}.png,{sha256_file(tmp_path / f'{name}.png')},9,8")
+    manifest, out = tmp_path / "m.csv", tmp_path / "p.json"
+    manifest.write_text("\n".join(lines[:2]))
+    assert main(["palette", str(manifest), "--out", str(out)]) == 2
+    assert "none of 1 photographs has colour" in capsys.readouterr().err
+    assert not out.exists()
+    manifest.write_text("\n".join(lines))
+    assert main(["palette", str(manifest), "--out", str(out)]) == 0
+    assert "warning: 1 of 2 photographs are grey" in capsys.readouterr().err
+    manifest.write_text("\n".join([lines[0], lines[2]]))
+    assert main(["palette", str(manifest), "--out", str(out)]) == 0
+    assert "grey" not in capsys.readouterr().err
+
+
 def test_an_unknown_metric_is_named(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run()
     assert main(["metrics", str(run.root), "--metric", "psnr", "pnsr"]) == 2
@@ -375,7 +439,7 @@ def test_an_unknown_metric_is_named(make_run: MakeRun, capsys: pytest.CaptureFix
 
 
 def test_the_command_prints_a_table_and_the_reasons(
-    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make_run()
     assert main(["metrics", str(run.root), "--metric", "psnr", "--metric", "ciede2000"]) == 0
@@ -383,6 +447,10 @@ def test_the_command_prints_a_table_and_the_reasons(
     assert "psnr ↑" in out
     assert "ciede2000 ↓" in out
     assert [line.split()[0] for line in out.splitlines()[2:5]] == list(CONDITIONS)
+    # mill, which vivid lacks, is left out for the others, too.
+    assert out.startswith("Medians over 2 photographs that all conditions with a value have (↑")
+    found = [values(run, "psnr")[content, "gray"] for content in ("harbour", "sliver")]
+    assert out.splitlines()[2].split()[1] == f"{np.median(found):.3f}"
     reason = "failed in inference: 1 output; no reference: 1 photograph"
     assert f"left out: psnr, ciede2000: {reason}\n" in out
     assert main(["metrics", str(run.root), "--metric", "psnr"]) == 0
@@ -391,6 +459,12 @@ def test_the_command_prints_a_table_and_the_reasons(
     told = json.loads(capsys.readouterr().out)
     assert told["computed"] == []
     assert told["kept"] == ["psnr", "ciede2000"]
+
+    write_csv(tmp_path, [("mill", "gray", "mine", 1), ("sliver", "vivid", "mine", 2)])
+    assert main(["metrics", str(run.root), "--import", str(tmp_path / "mine.csv")]) == 0
+    capsys.readouterr()
+    assert main(["metrics", str(run.root), "--metric", "psnr"]) == 0
+    assert "no photograph of which all conditions with a value have mine" in capsys.readouterr().out
 
 
 def test_registry_tells_all_about_each_metric() -> None:
@@ -460,6 +534,7 @@ def test_every_wrong_row_is_named(make_run: MakeRun, tmp_path: Path) -> None:
             ("mill", "vivid", "hdrvdp", ""),
             ("mill", "vivid", "a b", "good"),
             ("mill", "gray", "hdrvdp", 9.6),
+            ("mill", "gray", "calibrated-mine", 1.0),
         ],
     )
     with pytest.raises(InputErrors) as caught:
@@ -473,7 +548,9 @@ def test_every_wrong_row_is_named(make_run: MakeRun, tmp_path: Path) -> None:
         (6, "metric", "a b"),
         (6, "value", "good"),
         (7, "metric", "hdrvdp"),
+        (8, "metric", "calibrated-mine"),
     ]
+    assert "begin the names of models of percept calibrate" in str(caught.value)
     assert "It has gray, reference, vivid" in str(caught.value)
     assert run.metrics.empty
 

@@ -138,7 +138,13 @@ def test_artifact_chroma_is_the_colour_of_a_scratch() -> None:
     lab[mask, 1:] += (6.0, -8.0)
     output = lab_to_srgb_in_gamut(lab)
     value = vintage.artifact_chroma(Images(output, mask=mask))
-    assert value == pytest.approx(10.0, abs=0.8)
+    assert value == pytest.approx(10 / math.hypot(10, 10), abs=0.06)
+    lab[..., 1:] *= 0.4
+    paler = vintage.artifact_chroma(Images(lab_to_srgb_in_gamut(lab), mask=mask))
+    assert paler == pytest.approx(value, rel=0.06), "as much of the picture's colour as before"
+    lab[..., 1:] = 0
+    grey = lab_to_srgb_in_gamut(lab)
+    assert math.isnan(vintage.artifact_chroma(Images(grey, mask=mask))), "gray is not the best"
     assert math.isnan(vintage.artifact_chroma(Images(output, mask=np.ones_like(mask))))
     with pytest.raises(InputError, match="mask and the output differ"):
         vintage.artifact_chroma(Images(output, mask=mask[1:]))

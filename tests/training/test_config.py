@@ -119,6 +119,8 @@ def test_manifest_is_relative_to_the_config(config_file: Path, manifest: Path) -
         ("sharding.size=2", "sharding.size", "strategy none has no groups"),
         ("memory.precision=int8", "memory.precision", "must be one of 'fp32', 'bf16', 'fp16'"),
         ("schedule.warmup_steps=7", "schedule.warmup_steps", "warmup is longer"),
+        ("train.divergence=0.5", "train.divergence", "would stop every training"),
+        ("train.divergence=1", "train.divergence", "Use more than 1, or 0"),
         ("train.crop=64", "train.crop", "larger than the photographs"),
     ],
 )

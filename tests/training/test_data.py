@@ -4,6 +4,7 @@ import multiprocessing
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -193,7 +194,7 @@ def test_views_can_be_sent_to_a_loader_process(tmp_path: Path, forkserver: None)
     loaded = views(tmp_path, workers=1)
     loaded[0]  # what it remembers is sent, too
     config = DataConfig(workers=1)
-    ((luminance, chroma),) = load_batches(loaded, config, range(2, 3))
+    ((luminance, chroma, _),) = load_batches(loaded, config, range(2, 3))
     assert torch.equal(luminance, views(tmp_path)[2][0])
     assert torch.equal(chroma, views(tmp_path)[2][1])
 
@@ -207,7 +208,8 @@ def test_loader_processes_and_cache_change_nothing(
     loaded = views(tmp_path, **settings)
     config = DataConfig(**settings)  # type: ignore[arg-type]
     batches = list(load_batches(loaded, config, range(2, 5)))
-    for step, (luminance, chroma) in zip(range(2, 5), batches, strict=True):
+    for step, (luminance, chroma, problem) in zip(range(2, 5), batches, strict=True):
+        assert not problem
         expected = views(tmp_path)[step]
         assert torch.equal(luminance, expected[0])
         assert torch.equal(chroma, expected[1])
@@ -225,11 +227,24 @@ def test_too_little_shared_memory_is_said_before_a_loader_dies(
     with pytest.raises(
         InputError, match=r"200 loader processes in each of 2 .* MiB of shared"
     ) as e:
-        check_loader(config, 2)
+        check_loader(config, 2, 2)
     assert e.value.key == "data.workers"
     small = TrainConfig(steps=1, global_batch=2, crop=16)
-    check_loader(Config(arm="x", data=DataConfig(workers=1), train=small), 2)
-    check_loader(Config(arm="x", train=small), 2)
+    check_loader(Config(arm="x", data=DataConfig(workers=1), train=small), 2, 2)
+    check_loader(Config(arm="x", train=small), 2, 2)
+
+
+def test_processes_on_other_machines_need_nothing_of_this_ones_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "_SHARED_MEMORY", tmp_path)
+    settings = DataConfig(workers=1, prefetch=1)  # two steps ready, of 16 views in all
+    config = Config(arm="x", data=settings, train=TrainConfig(steps=1, global_batch=16, crop=64))
+    room = 2 * 8 * 64 * 64 * 3 * 4
+    monkeypatch.setattr(data.os, "statvfs", lambda _: SimpleNamespace(f_bavail=room, f_frsize=1))
+    check_loader(config, 2, 1)
+    with pytest.raises(InputError, match="1 loader processes in each of 2 "):
+        check_loader(config, 2, 2)
 
 
 def test_decoding_at_less_is_still_large_enough(tmp_path: Path) -> None:
@@ -298,11 +313,20 @@ def test_unknown_strata_are_named(manifest: Path) -> None:
 
 
 def test_data_hash_follows_the_files(manifest: Path) -> None:
-    config = DataConfig(manifest=str(manifest))
-    before = data_sha256(training_photographs(config))
-    assert data_sha256(training_photographs(config)) == before
+    config = Config(
+        arm="x",
+        data=DataConfig(manifest=str(manifest)),
+        train=TrainConfig(steps=1, global_batch=1),
+    )
+
+    def found() -> dict[str, str]:
+        return data_sha256(training_photographs(config.data), [], config)
+
+    before = found()
+    assert found() == before
     Image.new("RGB", (36, 30), "red").save(manifest.parent / "b-reference.png")
-    assert data_sha256(training_photographs(config)) != before
+    assert found()["data_sha256"] != before["data_sha256"]
+    assert found()["validation_sha256"] == before["validation_sha256"]
 
 
 def test_an_unknown_split_names_those_there_are(manifest: Path) -> None:

@@ -155,6 +155,11 @@ def test_costs_are_those_of_the_worker(
         ("claim", "claims", "key 'claims': unknown key"),
         ('"tiny"', '"nowhere"', "no such file"),
         ("[arms.plain]", "arms.plain = 3", "an arm is a table of settings"),
+        ("[arms.plain]", '[arms."../evil"]', "an arm's name is .*got '../evil'"),
+        ("[arms.plain]", '[arms."a=b"]', "an arm's name is .*got 'a=b'"),
+        ("[arms.plain]", '[arms.""]', "an arm's name is .*got ''"),
+        ("[arms.plain]", "[arms.Small]", "differ in more than capitals"),
+        ("nproc = 1", "nproc = 0", "key 'nproc': the value must be at least 1 .got 0"),
     ],
 )
 def test_bad_experiments_are_refused(experiment_file: Path, old: str, new: str, says: str) -> None:
@@ -165,6 +170,17 @@ def test_bad_experiments_are_refused(experiment_file: Path, old: str, new: str, 
     experiment_file.write_text(text)
     with pytest.raises(Exception, match=says):
         load_experiment(str(experiment_file))
+
+
+def test_the_manifest_is_relative_to_the_config_that_names_it(experiment_file: Path) -> None:
+    folder = experiment_file.parent
+    (folder / "deep").mkdir()
+    text = experiment_file.read_text().replace('"tiny"', json.dumps(str(folder / "tiny.toml")))
+    other = "[arms.plain]\ndata.manifest = 'other.csv'"
+    (folder / "deep/exp.toml").write_text(text.replace("[arms.plain]", other))
+    configs = {t.arm: t.config for t in load_experiment(str(folder / "deep/exp.toml")).trainings}
+    assert configs["small"].data.manifest == str(folder / "manifest.csv")
+    assert configs["plain"].data.manifest == str(folder / "deep/other.csv")
 
 
 def test_configs_and_experiments_are_not_mixed_up(
@@ -186,6 +202,8 @@ def test_an_experiment_ends_before_observers(
     """Dry run, training; then the printed commands, up to the conditions of a run."""
     out = experiment_file.parent / "out"
     words = ["train", "--experiment", str(experiment_file), "--out", str(out), "--device", "cpu"]
+    assert percept([*words, "--dry-run", "--manifest", "nowhere.csv"]) == 2
+    assert "nowhere.csv" in capfd.readouterr().err
     assert percept([*words, "--dry-run"]) == 0
     said = capfd.readouterr().out
     assert "A test has arms." in said

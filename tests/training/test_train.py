@@ -29,8 +29,8 @@ import training.trainer
 from percept import bundle
 from percept import files as percept_files
 from percept.cli import main as percept
-from percept.distributed import process_group
-from percept.errors import InputError
+from percept.distributed import launch, process_group
+from percept.errors import InputError, Interrupted
 from percept.files import lock_folder, sha256_file
 from percept.inference.networks import load_checkpoint
 from training import checkpoint
@@ -250,6 +250,42 @@ def test_what_compression_remembers_comes_back_on_the_device_of_the_gradients(
     assert local["error_dict"][0].device.type == "meta"  # stands for a CUDA device here
 
 
+def test_a_part_that_another_process_never_writes_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "world_size", lambda: 2)
+    monkeypatch.setattr(checkpoint, "_PART_SECONDS", 0.1)
+    saver = checkpoint.Saver(tmp_path)
+    saver.start(3, {"world": 2}, {"residual": torch.ones(2)})
+    with pytest.raises(Interrupted, match=r"have not written rank-1\.pt"):
+        saver.wait()
+    assert checkpoint.saved_step(tmp_path) == 0
+
+
+@pytest.mark.parametrize("name", ["run.json", "state/step-6/common.pt"])
+def test_a_damaged_file_is_named_and_fresh_starts_over(
+    config_file: Path,
+    tmp_path: Path,
+    train: Train,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    out = tmp_path / "out"
+    assert train(config_file, out) == 0
+    run = (out / "run.json").read_text()
+    (out / "run.json").write_text(run.replace('"complete"', '"running"'))
+    file = out / name
+    file.write_bytes(b"{}" if name == "run.json" else file.read_bytes()[:5000])
+    named = file if name == "run.json" else file.parent
+    capsys.readouterr()
+    assert train(config_file, out) == 2
+    message = capsys.readouterr().err
+    assert f"percept train: {named}: is damaged" in message
+    assert "--fresh" in message
+    assert len(message.splitlines()) == 1
+    assert train(config_file, out, "--fresh") == 0
+
+
 def test_divergence_stops_and_keeps_the_last_good_checkpoint(
     config_file: Path,
     tmp_path: Path,
@@ -280,12 +316,47 @@ def test_a_loss_far_above_what_it_was_stops_too(
     config_file: Path, tmp_path: Path, train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--set", "optimizer.name=sgd", "--set", "optimizer.learning_rate=10"]
-    options += ["--set", "optimizer.clip_norm=0", "--set", "train.divergence=1.01"]
-    options += ["--set", "schedule.warmup_steps=0", "--set", "train.checkpoint_every=1"]
-    assert train(config_file, tmp_path / "out", *options) == 2
-    assert re.search(r"diverged at step \d: loss \S+, having been", capsys.readouterr().err)
+    options += ["--set", "optimizer.clip_norm=0", "--set", "schedule.warmup_steps=0"]
+    options += ["--set", "train.steps=40", "--set", "train.checkpoint_every=1"]
+    assert train(config_file, tmp_path / "out", *options) == 2  # by the default limit
+    assert re.search(r"diverged at step \d+: loss \S+, having been", capsys.readouterr().err)
     assert run_json(tmp_path / "out")["state"] == "diverged"
-    assert load_checkpoint(tmp_path / "out")[1]["step"] >= 1
+
+
+def test_no_state_is_saved_while_the_loss_is_far_above_what_it_was(
+    config_file: Path,
+    tmp_path: Path,
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    original, calls = training.losses.chroma_loss, iter(range(1000))
+
+    def rises(*args: object, **options: object) -> torch.Tensor:
+        loss = original(*args, **options)  # type: ignore[arg-type]
+        return loss * (3 if next(calls) > 4 else 1)  # the first is no step
+
+    monkeypatch.setattr(training.losses, "chroma_loss", rises)
+    options = ["--set", "train.steps=40", "--set", "train.checkpoint_every=1"]
+    assert train(config_file, tmp_path / "out", *options) == 2
+    stopped = re.search(r"diverged at step (\d+): .* step 4 is kept", capsys.readouterr().err)
+    assert stopped is not None
+    assert int(stopped[1]) > 9  # the smoothed loss took some steps to get there
+    assert load_checkpoint(tmp_path / "out")[1]["step"] == 4
+
+
+def test_a_few_views_say_nothing_about_divergence(
+    config_file: Path, tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = training.losses.chroma_loss, iter(range(1000))
+
+    def unequal(*args: object, **options: object) -> torch.Tensor:
+        loss = original(*args, **options)  # type: ignore[arg-type]
+        return loss * (0.1 if next(calls) == 1 else 1)  # the first photograph is nearly grey
+
+    monkeypatch.setattr(training.losses, "chroma_loss", unequal)
+    options = ["--set", "train.global_batch=1", "--set", "train.steps=12"]
+    assert train(config_file, tmp_path / "out", *options) == 0
 
 
 def test_the_best_is_kept_beside_the_last(
@@ -385,17 +456,99 @@ def test_other_photographs_are_a_change(
     assert train(config_file, tmp_path / "out") == 0
     (tmp_path / "a-reference.png").write_bytes((tmp_path / "b-reference.png").read_bytes())
     assert train(config_file, tmp_path / "out") == 2
-    assert "data_sha256" in capsys.readouterr().err
+    assert "other settings: data_sha256 differs. Put" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "old", "new", "names"),
+    [
+        (["data.validation_split=study"], "study", "other", "validation_sha256"),
+        (["data.sampler=stratified", "data.strata=['license']"], "CC0", "PD", "strata_sha256"),
+        (["data.buckets=[[16, 24], [24, 16]]"], "36,30", "30,36", "buckets_sha256"),
+        ([], "36,30", "30,36", None),  # which no square view depends on
+    ],
+)
+def test_what_else_a_manifest_decides_is_a_change(
+    config_file: Path,
+    tmp_path: Path,
+    train: Train,
+    capsys: pytest.CaptureFixture[str],
+    settings: list[str],
+    old: str,
+    new: str,
+    names: str | None,
+) -> None:
+    manifest = tmp_path / "manifest.csv"
+    head, *rows = manifest.read_text().splitlines()
+    text = "\n".join([f"{head},license", *(f"{row},CC0" for row in rows)])
+    manifest.write_text(text)
+    options = ["--set", "train.steps=2"]
+    for setting in settings:
+        options += ["--set", setting]
+    assert train(config_file, tmp_path / "out", *options) == 0
+    manifest.write_text(text.replace(old, new, 1))
+    capsys.readouterr()
+    assert train(config_file, tmp_path / "out", *options) == (2 if names else 0)
+    if names:
+        assert f"other settings: {names} differs. Put" in capsys.readouterr().err
 
 
 def test_a_checkpoint_from_elsewhere_is_not_overwritten(
     config_file: Path, tmp_path: Path, train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "model.safetensors").write_bytes(b"precious")
-    assert train(config_file, tmp_path / "out") == 2
+    out = tmp_path / "out"
+    assert train(config_file, out) == 0
+    before = (out / "model.safetensors").read_bytes()
+    (out / "run.json").unlink()  # somebody copied the checkpoint alone
+    assert train(config_file, out) == 2
     assert "not trained here" in capsys.readouterr().err
-    assert (tmp_path / "out" / "model.safetensors").read_bytes() == b"precious"
+    assert (out / "model.safetensors").read_bytes() == before
+    assert train(config_file, out, "--fresh") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors", "of another program"),
+        ("run.json", '{"format": 1, "conditions": {}, "manifest": {}}'),  # percept infer's
+        ("config.json", '{"model_type": "bert"}'),
+        ("state/step-12", "not a state"),
+    ],
+)
+def test_files_that_no_training_wrote_stay_also_with_fresh(
+    config_file: Path,
+    tmp_path: Path,
+    train: Train,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    content: str,
+) -> None:
+    file = tmp_path / "out" / name
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    for options in ([], ["--fresh"]):
+        assert train(config_file, tmp_path / "out", *options) == 2
+        message = capsys.readouterr().err
+        assert f"no percept train has written here (got {name!r})" in message
+        assert file.read_text() == content
+
+
+def test_fresh_removes_what_a_training_wrote_and_nothing_else(
+    config_file: Path, tmp_path: Path, train: Train
+) -> None:
+    out = tmp_path / "out"
+    mine = [out / "samples/thesis.txt", out / "state/step-abc/notes", out / "best/of.txt"]
+    for file in mine:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("mine")
+    assert train(config_file, out) == 0
+    options = ["--set", "train.steps=4", "--set", "train.samples=0", "--fresh"]
+    assert train(config_file, out, *options) == 0
+    assert {path.name for path in out.rglob("*") if path.is_file()} == {
+        *(file.name for file in mine),
+        *("model.safetensors", "config.json", "run.json", "log.jsonl", "common.pt", ".lock"),
+    }
+    assert [path.name for path in (out / "state").glob("step-?")] == ["step-4"]
 
 
 @pytest.mark.parametrize(
@@ -404,6 +557,7 @@ def test_a_checkpoint_from_elsewhere_is_not_overwritten(
         ("network.name=vit", "key 'network.name': unknown network"),
         ("network.arguments.size=3", "the network unet has no such argument"),
         ("network.arguments.width=seven", "toml, key 'network.arguments.width': must be a whole"),
+        ("network.arguments.width=1000000000", "tiny.toml, key 'network.arguments': the network "),
         ("train.crop=15", "tiny.toml, key 'train.crop': the network takes views whose sides are "),
         ("train.crop=15", "multiples of 2 (got 15). For example 14 instead of 15"),
         ("data.buckets=[[16, 16], [13, 32]]", "(got [13, 32]). For example 12 instead of 13"),
@@ -507,6 +661,60 @@ def test_two_processes_under_torchrun_equal_one(
     assert train(config_file, tmp_path / "other", *options, "--set", "seed=4") == 0
     with pytest.raises(AssertionError):
         assert_close(tmp_path / "one", tmp_path / "other", 1e-2)
+
+
+APART = """
+import os, sys
+import training.checkpoint
+from percept.distributed import leave
+from training.train import main
+training.checkpoint._VISIBLE_SECONDS = 0.2
+out = sys.argv[2] + os.environ["RANK"]
+os.makedirs(out, exist_ok=True)
+leave(main([sys.argv[1], "--out", out, "--device", "cpu"]))
+"""
+
+
+def test_nodes_that_do_not_share_the_folder_are_refused(
+    config_file: Path, tmp_path: Path, train: Train, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train(config_file, tmp_path / "out0") == 0  # and process 1 has begun nothing
+    capfd.readouterr()
+    assert launch(["-c", APART, str(config_file), str(tmp_path / "out")], 2) == 2
+    captured = capfd.readouterr()
+    assert captured.err == (
+        f"percept train: {tmp_path}/out1, key '--out': process 1 sees another folder of this name "
+        "than process 0. Put it on a disk that all nodes share\n"
+    )
+    assert not captured.out
+    assert not list((tmp_path / "out1").glob("[!.]*"))
+
+
+def test_a_photograph_that_one_process_cannot_read_stops_all_of_them_in_one_line(
+    config_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bad, manifest = tmp_path / "c.png", tmp_path / "manifest.csv"
+    whole, text = sha256_file(bad), manifest.read_text()
+    bad.write_bytes(bad.read_bytes()[:-40])
+    manifest.write_text(text.replace(whole, sha256_file(bad)))
+    command = ["train", str(config_file), "--out", str(tmp_path / "out"), "--nproc", "2"]
+    command += ["--device", "cpu", "--set", "data.cache=false", "--set", "data.workers=1"]
+    # Only process 1 meets it, and only in a step.
+    command += ["--set", "data.sampler=contiguous", "--set", "train.samples=0"]
+    assert percept(command) == 2
+    message = capfd.readouterr().err
+    assert message.startswith(f"percept train: {bad}: ")
+    assert len(message.splitlines()) == 1
+
+
+def test_a_worker_whose_main_process_says_what_is_wrong_returns_its_exit_code(
+    config_file: Path, tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def left(*_: object) -> None:  # what distributed.together does there
+        raise SystemExit(2)
+
+    monkeypatch.setattr(training.train, "work", left)
+    assert train(config_file, tmp_path / "out") == 2
 
 
 @pytest.fixture
