@@ -35,7 +35,8 @@ def _leave_locks() -> None:
 
 # A lock lasts as long as any process has its file open, and loader processes outlive a killed one.
 # (Programs that are started, rather than forked, never get the file.)
-os.register_at_fork(after_in_child=_leave_locks)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_locks)
 
 
 def sha256_file(path: str | Path) -> str:
