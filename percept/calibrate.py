@@ -31,7 +31,7 @@ from percept.files import read_json, write_json_atomic
 from percept.inference.run import Run
 from percept.stats import Estimate
 from percept.stats.frames import counted_rows
-from percept.store import Store
+from percept.store import Store, Study
 from percept.types import GRAY, REFERENCE
 
 FloatArray = npt.NDArray[np.float64]
@@ -184,27 +184,12 @@ def calibrate(
     InputError
         No votes, another method, several attributes, or no metric that all stimuli have.
     """
-    study = store.study(study_name)
-    if study.method not in ("pairwise", "review"):
-        raise InputError(
-            "a model is fitted to pairwise or review studies",
-            key="study",
-            value=f"{study_name} ({study.method})",
-        )
-    frame = store.ratings(study)
-    asked = sorted(frame["attribute"].unique())
-    if attribute is not None:
-        if attribute not in asked:
-            raise InputError(
-                "no answer is to this question",
-                key="attribute",
-                value=attribute,
-                remedy=f"There are answers to {', '.join(asked)}" if asked else "",
-            )
-        frame = frame[(frame["attribute"] == attribute).to_numpy()]
+    study, frame = judgements(store, study_name, attribute)
+    asked = store.ratings(study)["attribute"].unique()
     table, changed = run.metrics, run.unlike(store.stimuli(study))
     own = pd.MultiIndex.from_frame(table[["content_id", "condition"]])
-    if len(table) and own.isin(changed).all():
+    judged = own[~own.get_level_values("condition").isin(_ANCHORS)]  # others may be in any run
+    if len(judged) and judged.isin(changed).all():
         raise InputError(
             f"the run holds other images than those that study {study_name!r} shows",
             file=run.root,
@@ -236,7 +221,7 @@ def calibrate(
         warnings.append(f"{simulated} of the observers are simulated")
     if len(changed):
         told = _listed(f"{content}/{condition}" for content, condition in changed)
-        warnings.append(f"left out, being other images than those that the study shows: {told}")
+        warnings.append(f"other images than those that the study shows, not counted: {told}")
     used = [known[one.metric]["kind"] for one in model.features if one.metric in known]
     if "full-reference" in used and not (traits or metrics):
         warnings.append(
@@ -248,6 +233,35 @@ def calibrate(
         fitted_on={**source, **model.fitted_on},
         warnings=(*warnings, *model.warnings),
     )
+
+
+def judgements(store: Store, study_name: str, attribute: str | None) -> tuple[Study, pd.DataFrame]:
+    """Read the answers to one question of a study that a model can be fitted to.
+
+    Raises
+    ------
+    InputError
+        As of :func:`calibrate`, for whatever the study alone decides.
+    """
+    study = store.study(study_name)
+    if study.method not in ("pairwise", "review"):
+        raise InputError(
+            "a model is fitted to pairwise or review studies",
+            key="study",
+            value=f"{study_name} ({study.method})",
+        )
+    frame = store.ratings(study)
+    asked = sorted(frame["attribute"].unique())
+    if not asked:
+        raise InputError("the study has no votes", key="study", value=study_name)
+    if (attribute is None and len(asked) > 1) or attribute not in (None, *asked):
+        raise InputError(
+            "no answer is to this question" if attribute else "the study asks several questions",
+            key="--attribute",
+            value=attribute,
+            remedy=f"There are answers to {', '.join(asked)}",
+        )
+    return study, frame if attribute is None else frame[(frame["attribute"] == attribute)]
 
 
 def directions(run: Run) -> dict[str, bool]:
@@ -340,7 +354,7 @@ def fit_counts(
         checked = Validation([], 1.0, 0.0, math.nan, rows, ("not cross-validated",))
     warnings = checked.warnings
     if lost:
-        warnings = (f"{lost} votes are on images without metrics and left out", *warnings)
+        warnings = (f"{lost} votes on images without metrics are left out", *warnings)
     if lacking and not metrics:
         without = int(values[lacking].isna().any(axis=1).sum())
         warnings = (
@@ -500,8 +514,9 @@ def _features(
         scale = float(np.sqrt(2 * np.mean(centred**2))) or 1.0
         feature = replace(feature, centre=float(series.mean()), scale=scale)
         if against is not None:
-            common = np.unique(feature.transform(values.xs(against, level=1)[name].to_numpy(float)))
-            feature = replace(feature, origin=float(common[0]) if len(common) == 1 else None)
+            common = feature.transform(values.xs(against, level=1)[name].to_numpy(float))
+            same = np.ptp(common) < 1e-6  # but for rounding
+            feature = replace(feature, origin=float(np.median(common)) if same else None)
         features.append(feature)
     return tuple(features)
 
@@ -705,13 +720,19 @@ def cross_validate(
         told = sides[0] - sides[1] if len(sides) == 2 else sides[0]
         rows.append(_worth(str(name), told, problem, decides=len(sides) == 2))
     rows.append(_worth("lookup", lookup, problem))
-    known = np.isfinite(eta)
     lead = problem.design[:, 0] if problem.leads else np.zeros(n)
+    if problem.leads and problem.kind == "pairwise":
+        ahead = np.average((problem.share - 0.5) * lead, weights=problem.rows["n"])
+        rows.append(_worth("the constant alone", lead * ahead, problem))
+    known = np.isfinite(eta)
     shrink, shift = _calibration(eta[known], lead[known], problem, known)
     if shrink == 0.0:
-        warnings.append("held out, the model predicts no better than chance: do not use it")
+        floor = "its constant alone" if problem.leads else "chance"
+        warnings.append(f"held out, the model predicts no better than {floor}: do not use it")
     unexplained = _unexplained(shrink * eta[known] + shift * lead[known], problem, known)
-    if math.isnan(unexplained):
+    if not known.any():
+        warnings.append("nothing could be held out: the model's worth is not known")
+    elif math.isnan(unexplained):
         warnings.append("nothing was judged twice: standard errors speak of the weights alone")
     return Validation(rows, shrink, shift, unexplained, held_out, tuple(warnings))
 
@@ -974,7 +995,7 @@ def _values_for(model: Model, table: pd.DataFrame) -> pd.DataFrame:
 def doubts(model: Model, found: pd.DataFrame) -> list[str]:
     """Tell what a user of :func:`predict`'s frame has to know; the model's warnings come last."""
     told = []
-    outside = found[found["outside"] != ""]
+    outside = found[(found["outside"] != "") & ~found["condition"].isin(_ANCHORS)]
     if len(outside):
         own = outside.drop_duplicates("content")
         names = [f"{row.content} ({row.outside})" for row in own.itertuples()]
@@ -1024,9 +1045,15 @@ def _inside(feature: Feature, value: float) -> bool:
 
 
 def add_to_run(model: Model, run: Run, inputs_sha256: str) -> pd.DataFrame:
-    """Write a model's scores into a run's metrics, and return :func:`predict`'s frame."""
+    """Write a model's scores into a run's metrics, and return :func:`predict`'s frame.
+
+    Scores that are relative to something else than the others are not written.
+    """
     found = predict(model, run.metrics)
-    frame = found.rename(columns={"content": "content_id", "score": "value"})
+    common = found[found["relative_to"] == (model.against or "")]
+    lost = found["content"].nunique() - common["content"].nunique()
+    skipped = {model.name: f"no image of {model.against}: {lost} photographs"} if lost else {}
+    frame = common.rename(columns={"content": "content_id", "score": "value"})
     entry = {
         "kind": "calibrated",
         "higher_is_better": True,
@@ -1034,7 +1061,7 @@ def add_to_run(model: Model, run: Run, inputs_sha256: str) -> pd.DataFrame:
         "fitted_on": model.fitted_on,
         "inputs_sha256": inputs_sha256,
     }
-    run.write_metrics(frame.assign(metric=model.name), {}, {model.name: entry})
+    run.write_metrics(frame.assign(metric=model.name), skipped, {model.name: entry})
     return found
 
 

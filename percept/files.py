@@ -106,6 +106,16 @@ def check_place(path: str | Path, *, folder: bool = False, key: str = "--out") -
         If something else is there, or may not be written.
     """
     path, wanted = Path(path), "folder" if folder else "file"
+    try:
+        _check_place(path, wanted, key)
+    except OSError as error:  # a name too long, a folder that may not be looked into
+        raise InputError(
+            f"cannot be written: {error.strerror}", file=path, key=key, remedy="Name another place"
+        ) from None
+
+
+def _check_place(path: Path, wanted: str, key: str) -> None:
+    folder = wanted == "folder"
     if path.exists() and not (path.is_dir() if folder else path.is_file()):
         there = "folder" if path.is_dir() else "file" if path.is_file() else "device"
         raise InputError(f"is a {there}", file=path, key=key, remedy=f"Name a {wanted}")

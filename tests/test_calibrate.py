@@ -15,6 +15,7 @@ from percept.calibrate import (
     _majority,
     _mean_rank,
     _single_votes,
+    add_to_run,
     calibrate,
     doubts,
     fit_model,
@@ -201,6 +202,8 @@ def test_other_people_are_no_better_where_only_the_reference_differs() -> None:
     assert worth["other people"]["rank_low"] < 0 < worth["other people"]["rank_high"]
     assert worth["other people"]["accuracy"] == pytest.approx(_others_by_hand(votes), abs=1e-4)
     assert worth["good"]["accuracy"] == pytest.approx(1 / (1 + math.exp(-2)), abs=0.05)
+    assert worth["the constant alone"]["accuracy"] == worth["good"]["accuracy"]
+    assert any("no better than its constant alone" in doubt for doubt in model.warnings)
     assert worth["good"]["rank_low"] < 0 < worth["good"]["rank_high"]
 
 
@@ -291,7 +294,7 @@ def test_a_photograph_unlike_those_of_the_fit_is_named(fitted) -> None:
     assert ("p1", "c") not in predict(fitted, missing).set_index(["content", "condition"]).index
 
 
-def test_scores_against_a_common_reference_compare_across_photographs() -> None:
+def test_scores_against_a_common_reference_compare_across_photographs(tmp_path: Path) -> None:
     rng = np.random.default_rng(8)
     table, _, votes = against_reference(rng, 20)
     model = fit_model(table, votes, directions=DIRECTIONS)
@@ -311,13 +314,25 @@ def test_scores_against_a_common_reference_compare_across_photographs() -> None:
     np.testing.assert_allclose(means, 0, atol=1e-12)
     told = "\n".join(doubts(model, found))
     assert "without an image of reference: new0, new1, new10, new11, new12 and 34 more" in told
-    # A reference that has the same metrics everywhere needs no image: as by full-reference ones.
+    # Only scores that are relative to the same become a metric.
+    run = make_run(tmp_path, contents=4, conditions=("reference", *CONDITIONS), size=(12, 9))
+    names = {f"new{i}": f"photo{i - 6}" for i in range(6, 10)}
+    part = new[~lost & new["content_id"].isin(names)]
+    run.write_metrics(part.assign(content_id=part["content_id"].map(names)))
+    add_to_run(model, run, "")
+    own = open_run(run.root).metrics.query("metric == 'calibrated'")
+    assert set(own["content_id"]) == {"photo1"}
+    skipped = open_run(run.root).info["metrics_skipped"]
+    assert skipped == {"calibrated": "no image of reference: 3 photographs"}
+    # A reference that has the same metrics everywhere, but for rounding, needs no image: as by
+    # full-reference ones.
     for frame in (table, new):
-        frame.loc[frame["condition"] == "reference", "value"] = 0.5
+        true = frame["condition"] == "reference"
+        frame.loc[true, "value"] = 0.5 + 1e-13 * rng.random(true.sum())
     model = fit_model(table, votes, directions=DIRECTIONS)
     whole, part = (predict(model, frame) for frame in (new, new[~lost]))
     whole = whole[whole["condition"].ne("reference") | whole["content"].eq("new7")]
-    pd.testing.assert_frame_equal(part, whole.reset_index(drop=True))
+    pd.testing.assert_frame_equal(part, whole.reset_index(drop=True), atol=1e-9)
     assert not any("without an image" in doubt for doubt in doubts(model, part))
 
 

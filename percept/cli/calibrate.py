@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     import json
     import sys
 
-    from percept.calibrate import calibrate, write_model
+    from percept.calibrate import calibrate, judgements, write_model
     from percept.files import check_place
     from percept.inference.run import open_run
     from percept.store import open_store
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     check_place(args.out)
     opened = open_run(args.run_directory)
     with open_store(args.db) as store:
-        store.study(args.study)  # before minutes go into metrics
+        judgements(store, args.study, args.attribute)  # before minutes go into metrics
         if args.metric is None:
             _measure_traits(opened)
         model = calibrate(

@@ -502,8 +502,8 @@ def _backup(args: argparse.Namespace) -> int:
     from percept.store import open_store
 
     check_place(args.out)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     with open_store(args.db) as store:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
         store.backup(args.out)
         folders = {store.stimuli_folder(study) for study in store.studies() if not study.imported}
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")

@@ -135,8 +135,10 @@ class Run:
         """
         shown = stimuli[(stimuli["role"] == "test") & stimuli["source_sha256"].notna()]
         keys = pd.MultiIndex.from_frame(shown[["content_id", "condition"]])
-        made = self.outputs.set_index(["content_id", "condition"])["sha256"].reindex(keys)
-        return keys[(made.notna() & (made.to_numpy() != shown["source_sha256"].to_numpy()))]
+        made = self.outputs.set_index(["content_id", "condition"])["sha256"].astype(object)
+        made = made.reindex(keys).where(lambda one: one.notna(), None)
+        pairs = zip(made, shown["source_sha256"], strict=True)
+        return keys[[own is not None and own != source for own, source in pairs]]
 
     def write_metrics(
         self,

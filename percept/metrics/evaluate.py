@@ -148,6 +148,10 @@ def evaluate_run(
             if plan.todo and is_main():
                 check_place(run.root, folder=True, key="RUN")
         journal = run.root / "journal" / f"metrics-{_identity(plan, fresh)}"
+        with together():
+            if is_main() and fresh:
+                for file in _parts(journal):
+                    file.unlink(missing_ok=True)
         earlier = all_gather_rows(_read_journal(journal))
         done = set(earlier[:, 0].tolist())
         groups = _photographs(run, plan)
@@ -201,10 +205,11 @@ def _plan(run: Run, names: Sequence[str] | None, fresh: bool) -> _Plan:
         available = lacking is None
         current = (
             entry is not None
-            and entry["inputs_sha256"] == inputs[metric.needs]
-            and entry["failed"] == 0
+            and entry.get("inputs_sha256") == inputs[metric.needs]
+            and entry.get("failed") == 0  # an import of this name has no such entry
+            and entry.get("version", 1) == metric.version
             and entry.get("values", there or 1) == there  # none, of what no image can have
-            and (not available or entry["weights"] == _weights(metric))
+            and (not available or entry.get("weights") == _weights(metric))
         )
         if current and not (fresh and asked):
             kept.append(metric.name)
@@ -359,7 +364,7 @@ def _measure_share(
 def _identity(plan: _Plan, fresh: bool) -> str:
     """Name what is measured, on what and by what: values of another plan are no use to this."""
     metrics = [
-        (metric.name, inputs, _weights(metric))
+        (metric.name, metric.version, inputs, _weights(metric))
         for metric, inputs in zip(plan.todo, plan.inputs, strict=True)
     ]
     return hashlib.sha256(json.dumps([__version__, fresh, metrics]).encode()).hexdigest()[:16]
@@ -549,6 +554,7 @@ def _describe(metric: Metric) -> dict[str, Any]:
         "citation": metric.citation,
         "group": metric.group,
         "in_models": metric.in_models,
+        "version": metric.version,
         "percept": __version__,
         "weights": _weights(metric),
     }

@@ -35,6 +35,8 @@ class Metric:
     """Whether ``percept calibrate`` weighs it, where a run has such metrics: parts, not wholes."""
     needs: Literal["mask", "palette"] | None = None
     """What it cannot do without, beside the images."""
+    version: int = 1
+    """Of its definition: values of another one are computed again."""
     min_side: int = 1
     """Smallest height and width in pixels on which it is defined."""
 
@@ -257,6 +259,7 @@ _ALL = (
         unit="",
         range=(0.0, math.inf),
         citation="blotches of colour where lightness has none; defined by percept",
+        version=2,
     ),
     Metric(
         name="artifact_chroma",
@@ -266,6 +269,7 @@ _ALL = (
         unit="",
         range=(-math.inf, math.inf),
         citation="colour of damage against its surroundings; defined by percept",
+        version=2,
         needs="mask",
     ),
     Metric(

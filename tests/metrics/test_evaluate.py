@@ -292,6 +292,22 @@ def test_values_that_are_gone_are_computed_again(
     assert "infer command again" in err
 
 
+def test_values_of_another_definition_are_computed_again(make_run: MakeRun) -> None:
+    """As after an update: of an older version, or an import whose name percept has taken since."""
+    run = make_run()
+    evaluate_run(run, ["psnr", "patchiness"])
+    before = values(run, "patchiness")
+    for entry in ({"version": 1}, None):
+        run = open_run(run.root)
+        old = run.metrics[run.metrics["metric"] == "patchiness"].assign(value=7.0)
+        own = run.info["metrics"]["patchiness"]
+        imported = {"kind": "imported", "inputs_sha256": own["inputs_sha256"]}
+        run.write_metrics(old, {}, {"patchiness": imported if entry is None else own | entry})
+        again = evaluate_run(open_run(run.root), ["psnr"])
+        assert (again.computed, again.kept) == (("patchiness",), ("psnr",))
+        assert values(run, "patchiness") == before
+
+
 def test_a_failed_image_costs_its_rows_and_is_measured_again(make_run: MakeRun) -> None:
     run = make_run()
     file = run.root / "images/vivid/harbour.png"

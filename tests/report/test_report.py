@@ -759,7 +759,16 @@ def test_metrics_of_other_images_than_those_judged_are_left_out(
         assert now.choices is not None
         assert before.choices is not None
         assert now.choices.n_missing > 0 == before.choices.n_missing
-        write_parquet_atomic(run.root / "outputs.parquet", outputs.assign(sha256=all_of_them))
+        # Fewer images than were judged, and one that could not be made again.
+        fewer = outputs[(outputs["condition"] != "pale") & (outputs["content_id"] != "photo1")]
+        fewer = fewer.assign(sha256=fewer["sha256"].where(fewer.index != fewer.index[0]))
+        write_parquet_atomic(run.root / "outputs.parquet", fewer)
+        study = read_study(store, "pairs", open_run(run.root))
+        assert study.run_problem == ""
+        assert analyse([study], n_boot=N_BOOT).metrics[0].results
+        gray = outputs["condition"] == "gray"
+        changed = outputs.assign(sha256=all_of_them.where(~gray, outputs["sha256"]))
+        write_parquet_atomic(run.root / "outputs.parquet", changed)
         with pytest.raises(InputError, match="other images than those that study 'pairs' shows"):
             read_study(store, "pairs", open_run(run.root))
 
