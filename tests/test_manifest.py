@@ -255,9 +255,12 @@ def test_atomic_file_leaves_the_old_one_when_writing_fails(tmp_path: Path) -> No
         assert file.read_text() == "old"
     assert file.read_text() == "new"
     assert os.listdir(tmp_path) == ["a.txt"]
-    with pytest.raises(OSError) as caught, atomic_file(tmp_path / "none" / "b.txt"):  # noqa: PT011
+    with atomic_file(tmp_path / "new" / "folder" / "b.txt") as stream:
+        stream.write(b"b")
+    with pytest.raises(OSError) as caught, atomic_file(tmp_path / "new" / "folder"):  # noqa: PT011
         pass
-    assert caught.value.filename == str(tmp_path / "none" / "b.txt")  # not the temporary name
+    assert caught.value.filename == str(tmp_path / "new" / "folder")  # not the temporary name
+    assert os.listdir(tmp_path / "new") == ["folder"]
 
 
 # --- reading photographs ---------------------------------------------------------------------

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-import multiprocessing
+import os
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -181,22 +182,29 @@ def test_ageing_changes_light_and_leaves_colour_alone(tmp_path: Path) -> None:
     assert torch.equal(aged, again)
 
 
-@pytest.fixture
-def forkserver() -> Iterator[None]:
-    """Start processes as Python 3.14 does on Linux, nothing but what is sent being in them."""
-    before = multiprocessing.get_start_method(allow_none=True)
-    multiprocessing.set_start_method("forkserver", force=True)
-    yield
-    multiprocessing.set_start_method(before, force=True)
+FORKSERVER = """
+import multiprocessing, sys, torch
+from pathlib import Path
+from tests.training.test_data import DataConfig, load_batches, views
 
-
-def test_views_can_be_sent_to_a_loader_process(tmp_path: Path, forkserver: None) -> None:
-    loaded = views(tmp_path, workers=1)
+if __name__ == "__main__":  # processes start as Python 3.14 starts them on Linux: with what is sent
+    multiprocessing.set_start_method("forkserver")
+    folder = Path(sys.argv[1])
+    loaded = views(folder, workers=1)
     loaded[0]  # what it remembers is sent, too
-    config = DataConfig(workers=1)
-    ((luminance, chroma, _),) = load_batches(loaded, config, range(2, 3))
-    assert torch.equal(luminance, views(tmp_path)[2][0])
-    assert torch.equal(chroma, views(tmp_path)[2][1])
+    ((luminance, chroma, _),) = load_batches(loaded, DataConfig(workers=1), range(2, 3))
+    assert torch.equal(luminance, views(folder)[2][0])
+    assert torch.equal(chroma, views(folder)[2][1])
+"""
+
+
+def test_views_can_be_sent_to_a_loader_process(tmp_path: Path) -> None:
+    script = tmp_path / "load.py"
+    script.write_text(FORKSERVER)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(script), str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
