@@ -340,6 +340,7 @@ def trial(steps: int, communication: Mapping[str, Any]) -> dict[str, Any]:
         "train.samples": 0,
         "data.validation_split": '"none"',
         "schedule.warmup_steps": 0,
+        "train.divergence": 0,  # without warmup some would; how long a step takes is the same
     }
     for name, used in {
         "compression_start": communication.get("compression", "none") != "none",
@@ -362,12 +363,15 @@ def _overrides(key: tuple[str, int, int, int], args: argparse.Namespace) -> list
     table = read_table(find_config(args.config))
     for override in args.overrides:
         apply_override(table, override)
+    communication = table.get("communication", {})
+    if not isinstance(communication, dict):
+        raise InputError("must be a table", key="communication", value=communication)
     settings = {
         "data.max_side": max(16, round(1.25 * side)),
         "train.crop": side,
         "train.global_batch": _batch(key, args),
         "train.threads": threads,
-        **trial(args.steps, table.get("communication", {})),
+        **trial(args.steps, communication),
     }
     return [*args.overrides, *(f"{name}={value}" for name, value in settings.items())]
 

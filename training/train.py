@@ -112,19 +112,19 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
                 held.enter_context(lock_folder(args.out, "percept train"))
                 # Another training may have ended here meanwhile.
                 checkpoint.check_folder(args.out, settings, fresh=args.fresh)
-                if args.fresh:
-                    checkpoint.clear(args.out)
         with together():
             checkpoint.check_shared(args.out)
         with together():
-            run = checkpoint.read_run(args.out) or {}
+            run = (None if args.fresh else checkpoint.read_run(args.out)) or {}
         # Where they stand is for one process to say: a network's disk may show others the past.
         (state,) = all_gather_texts([run.get("state", "")] if is_main() else [])
         if state == "complete":
             if is_main():
                 print(f"{config.arm}: already trained, {run['step']} steps, in {args.out}")
             return
-        trainer = Trainer(config, photographs, validation, args.out, device=device)
+        trainer = Trainer(
+            config, photographs, validation, args.out, device=device, fresh=args.fresh
+        )
         if is_main():
             steps, batch = config.train.steps, config.train.global_batch
             print(

@@ -150,6 +150,8 @@ class Trainer:
         Where everything goes; begun work of the same settings there is continued.
     device : torch.device
         Where this process computes.
+    fresh : bool
+        Whether begun work goes instead, once the network and the photographs are known to fit.
 
     Raises
     ------
@@ -166,6 +168,7 @@ class Trainer:
         folder: Path,
         *,
         device: torch.device,
+        fresh: bool = False,
     ) -> None:
         self.config, self.folder, self.device = config, folder, device
         with together():  # what one process cannot read stops all, before they need each other
@@ -180,6 +183,9 @@ class Trainer:
                 every = range(len(photographs))
                 prior = chroma_prior(self.views.photograph(index) for index in every)
             self.objective = Objective(config, network, device, prior)
+        with together():
+            if fresh and is_main():
+                checkpoint.clear(folder)
         self.clock = Clock(device)
         self.parallel = make_parallel(config, network, device, self.objective, self.clock)
         if self.exported is not None and not self.parallel.is_divided:
@@ -453,9 +459,8 @@ class Trainer:
                 f"training diverged at step {self.step + 1}: {what}. "
                 + (f"The checkpoint of step {kept} is kept" if kept else "Nothing was saved yet"),
                 file=self.folder,
-                key="optimizer.learning_rate",
-                value=self.config.optimizer.learning_rate,
-                remedy="Lower it, or raise schedule.warmup_steps, and start over with --fresh",
+                remedy=f"Lower optimizer.learning_rate, {self.config.optimizer.learning_rate}, or "
+                "raise schedule.warmup_steps, and start over with --fresh",
             )
 
     def _describe(self, state: str, *, new_session: bool = False) -> None:

@@ -305,7 +305,7 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(
     message = capsys.readouterr().err
     assert "diverged at step 4" in message
     assert "step 2 is kept" in message
-    assert "'optimizer.learning_rate'" in message
+    assert "Lower optimizer.learning_rate, 0.002" in message
     assert run_json(out)["state"] == "diverged"
     assert load_checkpoint(out)[1]["step"] == 2
     assert all(value.isfinite().all() for value in weights(out).values())
@@ -590,8 +590,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 assert main(sys.argv[1:]) == 0
-faults()
-print("faults:", faults())
+print("faults:", min(faults() for _ in range(6)))  # one may meet other threads' memory
 """
 
 
@@ -671,7 +670,7 @@ from training.train import main
 training.checkpoint._VISIBLE_SECONDS = 0.2
 out = sys.argv[2] + os.environ["RANK"]
 os.makedirs(out, exist_ok=True)
-leave(main([sys.argv[1], "--out", out, "--device", "cpu"]))
+leave(main([sys.argv[1], "--out", out, "--device", "cpu", "--fresh"]))
 """
 
 
@@ -688,6 +687,7 @@ def test_nodes_that_do_not_share_the_folder_are_refused(
     )
     assert not captured.out
     assert not list((tmp_path / "out1").glob("[!.]*"))
+    assert (tmp_path / "out0" / "model.safetensors").exists(), "nor is anything removed"
 
 
 def test_a_photograph_that_one_process_cannot_read_stops_all_of_them_in_one_line(
