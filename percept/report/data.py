@@ -141,12 +141,19 @@ def _metrics_of(run: Run, changed: pd.MultiIndex) -> tuple[pd.DataFrame, dict[st
     """Metrics that can be held against people, and why others cannot.
 
     Neither of other images than those that were judged, nor fitted to people on the very
-    photographs: a model is judged on what it has not seen.
+    photographs: a model is judged on what it has not seen. Nor traits, of which there are dozens:
+    ``percept calibrate`` weighs them, and tells the worth of each.
     """
     table, skipped = run.metrics, dict(run.info.get("metrics_skipped", {}))
+    known = run.info.get("metrics", {})
+    parts = {name: entry["group"] for name, entry in known.items() if entry.get("group")}
+    table = table[~table["metric"].isin(parts)]
+    skipped = {name: reason for name, reason in skipped.items() if name not in parts}
+    for group in parts.values():
+        skipped[group] = "parts of models: percept calibrate weighs them and tells their worth"
     table = table[~pd.MultiIndex.from_frame(table[["content_id", "condition"]]).isin(changed)]
     hashes = table["content_id"].map(run.manifest.set_index("content_id")["sha256"])
-    for name, entry in run.info.get("metrics", {}).items():
+    for name, entry in known.items():
         source = entry.get("fitted_on", {})
         taught = hashes.isin(source.get("contents", {}).values()) & (table["metric"] == name)
         if taught.any():

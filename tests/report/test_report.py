@@ -729,11 +729,14 @@ def test_a_model_is_not_judged_on_what_it_was_fitted_on(world: World, tmp_path: 
         source = {"contents": {f"other name of {one}": hashes[one] for one in contents}}
         frame = run.metrics[run.metrics["metric"] == "psnr"].assign(metric=name)
         run.write_metrics(frame, {}, {name: fitted | {"fitted_on": source}})
+    frame = run.metrics[run.metrics["metric"] == "psnr"].assign(metric="pale")
+    run.write_metrics(frame, {}, {"pale": {"higher_is_better": False, "group": "traits"}})
     with open_store(world.url) as store:
         study = read_study(store, "pairs", open_run(run.root))
     (found,) = analyse([study], n_boot=N_BOOT).metrics
     votes = {result.metric: result.choices.n for result in found.results if result.choices}
-    assert "calibrated-a" not in votes
+    assert not {"calibrated-a", "pale"} & votes.keys()
+    assert found.skipped["traits"].startswith("parts of models")
     own = study.ratings[study.ratings["kind"] == "test"]
     left_out = own[own["content"].eq("photo1") & own["choice"].isin(["left", "right"])]
     anchored = (left_out[["left", "right"]] == "gray").any(axis=1)
