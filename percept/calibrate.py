@@ -4,9 +4,9 @@ The model is linear: a stimulus has the score ``Σ weight · φ``, with φ a met
 transform, centred and scaled, and a person prefers one of two with the log-odds of the difference
 of their scores (Bradley–Terry on metric differences within a photograph); a condition that is in
 every vote has a constant of its own. From a review study, the log-odds of "accept" are that score
-plus a constant. Ridge regularised; the penalty is chosen by
-inner cross-validation. No weight goes against its metric's direction: metrics that move together
-otherwise take weights that cancel on the photographs of the fit, and on no others.
+plus a constant. Ridge regularised; the penalty is chosen by inner cross-validation. No weight goes
+against its metric's direction: metrics that move together otherwise take weights that cancel on the
+photographs of the fit, and on no others.
 
 What it is worth is measured on photographs *and* conditions that took no part in the fit. Its
 weights say what the panel answered to; its ranges say where it was fitted.
@@ -184,8 +184,7 @@ def calibrate(
     InputError
         No votes, another method, several attributes, or no metric that all stimuli have.
     """
-    study, frame = judgements(store, study_name, attribute)
-    asked = store.ratings(study)["attribute"].unique()
+    study, frame, several = judgements(store, study_name, attribute)
     table, changed = run.metrics, run.unlike(store.stimuli(study))
     own = pd.MultiIndex.from_frame(table[["content_id", "condition"]])
     judged = own[~own.get_level_values("condition").isin(_ANCHORS)]  # others may be in any run
@@ -205,7 +204,7 @@ def calibrate(
         kind="review" if study.method == "review" else "pairwise",
         metrics=metrics,
         prefer=[name for name in there if traits and known[name].get("in_models")],
-        name=f"calibrated-{study_name}" + (f"-{attribute}" if len(asked) > 1 else ""),
+        name=f"calibrated-{study_name}" + (f"-{attribute}" if several else ""),
     )
     hashes = run.manifest.set_index("content_id")["sha256"]
     simulated = int(frame.loc[frame["simulated"].to_numpy(bool), "observer"].nunique())
@@ -235,8 +234,18 @@ def calibrate(
     )
 
 
-def judgements(store: Store, study_name: str, attribute: str | None) -> tuple[Study, pd.DataFrame]:
+def judgements(
+    store: Store, study_name: str, attribute: str | None
+) -> tuple[Study, pd.DataFrame, bool]:
     """Read the answers to one question of a study that a model can be fitted to.
+
+    Returns
+    -------
+    study : Study
+    frame : DataFrame
+        Tidy, of the one question.
+    several : bool
+        Whether other questions of the study were answered, too.
 
     Raises
     ------
@@ -261,7 +270,9 @@ def judgements(store: Store, study_name: str, attribute: str | None) -> tuple[St
             value=attribute,
             remedy=f"There are answers to {', '.join(asked)}",
         )
-    return study, frame if attribute is None else frame[(frame["attribute"] == attribute)]
+    if attribute is not None:
+        frame = frame[(frame["attribute"] == attribute).to_numpy()]
+    return study, frame, len(asked) > 1
 
 
 def directions(run: Run) -> dict[str, bool]:

@@ -134,11 +134,10 @@ class Run:
             can be said.
         """
         shown = stimuli[(stimuli["role"] == "test") & stimuli["source_sha256"].notna()]
-        keys = pd.MultiIndex.from_frame(shown[["content_id", "condition"]])
-        made = self.outputs.set_index(["content_id", "condition"])["sha256"].astype(object)
-        made = made.reindex(keys).where(lambda one: one.notna(), None)
-        pairs = zip(made, shown["source_sha256"], strict=True)
-        return keys[[own is not None and own != source for own, source in pairs]]
+        keys = ["content_id", "condition"]
+        made = self.outputs[[*keys, "sha256"]].dropna()
+        both = shown[[*keys, "source_sha256"]].merge(made, on=keys)
+        return pd.MultiIndex.from_frame(both.loc[both["sha256"] != both["source_sha256"], keys])
 
     def write_metrics(
         self,

@@ -594,7 +594,7 @@ print("faults:", min(faults() for _ in range(6)))  # one may meet other threads'
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="keep_memory sets glibc, no other")
 def test_memory_of_one_step_is_that_of_the_next(config_file: Path, tmp_path: Path) -> None:
     words = [str(config_file), "--out", str(tmp_path / "out"), "--device", "cpu"]
     run = subprocess.run(
